@@ -1,0 +1,1 @@
+"""The node agent: sources -> compressor -> spool -> exporter."""

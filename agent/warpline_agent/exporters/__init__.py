@@ -1,0 +1,1 @@
+"""Every exporter by name. One line each."""

@@ -1,0 +1,154 @@
+"""The seams: Source reads a live machine again and again, Format reads one recorded file once.
+
+Both give rows: a table name and a batch of that table without place or job, which whoever drives them stamps in. A live
+source that cannot work raises Unsupported, Denied or Busy and becomes a row of source_health; a file that cannot be read
+raises Refused with a reason that names what is missing. Nothing that a file holds may raise anything else.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+import pyarrow as pa
+
+
+class NoData(Exception):  # noqa: N818 - not an error: there was nothing to read
+    """Nothing to read now; the next round may be different."""
+
+
+class Rows(NamedTuple):
+    """Rows of one table as a source read them. `dropped` counts rows of it that were lost on the way."""
+
+    table: str
+    batch: pa.RecordBatch
+    dropped: int = 0
+
+
+class Health(NamedTuple):
+    """State of a part of a source (a GPU, a port, a field) that differs from the source's own."""
+
+    subject: str
+    state: str
+    reason: str
+
+
+class Source(Protocol):
+    """Something that can be read again and again on a live machine.
+
+    `open` takes what it needs (raises Unsupported, Denied or Busy if it cannot have it), `read` gives what is new since the
+    last call and returns at once, `health` tells the parts that are not fresh, `close` gives everything back and may be
+    called twice or without `open`.
+    """
+
+    name: str
+    period_seconds: float
+
+    def open(self) -> None: ...
+
+    def read(self) -> Iterable[Rows]: ...
+
+    def health(self) -> Iterable[Health]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file (or one member of an archive) to be read offline.
+
+    `path` is what the user is shown, `name` the last part of it without .gz, `head` the first HEAD_BYTES after unpacking,
+    `size` its length in bytes where known. `opener` gives the unpacked bytes from the start; they are bounded, and reading
+    past the bound or through damage raises Refused.
+    """
+
+    path: str
+    name: str
+    head: bytes
+    size: int | None
+    opener: Callable[[], BinaryIO]
+
+    def open(self) -> BinaryIO:
+        """The unpacked bytes, from the start."""
+        return self.opener()
+
+    def read_bytes(self) -> bytes:
+        """All of it."""
+        with self.opener() as stream:
+            return stream.read()
+
+    def lines(self) -> Iterable[str]:
+        """Its lines as text without line ends; bytes that are not UTF-8 are replaced, lines are cut at LINE_CHARS_MAX."""
+        with self.opener() as stream, io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as text:
+            while line := text.readline(LINE_CHARS_MAX):
+                yield line.rstrip("\r\n")
+
+
+HEAD_BYTES = 64 * 1024
+LINE_CHARS_MAX = 64 * 1024
+
+
+def memory_input(path: str, data: bytes) -> Input:
+    """An input from bytes at hand (archive members, tests)."""
+    name = path.rsplit("/", 1)[-1].removesuffix(".gz")
+    return Input(path, name, data[:HEAD_BYTES], len(data), lambda: io.BytesIO(data))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A folder, or an unpacked archive, that one format reads as a whole (a sysfs tree)."""
+
+    path: str
+    root: Path
+    names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says about where it comes from; the only ground on which files are given to one job.
+
+    `run_id` is an identifier the launcher or publisher gave, `communicators` maps a communicator to its global ranks,
+    `content` is a digest of the measured data alone (same data in another wrapping gives the same digest), `sibling` names
+    files that a tool writes together (the stem they share).
+    """
+
+    run_id: str | None = None
+    rank: int | None = None
+    world_size: int | None = None
+    communicators: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    node: str | None = None
+    content: str | None = None
+    sibling: str | None = None
+
+
+@dataclass
+class Reading:
+    """What one file gave: rows, facts worth showing (counts, times, versions), where it comes from, what was left out."""
+
+    rows: list[Rows] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    origin: Origin = Origin()
+    notes: list[str] = field(default_factory=list)
+
+
+class Format(Protocol):
+    """One recorded format. `recognises` looks at name and head only and never raises; `read` may raise Refused."""
+
+    name: str
+
+    def recognises(self, candidate: Input) -> bool: ...
+
+    def read(self, candidate: Input) -> Reading: ...
+
+
+class TreeFormat(Protocol):
+    """A format made of many small files below one root."""
+
+    name: str
+
+    def recognises_tree(self, candidate: Tree) -> bool: ...
+
+    def read_tree(self, candidate: Tree) -> Reading: ...

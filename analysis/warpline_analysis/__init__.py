@@ -1,0 +1,1 @@
+"""Rows in, findings out: progressive diagnosis over any Reader."""

@@ -1,0 +1,44 @@
+"""The seam: a detector asks a Reader one question and reports findings, or why there are none.
+
+A detector is a function. It must report a Check for each job it looked at without accusing anyone: healthy, with the figure
+against its gate, or unknown, with what was missing. It never reads a clock: the newest row is its now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+from warpline_proto.defaults import EVIDENCE_ROWS_MAX
+from warpline_proto.finding import Evidence, Report
+
+
+class Reader(Protocol):
+    """Asks the stored rows. Tables are those of `warpline_proto.tables`, and all exist, empty or not.
+
+    `parameters` fill `?` in order. Dialect: DuckDB.
+    """
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table: ...
+
+
+class Detector(Protocol):
+    """One question."""
+
+    def __call__(self, reader: Reader) -> Report: ...
+
+
+def show(reader: Reader, sql: str) -> Evidence:
+    """Evidence: `sql` (no parameters, so that a user can paste it) and what it returns now."""
+    rows: Sequence[Mapping[str, Any]] = reader.query(f"SELECT * FROM ({sql}) LIMIT {EVIDENCE_ROWS_MAX}").to_pylist()
+    return Evidence(sql, tuple(rows))
+
+
+def literal(value: str | int | float | None) -> str:
+    """A value as it is written in SQL."""
+    if value is None:
+        return "NULL"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    return repr(value)

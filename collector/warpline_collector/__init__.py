@@ -1,0 +1,1 @@
+"""The collector: takes frames in, keeps them, answers SQL and runs the analysis."""

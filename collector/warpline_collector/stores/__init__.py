@@ -1,0 +1,3 @@
+"""Every store by name. One line each."""
+
+from __future__ import annotations

@@ -1,0 +1,73 @@
+"""QueryClient: SQL in, Arrow out, from a running collector."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import grpc
+import pyarrow as pa
+
+from . import service_pb2, service_pb2_grpc
+from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_SECONDS_MAX
+from .errors import QueryError
+from .wire import from_ipc
+
+_OPTIONS = [("grpc.max_receive_message_length", FRAME_BYTES_MAX), ("grpc.enable_http_proxy", 0)]
+_WHY = {
+    grpc.StatusCode.UNAVAILABLE: "no collector answers at {address}",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "the collector at {address} did not answer in time",
+}
+
+
+class QueryClient:
+    """Asks one collector. Not safe to share between threads that close it."""
+
+    def __init__(self, address: str = COLLECTOR_ADDRESS) -> None:
+        self.address = address
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub = service_pb2_grpc.WarplineStub(self._channel)
+
+    def __enter__(self) -> QueryClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._channel.close()
+
+    def query(self, sql: str, *, rows_max: int = QUERY_ROWS_MAX, seconds_max: float = QUERY_SECONDS_MAX) -> pa.Table:
+        """Rows of one SELECT; QueryError if it was refused, failed, or nobody answered.
+
+        A result cut at `rows_max` carries b"truncated" in its schema metadata.
+        """
+        request = service_pb2.QueryRequest(sql=sql, rows_max=rows_max, seconds_max=seconds_max)
+        payload = bytearray()
+        truncated = False
+        try:
+            for piece in self._stub.Query(request, timeout=seconds_max + 5.0):
+                payload += piece.payload
+                truncated = truncated or piece.truncated
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        rows = from_ipc(bytes(payload))
+        return rows.replace_schema_metadata({"truncated": "true"}) if truncated else rows
+
+    def status(self) -> service_pb2.StatusReply:
+        """What the collector says of itself; QueryError if nobody answers."""
+        try:
+            reply: service_pb2.StatusReply = self._stub.Status(service_pb2.StatusRequest(), timeout=5.0)
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        return reply
+
+    def _failure(self, error: grpc.RpcError) -> QueryError:
+        code, details = error.code(), error.details() or ""
+        if code in _WHY:
+            return QueryError(
+                _WHY[code].format(address=self.address), "is `warpline collector` running? see --collector"
+            )
+        return QueryError(details or str(code))

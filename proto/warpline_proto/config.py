@@ -1,0 +1,174 @@
+"""Configuration: frozen dataclasses filled from TOML, environment and flags; a bad key names the nearest known one.
+
+A component's settings are a frozen dataclass with a default for each field; its section of the TOML file has the same name.
+Precedence: flag > WARPLINE_<SECTION>_<KEY> > user file > system file > default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+from .defaults import SYSTEM_CONFIG, USER_CONFIG
+from .errors import ConfigError
+
+SCHEMA_VERSION = 1
+Settings = TypeVar("Settings")
+Sections = Mapping[str, type[Any]]
+"""Section name (dots for nesting: `sources.nvml`) -> the dataclass that holds its settings."""
+
+
+def files(explicit: str | None = None) -> list[Path]:
+    """Files to read, weakest first: the named one alone, or those of the system and the user that exist."""
+    if explicit is not None:
+        return [Path(explicit)]
+    return [path for path in (Path(SYSTEM_CONFIG), Path(USER_CONFIG).expanduser()) if path.is_file()]
+
+
+def load(
+    sections: Sections, paths: Iterable[Path] = (), environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Section name -> its filled dataclass. ConfigError names file, section and key, and the nearest known key."""
+    values: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for path in paths:
+        for name, section in _read(path, sections).items():
+            values[name].update(section)
+    for name, key, text in _environment(sections, os.environ if environment is None else environment):
+        values[name][key] = _from_text(sections[name], key, text, f"environment variable {variable(name, key)}")
+    return {name: fill(sections[name], values[name], f"[{name}]") for name in sections}
+
+
+def variable(section: str, key: str) -> str:
+    """The environment variable that sets `key` of `section`."""
+    return f"WARPLINE_{section}_{key}".upper().replace(".", "_")
+
+
+def fill(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
+    """One dataclass from plain values; unknown keys and wrong types are ConfigErrors."""
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # kind is a dataclass
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: there is no setting {key!r}", nearest(key, known))
+        _check(hints[key], value, f"{where} {key}")
+    try:
+        return kind(**{key: _freeze(value) for key, value in values.items()})
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint: the nearest known word, else all of them."""
+    listed = sorted(known)
+    close = difflib.get_close_matches(word, listed, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(listed)}"
+
+
+def render(sections: Mapping[str, Any]) -> str:
+    """The settings as TOML, ready to be read back."""
+    lines = [f"schema_version = {SCHEMA_VERSION}"]
+    for name, settings in sections.items():
+        lines += ["", f"[{name}]"]
+        for field in dataclasses.fields(settings):
+            value = getattr(settings, field.name)
+            lines.append(f"# {field.name} = (not set)" if value is None else f"{field.name} = {_toml(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path, sections: Sections) -> dict[str, dict[str, Any]]:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    version = document.pop("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise ConfigError(f"{path}: schema_version {version!r}", f"this version reads {SCHEMA_VERSION}")
+    return dict(_sections(document, sections, "", path))
+
+
+def _sections(
+    tree: Mapping[str, Any], sections: Sections, prefix: str, path: Path
+) -> Iterable[tuple[str, dict[str, Any]]]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        nested = any(section.startswith(f"{name}.") for section in sections)
+        if not isinstance(value, Mapping) or (name not in sections and not nested):
+            raise ConfigError(f"{path}: there is no section [{name}]", nearest(name, sections))
+        inner = {each for each in value if f"{name}.{each}" in sections and isinstance(value[each], Mapping)}
+        if name in sections:
+            yield name, {each: value[each] for each in value if each not in inner}
+        else:
+            inner = set(value)
+        yield from _sections({each: value[each] for each in inner}, sections, f"{name}.", path)
+
+
+def _environment(sections: Sections, environment: Mapping[str, str]) -> Iterable[tuple[str, str, str]]:
+    for name, kind in sections.items():
+        for field in dataclasses.fields(kind):
+            text = environment.get(variable(name, field.name))
+            if text is not None:
+                yield name, field.name, text
+
+
+def _from_text(kind: type[Any], key: str, text: str, where: str) -> Any:
+    """A value from a string: TOML syntax if it parses as the wanted type, else the string itself."""
+    wanted = typing.get_type_hints(kind)[key]
+    if _fits(wanted, text):
+        return text
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: {text!r} is not {_words(wanted)}") from error
+    _check(wanted, value, where)
+    return value
+
+
+def _check(wanted: Any, value: Any, where: str) -> None:
+    if not _fits(wanted, value):
+        raise ConfigError(f"{where}: {value!r} is not {_words(wanted)}")
+
+
+def _fits(wanted: Any, value: Any) -> bool:
+    origin = typing.get_origin(wanted)
+    if origin in (Union, types.UnionType):
+        return any(_fits(each, value) for each in typing.get_args(wanted))
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(typing.get_args(wanted)[0], each) for each in value)
+    if wanted is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return wanted is not type(None) and isinstance(value, wanted)
+
+
+def _words(wanted: Any) -> str:
+    origin = typing.get_origin(wanted)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_words(each) for each in typing.get_args(wanted) if each is not type(None))
+    if origin is tuple:
+        return f"a list of {_words(typing.get_args(wanted)[0])}"
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(wanted, str(wanted))
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml(each) for each in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

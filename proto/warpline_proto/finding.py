@@ -1,0 +1,239 @@
+"""Finding: what, who, since when, how sure, what it costs, the SQL that shows it, what to do next."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import pyarrow as pa
+
+from .tables import FINDINGS
+
+
+class FindingKind(StrEnum):
+    """Everything that warpline can accuse somebody or something of."""
+
+    COMPUTE_STRAGGLER = "compute_straggler"
+    HOST_STRAGGLER = "host_straggler"
+    MASKED_STRAGGLER = "masked_straggler"
+    PIPELINE_BUBBLE = "pipeline_bubble"
+    DATA_IMBALANCE = "data_imbalance"
+    STAGE_IMBALANCE = "stage_imbalance"
+    LINK_DEGRADATION = "link_degradation"
+    NETWORK_DEGRADATION = "network_degradation"
+    THROTTLING = "throttling"
+    SPORADIC_STALL = "sporadic_stall"
+    REGRESSION = "regression"
+    HANG = "hang"
+    GPU_LOST = "gpu_lost"
+    WRONG_DATA = "wrong_data"
+    IDLE_SPIN = "idle_spin"
+    EXECUTION_IDLE = "execution_idle"
+    BUSY_WAIT = "busy_wait"
+
+
+class Severity(StrEnum):
+    """How soon somebody should act."""
+
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Verdict(StrEnum):
+    """The answer as a whole; `unknown` where nothing could be judged."""
+
+    HEALTHY = "healthy"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who or what is accused. Only what the evidence singles out is set.
+
+    `group` says in words what several ranks are accused together (a whole stage, a tensor-parallel group); then `rank` is
+    None, because no single one of them is accused.
+    """
+
+    job: str | None = None
+    rank: int | None = None
+    group: str | None = None
+    stage: int | None = None
+    dp: int | None = None
+    tp: int | None = None
+    ep: int | None = None
+    node: str | None = None
+    gpu: str | None = None
+    link: str | None = None
+    communicator: str | None = None
+
+    def named(self) -> dict[str, Any]:
+        """Only the fields that are set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A query that shows the finding when run on the same store, and what it returned (at most EVIDENCE_ROWS_MAX rows)."""
+
+    sql: str
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Onset:
+    """Since when: `time_ns` since the Unix epoch and `step`, each None where not known."""
+
+    time_ns: int | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it costs: seconds lost in each step, GPU-hours and joules lost so far; None where not known."""
+
+    seconds_per_step: float | None = None
+    gpu_hours: float | None = None
+    joules: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One accusation with everything an operator needs to act on it at 3 a.m.
+
+    `ruled_out` says which other explanations were tried and by what they fell, `missing` which inputs were not there,
+    `next_step` what to do now. `confidence` is 0 to 1.
+    """
+
+    kind: FindingKind
+    severity: Severity
+    confidence: float
+    subject: Subject
+    summary: str
+    next_step: str
+    onset: Onset = Onset()
+    cost: Cost = Cost()
+    evidence: tuple[Evidence, ...] = ()
+    ruled_out: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """The same for the same kind and subject, whoever computes it and when."""
+        text = json.dumps([self.kind, self.subject.named()], sort_keys=True, separators=(",", ":"))
+        return f"{self.kind}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The published form, keys in reading order."""
+        body = asdict(self)
+        body["subject"] = self.subject.named()
+        body["evidence"] = [{"sql": item.sql, "rows": [dict(row) for row in item.rows]} for item in self.evidence]
+        order = (
+            "kind", "severity", "confidence", "subject", "onset", "cost", "summary", "evidence", "ruled_out", "missing",
+            "next_step",
+        )  # fmt: skip
+        return {"id": self.id} | {key: body[key] for key in order}
+
+
+def from_json(document: Mapping[str, Any]) -> Finding:
+    """The finding in its published form; KeyError, TypeError or ValueError if it is not one."""
+    return Finding(
+        kind=FindingKind(document["kind"]),
+        severity=Severity(document["severity"]),
+        confidence=float(document["confidence"]),
+        subject=Subject(**document["subject"]),
+        summary=document["summary"],
+        next_step=document["next_step"],
+        onset=Onset(**document["onset"]),
+        cost=Cost(**document["cost"]),
+        evidence=tuple(Evidence(item["sql"], tuple(item["rows"])) for item in document["evidence"]),
+        ruled_out=tuple(document["ruled_out"]),
+        missing=tuple(document["missing"]),
+    )
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question that was asked and not answered with an accusation: healthy, or why it could not be told.
+
+    `detail` gives the figure against its gate, for example `largest excess 0.4 %, gate 10 %`.
+    """
+
+    detector: str
+    verdict: Verdict
+    job: str | None
+    detail: str
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a detector, or all of them, had to say."""
+
+    findings: tuple[Finding, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    def __add__(self, other: Report) -> Report:
+        return Report(self.findings + other.findings, self.checks + other.checks)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Worst finding; healthy if something was judged and nothing found; else unknown."""
+        severities = {finding.severity for finding in self.findings}
+        if Severity.CRITICAL in severities:
+            return Verdict.CRITICAL
+        if Severity.WARNING in severities:
+            return Verdict.WARNING
+        if self.findings or any(check.verdict == Verdict.HEALTHY for check in self.checks):
+            return Verdict.HEALTHY
+        return Verdict.UNKNOWN
+
+
+@dataclass(frozen=True)
+class FindingState:
+    """A finding with its life: `open` or `resolved`, when it was opened and when this state was written."""
+
+    finding: Finding
+    state: str
+    opened_ns: int
+    updated_ns: int = field(default=0)
+
+    def resolved(self, now_ns: int) -> FindingState:
+        """The same finding, resolved at `now_ns`."""
+        return replace(self, state="resolved", updated_ns=now_ns)
+
+
+RESOLVED: Final = "resolved"
+OPEN: Final = "open"
+
+
+def to_rows(states: list[FindingState]) -> pa.RecordBatch:
+    """Rows of table `findings`."""
+    return FINDINGS.from_rows(
+        {
+            "source": "analysis",
+            "node": state.finding.subject.node,
+            "id": state.finding.id,
+            "kind": str(state.finding.kind),
+            "severity": str(state.finding.severity),
+            "confidence": state.finding.confidence,
+            "state": state.state,
+            "job": state.finding.subject.job,
+            "rank": state.finding.subject.rank,
+            "gpu_uuid": state.finding.subject.gpu,
+            "subject": json.dumps(state.finding.subject.named(), sort_keys=True),
+            "opened_ns": state.opened_ns,
+            "updated_ns": state.updated_ns,
+            "onset_ns": state.finding.onset.time_ns,
+            "onset_step": state.finding.onset.step,
+            "summary": state.finding.summary,
+            "document": json.dumps(state.finding.to_json()),
+        }
+        for state in states
+    )

@@ -1,0 +1,583 @@
+"""Every table and every column, declared once: name, type, unit, meaning.
+
+All times are nanoseconds. A column that ends in `start_ns` or is called `time_ns` counts from the Unix epoch of the clock
+named in `clock`; where a table has no `clock` column it is the node's real-time clock. NULL means "not known"; a zero is
+always a measured zero. Rates are per second and say so in their name, counters are cumulative and say so in their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from .errors import SchemaError
+
+TEXT: Final = pa.string()
+INT: Final = pa.int64()
+SMALL: Final = pa.int32()
+REAL: Final = pa.float64()
+FLAG: Final = pa.bool_()
+UNSIGNED: Final = pa.uint64()
+INTS: Final = pa.list_(pa.int32())
+TEXTS: Final = pa.list_(pa.string())
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `unit` is empty for names, identifiers and flags."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    `time` names the column by which rows are ordered and kept; `large` tables are sealed into Parquet segments, the others
+    stay in the DuckDB file.
+    """
+
+    name: str
+    meaning: str
+    time: str
+    columns: tuple[Column, ...]
+    large: bool = False
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema; every column may be NULL."""
+        return pa.schema([pa.field(column.name, column.type) for column in self.columns])
+
+    def empty(self) -> pa.RecordBatch:
+        """A batch of this table without rows."""
+        return pa.RecordBatch.from_pylist([], schema=self.schema)
+
+    def from_rows(self, rows: Iterable[Mapping[str, Any]]) -> pa.RecordBatch:
+        """Rows as mappings -> a batch. Columns left out are NULL; an unknown column or a wrong type is a SchemaError."""
+        listed = list(rows)
+        known = {column.name for column in self.columns}
+        unknown = sorted({key for row in listed for key in row} - known)
+        if unknown:
+            raise SchemaError(f"table {self.name} has no column {', '.join(unknown)}")
+        try:
+            return pa.RecordBatch.from_pylist(listed, schema=self.schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise SchemaError(f"rows do not fit table {self.name}: {error}") from error
+
+    def from_columns(self, columns: Mapping[str, Any], length: int | None = None) -> pa.RecordBatch:
+        """Columns as arrays, sequences or scalars (repeated) -> a batch. Columns left out are NULL.
+
+        `length` is needed only when every given column is a scalar.
+        """
+        unknown = sorted(set(columns) - {column.name for column in self.columns})
+        if unknown:
+            raise SchemaError(f"table {self.name} has no column {', '.join(unknown)}")
+        rows = length if length is not None else _length(columns)
+        try:
+            arrays = [_array(columns.get(column.name), column.type, rows) for column in self.columns]
+            return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise SchemaError(f"columns do not fit table {self.name}: {error}") from error
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, (pa.Array, pa.ChunkedArray)) or (
+        hasattr(value, "__len__") and not isinstance(value, (str, bytes, Mapping))
+    )
+
+
+def _length(columns: Mapping[str, Any]) -> int:
+    for value in columns.values():
+        if _is_column(value):
+            return len(value)
+    return 1 if columns else 0
+
+
+def _array(value: Any, type_: pa.DataType, rows: int) -> pa.Array:
+    if value is None:
+        return pa.nulls(rows, type_)
+    if isinstance(value, pa.ChunkedArray):
+        value = value.combine_chunks()
+    if isinstance(value, pa.Array):
+        return value if value.type == type_ else value.cast(type_)
+    if _is_column(value):
+        return pa.array(value, type=type_, from_pandas=False)
+    return pa.repeat(pa.scalar(value, type=type_), rows)
+
+
+def _place() -> tuple[Column, ...]:
+    return (
+        Column("cluster", TEXT, "", "cluster the node belongs to, from the agent's configuration"),
+        Column("node", TEXT, "", "host name of the node the row speaks of"),
+        Column("source", TEXT, "", "name of the source that read the row"),
+    )
+
+
+def _rank() -> tuple[Column, ...]:
+    return (
+        Column("job", TEXT, "", "job the row belongs to, by evidence only"),
+        Column("rank", SMALL, "", "global rank"),
+        Column("dp", SMALL, "", "index in the data-parallel group"),
+        Column("tp", SMALL, "", "index in the tensor-parallel group"),
+        Column("pp", SMALL, "", "pipeline stage"),
+        Column("ep", SMALL, "", "index in the expert-parallel group"),
+        Column("gpu_uuid", TEXT, "", "NVML UUID of the GPU"),
+        Column("device", SMALL, "", "device ordinal as the process sees it"),
+    )
+
+
+_CLOCK = Column(
+    "clock", TEXT, "", "clock domain of the times: rows may be compared in time only where it is equal and not NULL"
+)
+
+DEVICE_SAMPLES = Table(
+    "device_samples",
+    "one reading of one GPU",
+    "time_ns",
+    (
+        *_place(),
+        Column("gpu_uuid", TEXT, "", "NVML UUID of the GPU (of the MIG device where MIG is on)"),
+        Column("gpu_index", SMALL, "", "NVML index on the node"),
+        Column("gpu_name", TEXT, "", "product name"),
+        Column("bus_id", TEXT, "", "PCI bus id, lower case, domain:bus:device.function"),
+        Column("job", TEXT, "", "job whose process is resident, where known"),
+        Column("time_ns", INT, "ns", "when it was read"),
+        Column("power_watts", REAL, "W", "board power"),
+        Column("power_method", TEXT, "", "instant, average, or unstated"),
+        Column("power_limit_watts", REAL, "W", "enforced limit"),
+        Column("energy_joules", REAL, "J", "energy counter since the driver was loaded"),
+        Column("sm_clock_mhz", REAL, "MHz", "current SM clock"),
+        Column("memory_clock_mhz", REAL, "MHz", "current memory clock"),
+        Column("sm_clock_max_mhz", REAL, "MHz", "highest SM clock the device offers"),
+        Column("clock_event_reasons", INT, "bits", "NVML clock-event reasons"),
+        Column("power_cap_ns", INT, "ns", "counter: time held by the software power cap"),
+        Column("thermal_ns", INT, "ns", "counter: time held by the software thermal limit"),
+        Column("hardware_thermal_ns", INT, "ns", "counter: time held by the hardware thermal limit"),
+        Column("power_brake_ns", INT, "ns", "counter: time held by the external power brake"),
+        Column("sync_boost_ns", INT, "ns", "counter: time held by sync boost"),
+        Column("gpu_utilization_percent", REAL, "%", "share of the last period in which a kernel was resident"),
+        Column("memory_utilization_percent", REAL, "%", "share of the last period in which memory was read or written"),
+        Column("sm_active_percent", REAL, "%", "share of SM cycles with a warp resident (GPM or DCGM)"),
+        Column("tensor_active_percent", REAL, "%", "share of cycles the tensor pipe was active"),
+        Column("fp64_active_percent", REAL, "%", "share of cycles the FP64 pipe was active"),
+        Column("fp32_active_percent", REAL, "%", "share of cycles the FP32 pipe was active"),
+        Column("fp16_active_percent", REAL, "%", "share of cycles the FP16 pipe was active"),
+        Column("dram_active_percent", REAL, "%", "share of cycles device memory was active"),
+        Column("memory_used_bytes", INT, "B", "device memory in use"),
+        Column("memory_total_bytes", INT, "B", "device memory"),
+        Column("temperature_celsius", REAL, "C", "GPU core temperature"),
+        Column("memory_temperature_celsius", REAL, "C", "device memory temperature"),
+        Column("fan_percent", REAL, "%", "fan speed"),
+        Column("performance_state", SMALL, "", "P-state, 0 is the fastest"),
+        Column("pcie_tx_bytes", INT, "B", "counter: bytes sent over PCIe"),
+        Column("pcie_rx_bytes", INT, "B", "counter: bytes received over PCIe"),
+        Column("pcie_tx_bytes_per_second", REAL, "B/s", "PCIe send rate where the device reports a rate"),
+        Column("pcie_rx_bytes_per_second", REAL, "B/s", "PCIe receive rate where the device reports a rate"),
+        Column("pcie_replays", INT, "", "counter: PCIe replays"),
+        Column("pcie_generation", SMALL, "", "current PCIe link generation"),
+        Column("pcie_width", SMALL, "lanes", "current PCIe link width"),
+        Column("nvlink_tx_bytes", INT, "B", "counter: bytes sent over all NVLinks"),
+        Column("nvlink_rx_bytes", INT, "B", "counter: bytes received over all NVLinks"),
+        Column("nvlink_tx_bytes_per_second", REAL, "B/s", "NVLink send rate where the device reports a rate"),
+        Column("nvlink_rx_bytes_per_second", REAL, "B/s", "NVLink receive rate where the device reports a rate"),
+        Column("nvlink_errors", INT, "", "counter: NVLink CRC, replay and recovery errors"),
+        Column("ecc_corrected", INT, "", "counter: corrected ECC errors since the driver was loaded"),
+        Column("ecc_uncorrected", INT, "", "counter: uncorrected ECC errors since the driver was loaded"),
+        Column("remapped_rows", INT, "", "counter: memory rows remapped"),
+        Column("resident_processes", SMALL, "", "compute processes resident; 0 is a measured zero"),
+    ),
+    large=True,
+)
+
+HOST_SAMPLES = Table(
+    "host_samples",
+    "one reading of one host",
+    "time_ns",
+    (
+        *_place(),
+        Column("time_ns", INT, "ns", "when it was read"),
+        Column("cpu_percent", REAL, "%", "CPU in use, of all cores together"),
+        Column("cpu_iowait_percent", REAL, "%", "CPU waiting for input and output"),
+        Column("cpu_steal_percent", REAL, "%", "CPU taken by the hypervisor"),
+        Column("cpu_count", SMALL, "", "logical cores"),
+        Column("load_1m", REAL, "", "load average over one minute"),
+        Column("memory_used_bytes", INT, "B", "memory in use"),
+        Column("memory_total_bytes", INT, "B", "memory"),
+        Column("swap_used_bytes", INT, "B", "swap in use"),
+        Column("disk_read_bytes", INT, "B", "counter: bytes read from disks"),
+        Column("disk_write_bytes", INT, "B", "counter: bytes written to disks"),
+        Column("network_rx_bytes", INT, "B", "counter: bytes received, loopback left out"),
+        Column("network_tx_bytes", INT, "B", "counter: bytes sent, loopback left out"),
+        Column("context_switches", INT, "", "counter: context switches"),
+        Column("processes", SMALL, "", "processes on the host"),
+        Column("boot_ns", INT, "ns", "when the host was started"),
+    ),
+    large=True,
+)
+
+LINK_COUNTERS = Table(
+    "link_counters",
+    "one counter of one network, NVLink or PCIe port",
+    "time_ns",
+    (
+        *_place(),
+        Column("time_ns", INT, "ns", "when it was read"),
+        Column("link_kind", TEXT, "", "infiniband, ethernet, nvlink or pcie"),
+        Column("device", TEXT, "", "device name, for example mlx5_0, eth0 or a GPU UUID"),
+        Column("port", SMALL, "", "port or link number"),
+        Column("counter", TEXT, "", "name as the device gives it; `state`, `phys_state` and `rate` are readings"),
+        Column("value", UNSIGNED, "", "value in `unit`"),
+        Column("unit", TEXT, "", "B, packets, ticks, errors, bit/s or code"),
+        Column(
+            "saturated", FLAG, "", "the counter stands at the ceiling of its width: the true value is at least this"
+        ),
+    ),
+    large=True,
+)
+
+KERNEL_CLUSTERS = Table(
+    "kernel_clusters",
+    "durations of one kernel on one stream in one step, one row a cluster of log-durations",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("step", INT, "", "step number; NULL for activity outside any step"),
+        Column("start_ns", INT, "ns", "start of the window the cluster covers"),
+        Column("end_ns", INT, "ns", "end of the window the cluster covers"),
+        _CLOCK,
+        Column("stream", INT, "", "CUDA stream"),
+        Column("kernel_id", INT, "", "see kernel_names"),
+        Column("category", TEXT, "", "compute, communication, memcpy or memset"),
+        Column("cluster", SMALL, "", "0 is the cluster with the shortest durations"),
+        Column("count", INT, "", "kernels, exact"),
+        Column("sum_ns", INT, "ns", "total duration, exact"),
+        Column("min_ns", INT, "ns", "shortest, exact"),
+        Column("p10_ns", INT, "ns", "10th percentile"),
+        Column("p50_ns", INT, "ns", "median"),
+        Column("p90_ns", INT, "ns", "90th percentile"),
+        Column("p99_ns", INT, "ns", "99th percentile"),
+        Column("max_ns", INT, "ns", "longest, exact"),
+    ),
+    large=True,
+)
+
+KERNEL_NAMES = Table(
+    "kernel_names",
+    "what a kernel_id stands for",
+    "time_ns",
+    (
+        *_place(),
+        Column("time_ns", INT, "ns", "when it was first named"),
+        Column("kernel_id", INT, "", "first 63 bits of the BLAKE2 hash of the name"),
+        Column("name", TEXT, "", "kernel name as the driver gives it"),
+        Column("category", TEXT, "", "compute, communication, memcpy or memset"),
+    ),
+)
+
+STEPS = Table(
+    "steps",
+    "one training or serving step of one rank, or a whole trace where it has no steps",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("scope", TEXT, "", "step, or trace for the whole of a recorded file"),
+        Column("step", INT, "", "step number"),
+        Column("start_ns", INT, "ns", "start"),
+        _CLOCK,
+        Column("duration_ns", INT, "ns", "wall time of the step"),
+        Column("span_ns", INT, "ns", "first GPU activity to last"),
+        Column("busy_ns", INT, "ns", "union of all GPU activity"),
+        Column("compute_ns", INT, "ns", "union of kernels that are not communication"),
+        Column("communication_ns", INT, "ns", "union of communication kernels"),
+        Column("exposed_communication_ns", INT, "ns", "communication covered by no other kernel"),
+        Column("memcpy_ns", INT, "ns", "union of copies and sets"),
+        Column("idle_ns", INT, "ns", "span less busy"),
+        Column("kernels", INT, "", "kernels, copies and sets"),
+        Column("data_wait_ns", INT, "ns", "waiting for the data loader"),
+    ),
+    large=True,
+)
+
+PHASES = Table(
+    "phases",
+    "one operation of a step as the framework names it",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("step", INT, "", "step number"),
+        Column("phase", TEXT, "", "name, for example forward-compute or grads-reduce-scatter"),
+        Column("kind", TEXT, "", "compute, communication, optimizer, host or data"),
+        Column("microbatch", SMALL, "", "micro-batch"),
+        Column("chunk", SMALL, "", "model chunk on the stage"),
+        Column("sequence", INT, "", "number of the operation within its kind and step"),
+        Column("start_ns", INT, "ns", "start; on a clock named step@... it counts from the start of the step"),
+        _CLOCK,
+        Column("duration_ns", INT, "ns", "duration"),
+    ),
+    large=True,
+)
+
+COLLECTIVES = Table(
+    "collectives",
+    "one collective or point-to-point operation of one rank (or, with `count`, a published summary of several)",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("step", INT, "", "step number"),
+        Column("communicator", TEXT, "", "communicator, unique within the job"),
+        Column("group_name", TEXT, "", "name of the process group, where the framework gives one"),
+        Column("sequence", INT, "", "number of the operation on its communicator"),
+        Column(
+            "operation", TEXT, "", "all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, reduce, send, ..."
+        ),
+        Column("datatype", TEXT, "", "element type as NCCL names it, for example bfloat16"),
+        Column("reduction", TEXT, "", "sum, prod, max, min or avg"),
+        Column("elements", INT, "", "elements per rank as passed to the call"),
+        Column("message_bytes", INT, "B", "message size as nccl-tests defines it for the operation"),
+        Column("nranks", SMALL, "", "ranks in the communicator"),
+        Column("peer", SMALL, "", "peer of a send or receive"),
+        Column("stream", INT, "", "CUDA stream"),
+        Column("algorithm", TEXT, "", "ring, tree, nvls, ..."),
+        Column("protocol", TEXT, "", "simple, ll or ll128"),
+        Column("channels", SMALL, "", "channels used"),
+        Column("start_ns", INT, "ns", "start, of what `timing` names"),
+        _CLOCK,
+        Column("duration_ns", INT, "ns", "duration, waiting included"),
+        Column("timing", TEXT, "", "what was timed: kernel_gpu, kernel_cpu, host, enqueue or summary"),
+        Column("algorithm_bytes_per_second", REAL, "B/s", "message_bytes over the time used"),
+        Column("bus_bytes_per_second", REAL, "B/s", "bus bandwidth as nccl-tests defines it"),
+        Column("state", TEXT, "", "scheduled, started or completed"),
+        Column("count", INT, "", "operations this row stands for"),
+        Column("min_ns", INT, "ns", "shortest of them"),
+        Column("max_ns", INT, "ns", "longest of them"),
+        Column("wrong_values", INT, "", "values that came out wrong in a check; 0 is a measured zero"),
+    ),
+    large=True,
+)
+
+COMMUNICATORS = Table(
+    "communicators",
+    "one rank's membership of one communicator",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("communicator", TEXT, "", "communicator, unique within the job (NCCL's commId where given)"),
+        Column("parent", TEXT, "", "communicator it was split from"),
+        Column("group_name", TEXT, "", "name of the process group"),
+        Column("group_kind", TEXT, "", "world, dp, tp, pp, ep, cp or other"),
+        Column("communicator_rank", SMALL, "", "rank within the communicator"),
+        Column("nranks", SMALL, "", "ranks in the communicator"),
+        Column("ranks", INTS, "", "global ranks, where known"),
+        Column("nnodes", SMALL, "", "nodes it spans"),
+        Column("local_ranks", SMALL, "", "its ranks on this node"),
+        Column("pid", INT, "", "process"),
+        Column("bus_id", TEXT, "", "PCI bus id of the GPU"),
+        Column("channels", SMALL, "", "collective channels"),
+        Column("network", TEXT, "", "IB, Socket, AWS Libfabric, ..."),
+        Column("transports", TEXT, "", "connections by transport, for example P2P/CUMEM:24,NET/IB/GDRDMA:8"),
+        Column("library_version", TEXT, "", "NCCL or RCCL version"),
+        Column("start_ns", INT, "ns", "when it was set up"),
+        Column("init_seconds", REAL, "s", "time the set-up took"),
+        Column("state", TEXT, "", "init, ready, destroyed, aborted, dead or missing"),
+        Column("last_enqueued", INT, "", "newest operation enqueued"),
+        Column("last_completed", INT, "", "newest operation completed"),
+    ),
+)
+
+STACKS = Table(
+    "stacks",
+    "one thread's stack at one moment",
+    "time_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("time_ns", INT, "ns", "when it was taken"),
+        Column("pid", INT, "", "process"),
+        Column("thread", INT, "", "operating system thread"),
+        Column("thread_name", TEXT, "", "thread name"),
+        Column("active", FLAG, "", "on a CPU"),
+        Column("owns_gil", FLAG, "", "holds the interpreter lock"),
+        Column("frames", TEXTS, "", "innermost first, `function (file:line)`"),
+        Column("count", INT, "", "times it was seen"),
+    ),
+    large=True,
+)
+
+LOG_EVENTS = Table(
+    "log_events",
+    "one line of a log that speaks of a fault",
+    "time_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("time_ns", INT, "ns", "when it was written"),
+        Column(
+            "kind",
+            TEXT,
+            "",
+            "xid, sxid, off_bus, nccl_warn, net_error, link_event, oom, segfault, wrong_data, hang, ...",
+        ),
+        Column("code", INT, "", "Xid, SXid or completion status"),
+        Column("severity", TEXT, "", "info, warning or critical"),
+        Column("bus_id", TEXT, "", "PCI bus id named in the line"),
+        Column("link", TEXT, "", "port or peer named in the line"),
+        Column("pid", INT, "", "process named in the line"),
+        Column("message", TEXT, "", "the line, at most 1,000 characters"),
+        Column("count", INT, "", "times it was seen in a row"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "one value of a foreign exporter that has no column of its own",
+    "time_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("time_ns", INT, "ns", "when it was exposed"),
+        Column("metric", TEXT, "", "name as exposed"),
+        Column("labels", TEXT, "", "labels that are not identity, as JSON with sorted keys"),
+        Column("value", REAL, "", "value in `unit`"),
+        Column("unit", TEXT, "", "unit where the exporter states it"),
+    ),
+    large=True,
+)
+
+JOBS = Table(
+    "jobs",
+    "what is known of a job as a whole",
+    "time_ns",
+    (
+        *_place(),
+        Column("job", TEXT, "", "job"),
+        Column("time_ns", INT, "ns", "when it was first seen"),
+        Column("run_id", TEXT, "", "identifier the launcher or the files give"),
+        Column("framework", TEXT, "", "framework, where known"),
+        Column("world_size", SMALL, "", "ranks"),
+        Column("dp_size", SMALL, "", "data-parallel size"),
+        Column("tp_size", SMALL, "", "tensor-parallel size"),
+        Column("pp_size", SMALL, "", "pipeline stages"),
+        Column("ep_size", SMALL, "", "expert-parallel size"),
+        Column("ranks_per_record", SMALL, "", "ranks that one recorded rank stands for (a tensor-parallel group, say)"),
+        Column("user", TEXT, "", "owner"),
+        Column("evidence", TEXT, "", "why rows were given to this job"),
+    ),
+)
+
+SOURCE_HEALTH = Table(
+    "source_health",
+    "how one source fared in one round",
+    "time_ns",
+    (
+        *_place(),
+        Column("time_ns", INT, "ns", "when the round ended"),
+        Column("subject", TEXT, "", "what the row speaks of: the source itself, a GPU, a field, a port, a file"),
+        Column("state", TEXT, "", "fresh, stale, unsupported, busy, denied, dropped, refused or dead"),
+        Column("reason", TEXT, "", "why, in words"),
+        Column("rows", INT, "", "rows read"),
+        Column("dropped", INT, "", "rows that fell off"),
+        Column("duration_ns", INT, "ns", "time the round took"),
+        Column("cpu_ns", INT, "ns", "CPU time of the agent since its start, on rows of source `own`"),
+        Column("rss_bytes", INT, "B", "memory of the agent, on rows of source `own`"),
+    ),
+    large=True,
+)
+
+FINDINGS = Table(
+    "findings",
+    "one state of one finding; the view current_findings has the newest state of each",
+    "updated_ns",
+    (
+        *_place(),
+        Column("id", TEXT, "", "stable identifier: kind and subject"),
+        Column("kind", TEXT, "", "see FindingKind"),
+        Column("severity", TEXT, "", "info, warning or critical"),
+        Column("confidence", REAL, "", "0 to 1"),
+        Column("state", TEXT, "", "open or resolved"),
+        Column("job", TEXT, "", "job of the subject"),
+        Column("rank", SMALL, "", "rank of the subject"),
+        Column("gpu_uuid", TEXT, "", "GPU of the subject"),
+        Column("subject", TEXT, "", "the whole subject as JSON"),
+        Column("opened_ns", INT, "ns", "when it was first raised"),
+        Column("updated_ns", INT, "ns", "when this state was written"),
+        Column("onset_ns", INT, "ns", "since when, where a clock is known"),
+        Column("onset_step", INT, "", "since which step"),
+        Column("summary", TEXT, "", "one sentence for an operator"),
+        Column("document", TEXT, "", "the whole finding as JSON, as `warpline findings --json` prints it"),
+    ),
+)
+
+CAPTURES = Table(
+    "captures",
+    "one request to look closer, and what became of it",
+    "requested_ns",
+    (
+        *_place(),
+        Column("id", TEXT, "", "identifier"),
+        Column("requested_ns", INT, "ns", "when it was asked for"),
+        Column("job", TEXT, "", "job"),
+        Column("rank", SMALL, "", "rank"),
+        Column("what", TEXT, "", "kernels, stacks or flight_recorder"),
+        Column("start_ns", INT, "ns", "from when"),
+        Column("duration_ns", INT, "ns", "for how long"),
+        Column("reason", TEXT, "", "finding that asked"),
+        Column("state", TEXT, "", "requested, running, done, refused or expired"),
+        Column("detail", TEXT, "", "why, in words"),
+    ),
+)
+
+TABLES: Final[Mapping[str, Table]] = {
+    table.name: table
+    for table in (
+        DEVICE_SAMPLES,
+        HOST_SAMPLES,
+        LINK_COUNTERS,
+        KERNEL_CLUSTERS,
+        KERNEL_NAMES,
+        STEPS,
+        PHASES,
+        COLLECTIVES,
+        COMMUNICATORS,
+        STACKS,
+        LOG_EVENTS,
+        METRICS,
+        JOBS,
+        SOURCE_HEALTH,
+        FINDINGS,
+        CAPTURES,
+    )
+}
+
+
+def table(name: str) -> Table:
+    """The table called `name`; SchemaError if there is none."""
+    found = TABLES.get(name)
+    if found is None:
+        raise SchemaError(f"there is no table {name!r}", f"tables: {', '.join(TABLES)}")
+    return found
+
+
+def fit(name: str, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Sequence[str]]:
+    """Bring rows of another version to this version's schema.
+
+    Columns that are missing become NULL, columns that are not known are left out and returned by name. A column of a type
+    that cannot be cast is a SchemaError.
+    """
+    wanted = table(name)
+    if rows.schema.equals(wanted.schema):
+        return rows, ()
+    known = {column.name for column in wanted.columns}
+    extra = tuple(field for field in rows.schema.names if field not in known)
+    columns = {field: rows.column(field) for field in rows.schema.names if field in known}
+    return wanted.from_columns(columns, length=rows.num_rows), extra

@@ -1,0 +1,132 @@
+"""Frame <-> bytes: one zstd-compressed Arrow IPC stream a table inside a small protobuf envelope.
+
+Each frame decodes alone. The outer zstd, rather than Arrow's own body compression, is several times smaller and faster on
+batches of a few hundred rows. Everything is checked when it is read: sizes before unpacking, schemas after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import zstandard
+from google.protobuf.message import DecodeError
+
+from . import service_pb2
+from .batch import Batch, Frame
+from .defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
+from .errors import SchemaError, WireError
+from .tables import fit
+
+VERSION = 1
+_LEVEL = 3
+
+
+def to_message(frame: Frame) -> service_pb2.Frame:
+    """The message that carries `frame`."""
+    packer = zstandard.ZstdCompressor(level=_LEVEL)
+    message = service_pb2.Frame(
+        version=VERSION,
+        agent=frame.agent,
+        boot=frame.boot,
+        sequence=frame.sequence,
+        created_ns=frame.created_ns,
+        lost=frame.lost,
+    )
+    for batch in frame.batches:
+        plain = to_ipc(batch.rows.schema, [batch.rows])
+        message.parts.add(
+            table=batch.table,
+            source=batch.source,
+            dropped=batch.dropped,
+            rows=batch.rows.num_rows,
+            unpacked_bytes=len(plain),
+            payload=packer.compress(plain),
+        )
+    return message
+
+
+def from_message(message: service_pb2.Frame) -> Frame:
+    """The frame that `message` carries; WireError if it is malformed or claims more than the bounds allow."""
+    if message.version != VERSION:
+        raise WireError(f"frame of version {message.version}", f"this side speaks version {VERSION}")
+    if not message.agent or not message.boot or message.sequence < 1:
+        raise WireError("frame without agent, boot or sequence")
+    total = sum(part.unpacked_bytes for part in message.parts)
+    if total > FRAME_UNPACKED_BYTES_MAX:
+        raise WireError(f"frame unpacks to {total} bytes", f"the bound is {FRAME_UNPACKED_BYTES_MAX}")
+    return Frame(
+        agent=message.agent,
+        boot=message.boot,
+        sequence=message.sequence,
+        created_ns=message.created_ns,
+        lost=message.lost,
+        batches=tuple(_batch(part) for part in message.parts),
+    )
+
+
+def encode(frame: Frame) -> bytes:
+    """Bytes of `frame`; WireError if they exceed the bound on the wire."""
+    data: bytes = to_message(frame).SerializeToString()
+    if len(data) > FRAME_BYTES_MAX:
+        raise WireError(f"frame of {len(data)} bytes", f"the bound is {FRAME_BYTES_MAX}: send fewer rows at once")
+    return data
+
+
+def decode(data: bytes) -> Frame:
+    """The frame in `data`; WireError if it is not one."""
+    message = service_pb2.Frame()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise WireError(f"not a frame: {error}") from error
+    return from_message(message)
+
+
+def to_ipc(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> bytes:
+    """One Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+def from_ipc(data: bytes) -> pa.Table:
+    """The table in one Arrow IPC stream; WireError if it is not one."""
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            read = reader.read_all()
+        read.validate(full=True)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise WireError(f"not an Arrow stream: {error}") from error
+    return read
+
+
+def _batch(part: service_pb2.Part) -> Batch:
+    try:
+        plain = zstandard.ZstdDecompressor().decompress(part.payload, max_output_size=max(part.unpacked_bytes, 1))
+    except zstandard.ZstdError as error:
+        raise WireError(f"part of table {part.table!r} does not unpack: {error}") from error
+    if len(plain) != part.unpacked_bytes:
+        raise WireError(f"part of table {part.table!r} unpacks to {len(plain)} bytes, not {part.unpacked_bytes}")
+    read = from_ipc(plain)
+    if read.num_rows != part.rows:
+        raise WireError(f"part of table {part.table!r} holds {read.num_rows} rows, not {part.rows}")
+    try:
+        rows, _ = fit(part.table, one_batch(read))
+    except SchemaError as error:
+        raise WireError(str(error)) from error
+    return Batch(table=part.table, source=part.source, rows=rows, dropped=part.dropped)
+
+
+def one_batch(read: pa.Table) -> pa.RecordBatch:
+    """All rows of a table as one batch."""
+    batches: Sequence[pa.RecordBatch] = read.combine_chunks().to_batches()
+    if len(batches) == 1:
+        return batches[0]
+    return pa.RecordBatch.from_arrays(
+        [pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type) for column in read.columns],
+        schema=read.schema,
+    )

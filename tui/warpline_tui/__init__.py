@@ -1,0 +1,1 @@
+"""The terminal screen: one frozen snapshot a refresh, drawn; never a store, never a wait."""
