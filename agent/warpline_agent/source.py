@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import pyarrow as pa
 
 
-class NoData(Exception):  # noqa: N818 - not an error: there was nothing to read
+class NoData(Exception):
     """Nothing to read now; the next round may be different."""
 
 

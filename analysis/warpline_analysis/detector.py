@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
+
 from warpline_proto.defaults import EVIDENCE_ROWS_MAX
 from warpline_proto.finding import Evidence, Report
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
+
 from warpline_proto.batch import Batch, Frame
 
 
