@@ -255,7 +255,7 @@ KERNEL_CLUSTERS = Table(
         Column("stream", INT, "", "CUDA stream"),
         Column("kernel_id", INT, "", "see kernel_names"),
         Column("category", TEXT, "", "compute, communication, memcpy or memset"),
-        Column("cluster", SMALL, "", "0 is the cluster with the shortest durations"),
+        Column("cluster_index", SMALL, "", "0 is the cluster with the shortest durations"),
         Column("count", INT, "", "kernels, exact"),
         Column("sum_ns", INT, "ns", "total duration, exact"),
         Column("min_ns", INT, "ns", "shortest, exact"),
