@@ -577,7 +577,10 @@ def fit(name: str, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, Sequence[str]]
     wanted = table(name)
     if rows.schema.equals(wanted.schema):
         return rows, ()
+    names = rows.schema.names
+    if len(set(names)) < len(names):
+        raise SchemaError(f"rows of table {name} name a column twice")
     known = {column.name for column in wanted.columns}
-    extra = tuple(field for field in rows.schema.names if field not in known)
-    columns = {field: rows.column(field) for field in rows.schema.names if field in known}
+    extra = tuple(field for field in names if field not in known)
+    columns = {field: rows.column(field) for field in names if field in known}
     return wanted.from_columns(columns, length=rows.num_rows), extra

@@ -99,7 +99,7 @@ def from_ipc(data: bytes) -> pa.Table:
         with pa.ipc.open_stream(data) as reader:
             read = reader.read_all()
         read.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, ValueError, MemoryError) as error:
         raise WireError(f"not an Arrow stream: {error}") from error
     return read
 

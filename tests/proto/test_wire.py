@@ -75,7 +75,7 @@ def test_a_bomb_that_states_its_size_is_not_unpacked_beyond_the_claim() -> None:
 @pytest.mark.parametrize("field", ["agent", "boot", "sequence"])
 def test_a_frame_without_identity_is_refused(field: str) -> None:
     message = wire.to_message(frame())
-    message.ClearField(field)  # type: ignore[arg-type]
+    message.ClearField(field)
     with pytest.raises(WireError):
         wire.from_message(message)
 
@@ -104,3 +104,9 @@ def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
 def test_an_id_beyond_64_bits_is_refused_in_words() -> None:
     with pytest.raises(SchemaError, match="steps"):
         STEPS.from_rows([{"step": 2**70}])
+
+
+def test_a_column_named_twice_is_refused() -> None:
+    twice = pa.RecordBatch.from_arrays([pa.array([1]), pa.array([2])], names=["time_ns", "time_ns"])
+    with pytest.raises(SchemaError, match="twice"):
+        fit("host_samples", twice)
