@@ -1,0 +1,208 @@
+"""What somebody at the terminal sees and does, over rows in a real database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import DataTable, Static
+
+from warpline_proto.errors import QueryError
+from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
+from warpline_proto.tables import TABLES
+from warpline_tui.app import WarplineApp
+from warpline_tui.feed import Feed
+from warpline_tui.text import fleet
+
+NOW = 1_800_000_000_000_000_000
+
+STRAGGLER = Finding(
+    kind=FindingKind.COMPUTE_STRAGGLER,
+    severity=Severity.CRITICAL,
+    confidence=0.97,
+    subject=Subject(job="train", rank=1, node="node-b", gpu="GPU-1"),
+    summary="rank 1 computes 40 % longer than its peers",
+    next_step="drain node-b and run a GEMM test on GPU-1",
+    onset=Onset(step=12),
+    cost=Cost(seconds_per_step=0.25),
+    evidence=(Evidence("SELECT rank, duration_ns FROM steps", ({"rank": 1, "duration_ns": 700},)),),
+    ruled_out=("network: transfer is even",),
+)
+
+
+class Database:
+    """All tables in memory; `down` makes it unreachable."""
+
+    def __init__(self) -> None:
+        self.connection = duckdb.connect()
+        self.down = False
+        for name, table in TABLES.items():
+            self.connection.register("given", pa.Table.from_batches([table.empty()]))
+            self.connection.execute(f"CREATE TABLE {name} AS FROM given")
+
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self.connection.register("given", pa.Table.from_batches([TABLES[name].from_rows(rows)]))
+        self.connection.execute(f"INSERT INTO {name} FROM given")
+
+    def query(self, sql: str) -> pa.Table:
+        if self.down:
+            raise QueryError("no collector answers at 127.0.0.1:1")
+        return self.connection.cursor().sql(sql).to_arrow_table()
+
+
+@pytest.fixture
+def database() -> Iterator[Database]:
+    made = Database()
+    yield made
+    made.connection.close()
+
+
+def fill(database: Database) -> None:
+    for rank, node in enumerate(("node-a", "node-b")):
+        database.add(
+            "device_samples",
+            [
+                {"node": node, "gpu_uuid": f"GPU-{rank}", "gpu_index": 0, "time_ns": NOW - 10**9 * (9 - at), "job": "train",
+                 "power_watts": 300.0 + at, "power_limit_watts": 700.0, "gpu_utilization_percent": 97.0}
+                for at in range(10)
+            ],
+        )  # fmt: skip
+        database.add(
+            "steps",
+            [
+                {"job": "train", "rank": rank, "node": node, "scope": "step", "step": step, "duration_ns": 10**9,
+                 "compute_ns": (5 + rank) * 10**8}
+                for step in range(20)
+            ],
+        )  # fmt: skip
+        database.add(
+            "kernel_clusters",
+            [{"job": "train", "rank": rank, "kernel_id": 7, "category": "compute", "count": 10, "sum_ns": 5000 * (rank + 1),
+              "min_ns": 400, "p50_ns": 500, "p99_ns": 600, "max_ns": 700}],
+        )  # fmt: skip
+    database.add("kernel_names", [{"kernel_id": 7, "name": "ampere_gemm", "category": "compute"}])
+    states = pa.Table.from_batches([to_rows([FindingState(STRAGGLER, "open", NOW, NOW)])])
+    database.add("findings", states.to_pylist())
+    database.add(
+        "source_health",
+        [{"node": "node-b", "source": "kernel_log", "subject": "kernel_log", "state": "denied", "reason": "dmesg_restrict=1",
+          "time_ns": NOW}],
+    )  # fmt: skip
+
+
+def app_over(database: Database) -> WarplineApp:
+    return WarplineApp(Feed(database.query, clock=lambda: NOW))
+
+
+async def settle(pilot: Pilot[None]) -> None:
+    """Wait for the snapshots that are on their way, and for the drawing."""
+    await pilot.app.workers.wait_for_complete()
+    await pilot.pause()
+    await pilot.app.workers.wait_for_complete()
+    await pilot.pause()
+
+
+def words(pilot: Pilot[None], selector: str) -> str:
+    """What a widget says, as plain text."""
+    widget = pilot.app.screen.query_one(selector)
+    if isinstance(widget, DataTable):
+        return "\n".join(" | ".join(str(cell) for cell in widget.get_row_at(row)) for row in range(widget.row_count))
+    assert isinstance(widget, Static)
+    from rich.console import Console
+
+    console = Console(width=200, color_system=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(widget.content)
+    return capture.get()
+
+
+async def test_an_empty_store_says_that_nothing_was_heard_of_yet(database: Database) -> None:
+    async with app_over(database).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "no data yet" in words(pilot, "Status")
+        assert pilot.app.screen.query_one("#empty").display
+
+
+async def test_the_fleet_shows_the_newest_reading_of_each_gpu_and_marks_the_accused(database: Database) -> None:
+    fill(database)
+    async with app_over(database).run_test(size=(120, 30)) as pilot:
+        await settle(pilot)
+        gpus = words(pilot, "#gpus").splitlines()
+        assert len(gpus) == 2
+        assert "309" in gpus[0]
+        assert gpus[1].startswith("▶ node-b")
+        assert not gpus[0].startswith("▶")
+        assert "1 open: critical" in words(pilot, "Status")
+        assert "60%" in words(pilot, "#ranks").splitlines()[1]
+
+
+async def test_one_key_leads_to_the_finding_with_evidence_and_what_to_do(database: Database) -> None:
+    fill(database)
+    async with app_over(database).run_test(size=(120, 40)) as pilot:
+        await settle(pilot)
+        await pilot.press("2")
+        await settle(pilot)
+        assert "compute_straggler" in words(pilot, "#findings")
+        shown = words(pilot, "#evidence")
+        for expected in (
+            STRAGGLER.summary,
+            STRAGGLER.next_step,
+            "step 12",
+            "250 ms a step",
+            "transfer is even",
+            "SELECT rank",
+        ):
+            assert expected in shown
+
+
+async def test_the_kernel_table_follows_the_chosen_rank(database: Database) -> None:
+    fill(database)
+    async with app_over(database).run_test(size=(120, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("3")
+        await settle(pilot)
+        assert "rank 0 of train" in words(pilot, "#heading")
+        assert "ampere_gemm" in words(pilot, "#kernels")
+        assert "5 µs" in words(pilot, "#kernels")
+        await pilot.press("right_square_bracket")
+        await settle(pilot)
+        assert "rank 1 of train" in words(pilot, "#heading")
+        assert "10 µs" in words(pilot, "#kernels")
+
+
+async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Database) -> None:
+    fill(database)
+    async with app_over(database).run_test(size=(120, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("4")
+        await settle(pilot)
+        assert "denied" in words(pilot, "#sources")
+        assert "dmesg_restrict=1" in words(pilot, "#sources")
+
+
+async def test_when_the_collector_goes_away_the_last_picture_stays_and_says_so(database: Database) -> None:
+    fill(database)
+    async with app_over(database).run_test(size=(160, 30)) as pilot:
+        await settle(pilot)
+        database.down = True
+        assert isinstance(pilot.app, WarplineApp)
+        pilot.app.ask()
+        await settle(pilot)
+        assert "no collector answers" in words(pilot, "Status")
+        assert len(words(pilot, "#gpus").splitlines()) == 2
+
+
+def test_the_fleet_as_text_names_the_finding_and_every_gpu(database: Database) -> None:
+    fill(database)
+    text = fleet(Feed(database.query, clock=lambda: NOW).take())
+    assert "CRITICAL compute_straggler: rank 1" in text
+    assert "node-a" in text
+    assert STRAGGLER.next_step in text
+
+
+def test_a_store_without_rows_is_not_called_healthy(database: Database) -> None:
+    assert fleet(Feed(database.query).take()) == "No data yet."

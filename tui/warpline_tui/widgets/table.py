@@ -1,0 +1,46 @@
+"""A table that keeps cursor and scroll where they are while its rows are replaced at each refresh."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+from textual.widgets import DataTable
+
+Cell = str | Text
+
+
+class LiveTable(DataTable[Cell]):
+    """Rows by key. Cells are rewritten in place when keys and order are unchanged, which does not move the cursor."""
+
+    def __init__(self, columns: Sequence[str], *, id: str) -> None:
+        super().__init__(id=id, cursor_type="row", zebra_stripes=True)
+        self._names = tuple(columns)
+
+    def on_mount(self) -> None:
+        """Put up the heading."""
+        for name in self._names:
+            self.add_column(name, key=name)
+
+    def show(self, rows: Sequence[tuple[str, Sequence[Cell]]]) -> None:
+        """Draw (key, cells) rows."""
+        if [key for key, _ in rows] == [str(key.value) for key in self.rows]:
+            for key, cells in rows:
+                for name, cell in zip(self._names, cells, strict=True):
+                    if self.get_cell(key, name) != cell:
+                        self.update_cell(key, name, cell, update_width=True)
+            return
+        selected = self.selected_key
+        self.clear()
+        for key, cells in rows:
+            self.add_row(*cells, key=key)
+        if selected is not None and selected in {key for key, _ in rows}:
+            self.move_cursor(row=self.get_row_index(selected), animate=False)
+
+    @property
+    def selected_key(self) -> str | None:
+        """Key of the row under the cursor."""
+        if not self.is_valid_coordinate(self.cursor_coordinate):
+            return None
+        value = self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
+        return None if value is None else str(value)

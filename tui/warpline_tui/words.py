@@ -1,0 +1,104 @@
+"""How values are written for people: durations, bytes, shares, ages, subjects; a dash for what is not known."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from warpline_proto.finding import Finding, Subject
+
+UNKNOWN = "-"
+_TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
+_BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+
+
+def duration(nanoseconds: float | None) -> str:
+    """1234567 -> 1.23 ms."""
+    if nanoseconds is None:
+        return UNKNOWN
+    for size, unit in _TIMES:
+        if abs(nanoseconds) >= size:
+            return (
+                f"{nanoseconds / size:.3g} {unit}" if nanoseconds / size < 1000 else f"{nanoseconds / size:.0f} {unit}"
+            )
+    return "0"
+
+
+def size(count: float | None) -> str:
+    """Bytes with a binary unit."""
+    if count is None:
+        return UNKNOWN
+    for unit_size, unit in _BYTES:
+        if count >= unit_size:
+            return f"{count / unit_size:.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """A rounded number and its unit."""
+    return UNKNOWN if value is None else f"{value:.0f}{unit}"
+
+
+def share(part: float | None, whole: float | None) -> str:
+    """A percentage."""
+    return UNKNOWN if part is None or not whole else f"{100 * part / whole:.0f}%"
+
+
+def bar(value: float | None, full: float | None, width: int = 8) -> str:
+    """A bar of `width` cells; blank where not known."""
+    if value is None or not full:
+        return " " * width
+    filled = round(width * min(max(value / full, 0.0), 1.0))
+    return "█" * filled + "░" * (width - filled)
+
+
+def age(then_ns: int | None, now_ns: int) -> str:
+    """How long ago."""
+    if then_ns is None:
+        return UNKNOWN
+    seconds = (now_ns - then_ns) / 1e9
+    for limit, divisor, unit in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
+            return f"{max(seconds, 0) / divisor:.0f} {unit} ago"
+    return f"{seconds / 86400:.0f} days ago"
+
+
+def moment(time_ns: int | None) -> str:
+    """A UTC time of day."""
+    return UNKNOWN if time_ns is None else datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def subject(who: Subject) -> str:
+    """Who is accused, the telling fields only."""
+    words = []
+    if who.group is not None:
+        words.append(who.group)
+    elif who.rank is not None:
+        words.append(f"rank {who.rank}")
+    elif who.stage is not None:
+        words.append(f"stage {who.stage}")
+    words += [f"{name} {value}" for name, value in (("GPU", who.gpu), ("link", who.link)) if value is not None]
+    if who.communicator is not None and who.link is None:
+        words.append(f"communicator {who.communicator}")
+    if who.node is not None:
+        words.append(f"on {who.node}")
+    return ", ".join(words) or (who.job or UNKNOWN)
+
+
+def since(finding: Finding) -> str:
+    """Since when, in the best clock there is."""
+    words = [] if finding.onset.step is None else [f"step {finding.onset.step}"]
+    if finding.onset.time_ns is not None:
+        words.append(moment(finding.onset.time_ns))
+    return ", ".join(words) or UNKNOWN
+
+
+def cost(finding: Finding) -> str:
+    """What it costs, as far as known."""
+    words = []
+    if finding.cost.seconds_per_step is not None:
+        words.append(f"{duration(finding.cost.seconds_per_step * 1e9)} a step")
+    if finding.cost.gpu_hours is not None:
+        words.append(f"{finding.cost.gpu_hours:.3g} GPU-hours")
+    if finding.cost.joules is not None:
+        words.append(f"{finding.cost.joules:.3g} J")
+    return ", ".join(words) or UNKNOWN
