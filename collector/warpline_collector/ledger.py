@@ -1,0 +1,128 @@
+"""The ledger: which frames of which agent are stored, so that a frame sent again is stored once and a gap is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyarrow as pa
+
+from warpline_proto.batch import Frame
+
+SCHEMA: Final = pa.schema(
+    [
+        ("agent", pa.string()),
+        ("boot", pa.string()),
+        ("sequence", pa.int64()),
+        ("frames", pa.int64()),
+        ("missing", pa.int64()),
+        ("lost", pa.int64()),
+        ("first_ns", pa.int64()),
+        ("last_ns", pa.int64()),
+    ]
+)
+CREATE: Final = (
+    "CREATE TABLE IF NOT EXISTS ledger (agent VARCHAR, boot VARCHAR, sequence BIGINT, frames BIGINT, missing BIGINT, "
+    "lost BIGINT, first_ns BIGINT, last_ns BIGINT, PRIMARY KEY (agent, boot))"
+)
+UPSERT: Final = "INSERT OR REPLACE INTO ledger SELECT * FROM ledger_rows"
+SOURCE: Final = "collector"
+"""Name under which the collector reports what an agent lost on the way."""
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One boot of one agent: newest `sequence`, `frames` stored, `missing` numbers skipped, `lost` as the agent counts them."""
+
+    agent: str
+    boot: str
+    sequence: int = 0
+    frames: int = 0
+    missing: int = 0
+    lost: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+
+    def after(self, frame: Frame) -> Entry:
+        """The entry once `frame`, which is newer, is stored."""
+        return replace(
+            self,
+            sequence=frame.sequence,
+            frames=self.frames + 1,
+            missing=self.missing + frame.sequence - self.sequence - 1,
+            lost=max(self.lost, frame.lost),
+            first_ns=self.first_ns or frame.created_ns,
+            last_ns=frame.created_ns,
+        )
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What to do with some frames: which are new, the entries that change, and rows of source_health about losses."""
+
+    new: Sequence[bool]
+    changed: Mapping[Key, Entry]
+    losses: Sequence[Mapping[str, Any]]
+
+
+def admit(frames: Sequence[Frame], entries: Mapping[Key, Entry]) -> Admission:
+    """Frames in the order they came, against what is stored. A sequence at or below the newest stored is not new."""
+    changed: dict[Key, Entry] = {}
+    new: list[bool] = []
+    losses: list[Mapping[str, Any]] = []
+    for frame in frames:
+        key = (frame.agent, frame.boot)
+        entry = changed.get(key) or entries.get(key) or Entry(frame.agent, frame.boot)
+        new.append(frame.sequence > entry.sequence)
+        if new[-1]:
+            losses += _losses(frame, entry)
+            changed[key] = entry.after(frame)
+    return Admission(new, changed, losses)
+
+
+def to_table(entries: Iterable[Entry]) -> pa.Table:
+    """Rows of the ledger."""
+    return pa.Table.from_pylist([vars(entry) for entry in entries], schema=SCHEMA)
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[Key, Entry]:
+    """The entries in rows of the ledger."""
+    return {(row["agent"], row["boot"]): Entry(**row) for row in rows}
+
+
+def _losses(frame: Frame, entry: Entry) -> list[Mapping[str, Any]]:
+    """Loss is never silence: rows that fell off at the agent and frames that never came are rows too."""
+    found = [
+        _loss(frame, batch.source, batch.table, "rows fell off at the agent before they were sent", batch.dropped)
+        for batch in frame.batches
+        if batch.dropped
+    ]
+    missing = frame.sequence - entry.sequence - 1
+    if missing:
+        first, last = entry.sequence + 1, frame.sequence - 1
+        told = f"{missing} frames never arrived: {first} to {last} of boot {frame.boot}"
+        found.append(_loss(frame, SOURCE, f"agent {frame.agent}", told, None))
+    return found
+
+
+def _loss(frame: Frame, source: str, subject: str, reason: str, dropped: int | None) -> Mapping[str, Any]:
+    return {
+        "node": _node(frame),
+        "source": source,
+        "time_ns": frame.created_ns,
+        "subject": subject,
+        "state": "dropped",
+        "reason": reason,
+        "dropped": dropped,
+    }
+
+
+def _node(frame: Frame) -> str:
+    """The node the frame speaks of: what its first row says, else the agent's name."""
+    for batch in frame.batches:
+        if batch.rows.num_rows and (node := batch.rows.column("node")[0].as_py()):
+            return str(node)
+    return frame.agent

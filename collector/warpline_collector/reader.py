@@ -1,0 +1,148 @@
+"""CatalogReader: SQL over the files of a store, from any process, while a collector writes or while none runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from warpline_proto.errors import QueryError
+from warpline_proto.tables import TABLES, Table
+
+from . import catalog, parquet
+from .schema import column_list, quoted, select_nothing, text
+
+ATTEMPTS_MAX: Final = 4
+"""A query whose files went away, or turned out damaged, is asked again on a newer catalog at most so often."""
+MESSAGE_CHARS_MAX: Final = 2_000
+Settings = dict[str, str | bool | int | float | list[str]]
+_SETTINGS: Final[Settings] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "python_enable_replacements": "false",
+}
+
+
+class CatalogReader:
+    """An in-memory DuckDB whose views are the declared tables and those of views.sql. Safe to share between threads.
+
+    Every declared table exists, empty where no row was ever stored. `damaged` lists files that were left out. StoreError if
+    the directory holds no store.
+    """
+
+    def __init__(self, directory: Path, memory_limit: str = "1GB", threads: int | None = None) -> None:
+        self.directory = directory.resolve()
+        self.damaged: tuple[catalog.Damage, ...] = ()
+        self._skipped: dict[str, catalog.Damage] = {}
+        self._seen: tuple[int, int, int] | None = None
+        self._files: dict[str, catalog.Files] = {}
+        self._mutex = threading.Lock()
+        catalog.read(self.directory)
+        settings: Settings = _SETTINGS | {"memory_limit": memory_limit} | ({"threads": str(threads)} if threads else {})
+        self.connection = duckdb.connect(":memory:", config=settings)
+        self.connection.execute("SET enable_progress_bar = false")
+        self.connection.execute("SET TimeZone = 'UTC'")
+        self.refresh()
+        self.connection.execute(resources.files(__package__).joinpath("views.sql").read_text(encoding="utf-8"))
+
+    def __enter__(self) -> CatalogReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        """Rows of one SELECT over everything stored up to now; QueryError with the engine's words if it fails."""
+        with self._mutex:
+            for attempt in range(1, ATTEMPTS_MAX + 1):
+                try:
+                    self.refresh()
+                    return self._ask(sql, parameters)
+                except duckdb.Error as error:
+                    if attempt == ATTEMPTS_MAX or not self._renew(error):
+                        raise QueryError(words(error)) from error
+            raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def interrupt(self) -> None:
+        """Stop the query that runs in another thread; it ends with a QueryError."""
+        self.connection.interrupt()
+
+    def close(self) -> None:
+        """Give everything back; safe to call twice."""
+        self.connection.close()
+
+    def refresh(self) -> None:
+        """Bring the views up to the newest catalog; free when it did not change."""
+        stat = (self.directory / catalog.NAME).stat()
+        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if seen == self._seen:
+            return
+        newest = catalog.read(self.directory)
+        for name, table in TABLES.items():
+            files = self._without_skipped(newest.tables.get(name, catalog.Files()))
+            if self._files.get(name) != files:
+                self.connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS {self._select(table, files)}")
+                self._files[name] = files
+        self.damaged = (*newest.damaged, *self._skipped.values())
+        self._seen = seen
+
+    def _ask(self, sql: str, parameters: Sequence[Any]) -> pa.Table:
+        relation = self.connection.sql(sql, params=list(parameters)) if parameters else self.connection.sql(sql)
+        if relation is None:
+            raise QueryError("that statement gives no rows", "ask with SELECT")
+        return relation.to_arrow_table()
+
+    def _renew(self, error: duckdb.Error) -> bool:
+        """After a failed read: whether another attempt can end differently, on a newer catalog or without a damaged file."""
+        if not isinstance(error, (duckdb.IOException, duckdb.DataError, duckdb.InternalError)):
+            return False
+        listed = catalog.read(self.directory).tables
+        changed = any(
+            self._without_skipped(listed.get(name, catalog.Files())) != self._files.get(name) for name in TABLES
+        )
+        self._seen = None
+        return changed or self._skip_damaged()
+
+    def _skip_damaged(self) -> bool:
+        found = {
+            path: catalog.Damage(name, path, reason)
+            for name, files in self._files.items()
+            for path in (*files.segments, *files.older, *files.chunks)
+            if (reason := parquet.damage(self.directory / path, deep=True)) is not None
+        }
+        self._skipped.update(found)
+        return bool(found)
+
+    def _without_skipped(self, files: catalog.Files) -> catalog.Files:
+        if not self._skipped:
+            return files
+        return catalog.Files(
+            *(tuple(path for path in paths if path not in self._skipped)
+              for paths in (files.segments, files.older, files.chunks))
+        )  # fmt: skip
+
+    def _select(self, table: Table, files: catalog.Files) -> str:
+        current = (*files.segments, *files.chunks)
+        if not current and not files.older:
+            return select_nothing(table)
+        parts = [f"SELECT {column_list(table)} FROM {self._scan(current)}"] if current else [select_nothing(table)]
+        if files.older:
+            parts.append(f"SELECT * FROM {self._scan(files.older)}")
+        return f"SELECT {column_list(table)} FROM ({' UNION ALL BY NAME '.join(parts)})" if files.older else parts[0]
+
+    def _scan(self, paths: Sequence[str]) -> str:
+        listed = ", ".join(text(str(self.directory / path)) for path in paths)
+        return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {str(len(paths) > 1).lower()})"
+
+
+def words(error: BaseException) -> str:
+    """What the engine said, bounded: a message may quote the whole statement."""
+    return str(error).strip()[:MESSAGE_CHARS_MAX] or type(error).__name__

@@ -1,0 +1,129 @@
+"""Segments: sealed Parquet files, listed by the manifest in the DuckDB file.
+
+The manifest row, not the file, makes a segment part of the store: write, fsync, rename, fsync the directory, and only then
+one transaction lists the segment and lets go of the rows it took over.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warpline_proto.tables import table as declared
+
+from . import parquet
+from .catalog import Damage
+from .schema import fingerprint
+
+FOLDER: Final = "segments"
+CREATE: Final = (
+    "CREATE TABLE IF NOT EXISTS manifest (ordinal BIGINT, table_name VARCHAR, path VARCHAR, rows BIGINT, bytes BIGINT, "
+    "columns VARCHAR, time_min_ns BIGINT, time_max_ns BIGINT, sealed_ns BIGINT)"
+)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One sealed file: `path` relative to the store's directory, `columns` the fingerprint of its schema.
+
+    `damaged` says why it cannot be read; None if it can.
+    """
+
+    ordinal: int
+    table_name: str
+    path: str
+    rows: int
+    bytes: int
+    columns: str
+    time_min_ns: int | None
+    time_max_ns: int | None
+    sealed_ns: int
+    damaged: str | None = None
+
+    @property
+    def current(self) -> bool:
+        """Whether it has the columns of this version."""
+        return self.columns == fingerprint(declared(self.table_name).schema)
+
+
+class Manifest:
+    """The listed segments of one store. Changes are made inside the caller's transaction, then told to `adopt`."""
+
+    def __init__(self, directory: Path, connection: duckdb.DuckDBPyConnection) -> None:
+        self._directory = directory
+        self._connection = connection
+        self._token = secrets.token_hex(4)  # a name is never used twice, even if the file before was deleted
+        connection.execute(CREATE)
+        self.segments: tuple[Segment, ...] = tuple(self._check(segment) for segment in self._load())
+
+    def readable(self, table: str) -> list[Segment]:
+        """Segments of `table` that can be read, oldest first."""
+        return [segment for segment in self.segments if segment.table_name == table and segment.damaged is None]
+
+    def damaged(self) -> tuple[Damage, ...]:
+        """Segments that cannot be read."""
+        return tuple(Damage(item.table_name, item.path, item.damaged) for item in self.segments if item.damaged)
+
+    def store(self, table: str, rows: pa.Table, now_ns: int) -> Segment:
+        """Write a segment file that is not listed yet. OSError if the disk refuses."""
+        ordinal = max((segment.ordinal for segment in self.segments), default=0) + 1
+        path = f"{FOLDER}/{table}/{ordinal:010d}-{self._token}.parquet"
+        size = parquet.write(rows, self._directory / path, durable=True)
+        low, high = _time_range(rows, declared(table).time)
+        return Segment(ordinal, table, path, rows.num_rows, size, fingerprint(rows.schema), low, high, now_ns)
+
+    def enlist(self, segment: Segment, instead_of: Sequence[Segment] = ()) -> None:
+        """List `segment` and strike others, in the caller's transaction."""
+        values = [getattr(segment, name) for name in _COLUMNS]
+        marks = ", ".join("?" for _ in values)
+        self._connection.execute(f"INSERT INTO manifest ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
+        for old in instead_of:
+            self._connection.execute("DELETE FROM manifest WHERE ordinal = ?", [old.ordinal])
+
+    def adopt(self, segment: Segment, instead_of: Sequence[Segment] = ()) -> None:
+        """What `enlist` wrote is committed."""
+        gone = {old.ordinal for old in instead_of}
+        self.segments = (*(item for item in self.segments if item.ordinal not in gone), segment)
+
+    def mark(self, segment: Segment, reason: str) -> None:
+        """Leave `segment` out from now on; its file stays where it is."""
+        self.segments = tuple(
+            replace(item, damaged=reason) if item.ordinal == segment.ordinal else item for item in self.segments
+        )
+
+    def read(self, segment: Segment) -> pa.Table:
+        """All rows of `segment` in the columns of this version; OSError or pyarrow.ArrowException if it is damaged."""
+        rows = parquet.read(self._directory / segment.path)
+        wanted = declared(segment.table_name).schema
+        columns = [
+            rows.column(field.name).cast(field.type)
+            if field.name in rows.schema.names
+            else pa.nulls(len(rows), field.type)
+            for field in wanted
+        ]
+        return pa.table(columns, schema=wanted)
+
+    def _load(self) -> list[Segment]:
+        query = f"SELECT {', '.join(_COLUMNS)} FROM manifest ORDER BY ordinal"
+        rows: list[dict[str, Any]] = self._connection.sql(query).to_arrow_table().to_pylist()
+        return [Segment(**row) for row in rows]
+
+    def _check(self, segment: Segment) -> Segment:
+        return replace(segment, damaged=parquet.damage(self._directory / segment.path, segment.bytes))
+
+
+_COLUMNS: Final = (
+    "ordinal", "table_name", "path", "rows", "bytes", "columns", "time_min_ns", "time_max_ns", "sealed_ns",
+)  # fmt: skip
+
+
+def _time_range(rows: pa.Table, column: str) -> tuple[int | None, int | None]:
+    found = pc.min_max(rows.column(column)).as_py()
+    return found["min"], found["max"]

@@ -1,0 +1,66 @@
+-- Stable names for people, over the declared tables. Times are nanoseconds, NULL means "not known", and a group of unknowns
+-- is a group of its own. Order is left to the question.
+
+-- The newest state of each finding that is open.
+CREATE OR REPLACE VIEW current_findings AS
+SELECT * FROM (
+    SELECT * FROM findings QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
+) WHERE state = 'open';
+
+-- The newest reading of each GPU.
+CREATE OR REPLACE VIEW latest_device_samples AS
+SELECT * FROM device_samples
+QUALIFY row_number() OVER (
+    PARTITION BY node, coalesce(gpu_uuid, bus_id, CAST(gpu_index AS VARCHAR)) ORDER BY time_ns DESC
+) = 1;
+
+-- How each source, and each part of it that reports for itself, fared last.
+CREATE OR REPLACE VIEW source_state AS
+SELECT * FROM source_health
+QUALIFY row_number() OVER (PARTITION BY cluster, node, source, subject ORDER BY time_ns DESC) = 1;
+
+-- Time of each kernel on each rank, all steps together. `share` is of the rank's kernel time.
+CREATE OR REPLACE VIEW kernel_totals AS
+WITH names AS (
+    SELECT kernel_id, any_value(name) AS name FROM kernel_names GROUP BY kernel_id
+), totals AS (
+    SELECT
+        job, rank, kernel_id, any_value(category) AS category,
+        CAST(sum(count) AS BIGINT) AS kernels, CAST(sum(sum_ns) AS BIGINT) AS total_ns,
+        sum(sum_ns) / nullif(sum(count), 0) AS mean_ns, min(min_ns) AS min_ns, max(max_ns) AS max_ns
+    FROM kernel_clusters GROUP BY job, rank, kernel_id
+)
+SELECT
+    job, rank, coalesce(name, CAST(totals.kernel_id AS VARCHAR)) AS kernel, category, kernels, total_ns, mean_ns,
+    min_ns, max_ns, total_ns / nullif(sum(total_ns) OVER (PARTITION BY job, rank), 0) AS share
+FROM totals LEFT JOIN names ON names.kernel_id = totals.kernel_id;
+
+-- Wall time of each step over the ranks of its job.
+CREATE OR REPLACE VIEW iteration_times AS
+SELECT
+    job, step, CAST(count(DISTINCT rank) AS BIGINT) AS ranks, min(duration_ns) AS min_ns,
+    median(duration_ns) AS median_ns, max(duration_ns) AS max_ns, arg_max(rank, duration_ns) AS slowest_rank
+FROM steps WHERE scope = 'step' AND step IS NOT NULL
+GROUP BY job, step;
+
+-- Collectives: how many of each operation on each communicator. A row without `count` stands for one operation.
+CREATE OR REPLACE VIEW collective_counts AS
+SELECT job, communicator, operation, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
+FROM collectives GROUP BY job, communicator, operation;
+
+-- Collectives: bytes moved by each operation. Operations whose size is not known are counted apart.
+CREATE OR REPLACE VIEW collective_sizes AS
+SELECT
+    job, operation,
+    CAST(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS BIGINT) AS count,
+    sum(message_bytes * coalesce(count, 1))
+        / sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS average_bytes,
+    min(message_bytes) AS min_bytes, max(message_bytes) AS max_bytes,
+    CAST(sum(message_bytes * coalesce(count, 1)) AS BIGINT) AS total_bytes,
+    CAST(coalesce(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NULL), 0) AS BIGINT) AS unknown_size_count
+FROM collectives GROUP BY job, operation;
+
+-- Collectives: how often each message size was used by each operation on each communicator.
+CREATE OR REPLACE VIEW collective_size_distribution AS
+SELECT job, communicator, operation, message_bytes, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
+FROM collectives GROUP BY job, communicator, operation, message_bytes;
