@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from ..source import Format, Source, TreeFormat
+from .flight_recorder import FlightRecorder
+from .prometheus import Prometheus
+from .bytedance import OperationTimeline, OperationTrace, RunMeta
 
 SOURCES: dict[str, type[Source]] = {}
 
-FORMATS: tuple[Format, ...] = ()
+FORMATS: tuple[Format, ...] = (
+    OperationTrace(),
+    OperationTimeline(),
+    RunMeta(),
+)
 """Recorded formats, most specific first: the first that recognises a file reads it."""
 
 TREE_FORMATS: tuple[TreeFormat, ...] = ()
