@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ..source import Format, Source, TreeFormat
+from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
 from .prometheus import Prometheus
-from .bytedance import OperationTimeline, OperationTrace, RunMeta
 
 SOURCES: dict[str, type[Source]] = {}
 
 FORMATS: tuple[Format, ...] = (
+    FlightRecorder(),
+    Prometheus(),
     OperationTrace(),
     OperationTimeline(),
     RunMeta(),

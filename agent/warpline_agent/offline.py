@@ -1,0 +1,333 @@
+"""Reads recorded files: finds them, unpacks them, gives each to its format, and the rows to jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+
+from warpline_proto.batch import Batch
+from warpline_proto.errors import Reference, Refused, WarplineError
+
+from .archive import Limits, Member, file_input, is_archive, unpack
+from .describe import describe, holds_verdicts, reference_name
+from .identity import stamp
+from .jobs import Assignment, Piece, assign, identifier, job_rows, of_a_job, stem
+from .source import Format, Input, Reading, Rows, Tree, TreeFormat
+from .sources import FORMATS, TREE_FORMATS
+from .walk import files_below
+
+READ: Final = "read"
+REFUSED: Final = "refused"
+REFERENCE: Final = "reference"
+REFERENCE_REASON: Final = "reference answer, set aside unread"
+
+
+@dataclass
+class InputReport:
+    """What became of one file: `status` is read, refused or reference; `kind` the format that took it or what it looks like.
+
+    `facts` are counts, times and versions worth showing, JSON throughout. An archive is one report, with `facts["members"]`
+    listing path, kind, status and reason of each member; so is a folder that a tree format reads as a whole.
+    """
+
+    path: str
+    kind: str | None
+    status: str
+    reason: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The published form."""
+        return {
+            "path": self.path, "kind": self.kind, "status": self.status, "reason": self.reason, "facts": self.facts,
+        }  # fmt: skip
+
+
+@dataclass
+class Import:
+    """All that a list of paths held: one report a file, and the rows of what was read, stamped with job and place."""
+
+    inputs: list[InputReport] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The formats that files are offered to, in order."""
+
+    files: Sequence[Format] = FORMATS
+    trees: Sequence[TreeFormat] = TREE_FORMATS
+
+
+def read_paths(paths: Iterable[str | Path], limits: Limits | None = None, formats: Formats | None = None) -> Import:
+    """Files and folders -> what they hold. Never raises for what a file holds; what is not read says why."""
+    reader = _Reader(limits or Limits(), formats or Formats())
+    for path in dict.fromkeys(Path(path) for path in paths):
+        reader.take(path)
+    return reader.finish()
+
+
+@dataclass
+class _Read:
+    """A piece, and the report (and, in an archive, the line of the member) that speaks of it."""
+
+    piece: Piece
+    report: InputReport
+    line: dict[str, Any] | None = None
+
+
+class _Reader:
+    """Collects reports and pieces while paths are walked."""
+
+    def __init__(self, limits: Limits, formats: Formats) -> None:
+        self._limits = limits
+        self._formats = formats
+        self._reports: list[InputReport] = []
+        self._reads: list[_Read] = []
+        self._seen: set[Path] = set()
+
+    def take(self, path: Path) -> None:
+        """One path that the user named."""
+        if path.is_dir():
+            self._take_folder(path)
+        elif path.exists():
+            self._take_file(path)
+        else:
+            self._reports.append(InputReport(str(path), None, REFUSED, "there is no such file"))
+
+    def _take_folder(self, folder: Path) -> None:
+        files, passed = files_below(folder, self._limits)
+        self._reports += [InputReport(str(path), None, REFUSED, reason) for path, reason in passed]
+        for tree in self._trees(folder, files):
+            files = [path for path in files if not path.is_relative_to(tree)]
+        for path in files:
+            self._take_file(path)
+
+    def _trees(self, folder: Path, files: Sequence[Path]) -> list[Path]:
+        """Read the topmost folders that a tree format recognises; their roots."""
+        roots: list[Path] = []
+        folders = {parent for path in files for parent in path.parents if parent.is_relative_to(folder)}
+        for root in sorted(folders, key=lambda path: (len(path.parts), path)):
+            if any(root.is_relative_to(taken) for taken in roots):
+                continue
+            below = [path.relative_to(root).as_posix() for path in files if path.is_relative_to(root)]
+            candidate = Tree(str(root), root, frozenset(below))
+            found = next((each for each in self._formats.trees if each.recognises_tree(candidate)), None)
+            if found is not None:
+                roots.append(root)
+                self._take_tree(found, candidate)
+        return roots
+
+    def _take_tree(self, tree_format: TreeFormat, candidate: Tree) -> None:
+        report = InputReport(candidate.path, tree_format.name, READ, facts={"files": len(candidate.names)})
+        self._reports.append(report)
+        try:
+            reading = _guarded(tree_format.name, lambda: tree_format.read_tree(candidate))
+        except Refused as error:
+            _refuse(report, error)
+            return
+        digest = hashlib.blake2b("\n".join(sorted(candidate.names)).encode("utf-8", "replace")).hexdigest()
+        self._keep(Piece(candidate.path, str(candidate.root.parent), tree_format.name, digest, reading), report)
+
+    def _take_file(self, file: Path) -> None:
+        real = file.resolve()
+        if real in self._seen:
+            return
+        self._seen.add(real)
+        report = InputReport(str(file), None, READ)
+        self._reports.append(report)
+        if reference_name(file.name.removesuffix(".gz")):
+            report.status, report.reason = REFERENCE, REFERENCE_REASON
+            return
+        try:
+            candidate = file_input(file, str(file), self._limits)
+            if is_archive(candidate):
+                self._take_archive(candidate, report)
+            else:
+                self._keep(self._piece(candidate, str(file.parent), report), report)
+        except Refused as error:
+            _refuse(report, error)
+
+    def _piece(self, candidate: Input, folder: str, report: InputReport) -> Piece:
+        for each in self._formats.files:
+            if each.recognises(candidate):
+                report.kind = each.name
+                reading = _guarded(each.name, lambda chosen=each: chosen.read(candidate))
+                digest = _digest(candidate)
+                return Piece(candidate.path, folder, each.name, digest, reading)
+        if holds_verdicts(candidate):
+            report.kind = "text"
+            raise Reference("another detector's verdicts, set aside unread")
+        looks = describe(candidate)
+        report.kind = looks.kind
+        raise Refused(looks.reason)
+
+    def _take_archive(self, candidate: Input, report: InputReport) -> None:
+        report.kind = "archive"
+        with tempfile.TemporaryDirectory(prefix="warpline-") as name:
+            members = unpack(candidate, Path(name), self._limits)
+            if not self._archived_tree(candidate, Path(name), members, report):
+                lines = [self._take_member(candidate, member, report) for member in members]
+                report.facts["members"] = lines
+                _sum_up(report, lines)
+
+    def _archived_tree(self, candidate: Input, folder: Path, members: Sequence[Member], report: InputReport) -> bool:
+        names = frozenset(member.name for member in members if member.file is not None)
+        tree = Tree(candidate.path, folder, names)
+        found = next((each for each in self._formats.trees if each.recognises_tree(tree)), None)
+        if found is None:
+            return False
+        report.kind = found.name
+        report.facts["files"] = len(names)
+        reading = _guarded(found.name, lambda: found.read_tree(tree))
+        digest = _digest(candidate)
+        self._keep(Piece(candidate.path, str(Path(candidate.path).parent), found.name, digest, reading), report)
+        return True
+
+    def _take_member(self, archive: Input, member: Member, report: InputReport) -> dict[str, Any]:
+        shown = f"{archive.path}/{member.name}"
+        inner = InputReport(shown, None, READ)
+        try:
+            if reference_name(member.name.rsplit("/", 1)[-1].removesuffix(".gz")):
+                raise Reference(REFERENCE_REASON)
+            if member.file is None:
+                raise Refused(member.reason or "not unpacked")
+            candidate = file_input(member.file, shown, self._limits)
+            if is_archive(candidate):
+                raise Refused("an archive inside an archive: unpack it first")
+            piece = self._piece(candidate, archive.path, inner)
+        except Refused as error:
+            _refuse(inner, error)
+            return _line(member.name, inner)
+        line = _line(member.name, inner)
+        self._keep(piece, report, line)
+        return line
+
+    def _keep(self, piece: Piece, report: InputReport, line: dict[str, Any] | None = None) -> None:
+        self._reads.append(_Read(piece, report, line))
+        facts = line.setdefault("facts", {}) if line is not None else report.facts
+        facts |= _json(piece.reading.facts)
+        if piece.reading.notes:
+            _say(report, line, "; ".join(piece.reading.notes))
+
+    def finish(self) -> Import:
+        """Give pieces to jobs, stamp their rows."""
+        pieces = [read.piece for read in self._reads]
+        assignment = assign(pieces)
+        batches: list[Batch] = []
+        for job in assignment.jobs:
+            rows = job_rows(job, pieces)
+            batches.append(Batch("jobs", rows.column("source")[0].as_py(), rows))
+        owner = {index: job.id for job in assignment.jobs for index in job.members}
+        for index, read in enumerate(self._reads):
+            _tell(read, assignment, index, pieces, owner)
+            if index not in assignment.repeats:
+                batches += _stamped(read.piece, owner.get(index))
+        return Import(self._reports, batches)
+
+
+def _guarded(name: str, read: Any) -> Reading:
+    """Run a reader at the rim: whatever a broken one raises is told as a refusal of that file, and the rest goes on."""
+    try:
+        reading: Reading = read()
+    except Refused:
+        raise
+    except WarplineError as error:
+        raise Refused(str(error)) from error
+    except Exception as error:
+        # A format may raise Refused only. This is the one place that catches its bugs: one file must not stop the others.
+        raise Refused(
+            f"reader {name} failed: {type(error).__name__}: {error}", "please report it with the file"
+        ) from error
+    return reading
+
+
+def _refuse(report: InputReport, error: Refused) -> None:
+    report.status = REFERENCE if isinstance(error, Reference) else REFUSED
+    report.reason = str(error)
+
+
+def _line(name: str, inner: InputReport) -> dict[str, Any]:
+    return {"path": name, "kind": inner.kind, "status": inner.status, "reason": inner.reason}
+
+
+def _sum_up(report: InputReport, lines: Sequence[dict[str, Any]]) -> None:
+    """An archive is read if one member is; else it is refused for what its members were refused for."""
+    counts = Counter(line["status"] for line in lines)
+    if counts[READ]:
+        kinds = sorted({line["kind"] for line in lines if line["status"] == READ})
+        report.kind = kinds[0] if len(kinds) == 1 else report.kind
+        if len(lines) > counts[READ]:
+            report.reason = f"{counts[READ]} of {len(lines)} members read"
+        return
+    report.status = REFERENCE if lines and counts[REFERENCE] == len(lines) else REFUSED
+    reasons = list(dict.fromkeys(line["reason"] for line in lines))
+    report.reason = f"no member is read: {'; '.join(reasons[:3])}" if reasons else "empty archive"
+
+
+def _tell(read: _Read, assignment: Assignment, index: int, pieces: Sequence[Piece], owner: dict[int, str]) -> None:
+    """Put job, row counts and notes into the report."""
+    facts = read.report.facts if read.line is None else read.line["facts"]
+    kept = assignment.repeats.get(index)
+    job = owner.get(index if kept is None else kept)
+    if job is not None:
+        facts["job"] = job
+    if kept is not None:
+        _say(read.report, read.line, f"same data as {pieces[kept].path}")
+        return
+    counts: Counter[str] = Counter()
+    for rows in read.piece.reading.rows:
+        counts[rows.table] += rows.batch.num_rows
+    facts["rows"] = {table: count for table, count in counts.items() if count}
+    dropped = sum(rows.dropped for rows in read.piece.reading.rows)
+    if dropped:
+        facts["dropped"] = dropped
+    for note in assignment.notes.get(index, []):
+        _say(read.report, read.line, note)
+
+
+def _say(report: InputReport, line: dict[str, Any] | None, words: str) -> None:
+    if line is not None:
+        line["reason"] = f"{line['reason']}; {words}" if line["reason"] else words
+    else:
+        report.reason = f"{report.reason}; {words}" if report.reason else words
+
+
+def _stamped(piece: Piece, job: str | None) -> Iterator[Batch]:
+    """Rows with job and place. A machine whose recording does not name it gets the recording's name in parentheses."""
+    origin = piece.reading.origin
+    node = origin.node
+    if node is None and not of_a_job(piece.reading):
+        node = f"({identifier(stem(piece.name), origin.content or piece.digest)})"
+    for rows in piece.reading.rows:
+        if rows.table == "jobs" or (rows.batch.num_rows == 0 and rows.dropped == 0):
+            continue
+        yield Batch(rows.table, piece.kind, _stamp(rows, piece.kind, job, origin.rank, node), rows.dropped)
+
+
+def _stamp(rows: Rows, source: str, job: str | None, rank: int | None, node: str | None) -> pa.RecordBatch:
+    return stamp(rows.batch, source=source, job=job, rank=rank, node=node)
+
+
+def _json(value: Any) -> Any:
+    """Facts as plain JSON: whatever has no JSON form becomes text."""
+    if isinstance(value, dict):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_json(item) for item in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if abs(value) != float("inf") and value == value else None
+    return str(value)
+
+
+def _digest(candidate: Input) -> str:
+    return hashlib.blake2b(candidate.head + str(candidate.size).encode()).hexdigest()
