@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+
+from warpline_proto.tables import TABLES
 
 FAKES = Path(__file__).parent / "fakes"
 DATA = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
@@ -50,3 +54,36 @@ def compile_fake(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
 def _compiler() -> list[str]:
     system = shutil.which("cc")
     return [system] if system else [sys.executable, "-m", "ziglang", "cc"]
+
+
+class RowsReader:
+    """A Reader over rows in memory: every declared table, empty where nothing is given."""
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        import duckdb
+
+        self._connection = duckdb.connect(":memory:", config={"threads": 2})
+        for name, table in TABLES.items():
+            given = tables.get(name, [])
+            rows = given if isinstance(given, pa.Table) else pa.Table.from_batches([table.from_rows(given)])
+            self._connection.register(name, rows.cast(table.schema))
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        return self._connection.sql(sql, params=list(parameters)).to_arrow_table()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def reader_of() -> Iterator[Callable[[Mapping[str, Any]], RowsReader]]:
+    """Tables by name (rows as mappings, or an Arrow table) -> a Reader over them."""
+    opened: list[RowsReader] = []
+
+    def make(tables: Mapping[str, Any]) -> RowsReader:
+        opened.append(RowsReader(tables))
+        return opened[-1]
+
+    yield make
+    for reader in opened:
+        reader.close()

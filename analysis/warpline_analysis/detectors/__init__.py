@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from ..detector import Detector
+from . import straggler
 
-DETECTORS: dict[str, Detector] = {}
+DETECTORS: dict[str, Detector] = {
+    "straggler": straggler.detect,
+}

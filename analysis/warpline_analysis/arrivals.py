@@ -1,0 +1,101 @@
+"""Who arrives last in collectives: corroborates or contradicts a blame, and names a late rank where nothing else is known."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .robust import CHANCE_MAX, by_chance, share_gate
+from .waits import Waits
+
+OPERATIONS_MIN: Final = 20
+"""Operations of one kind on one communicator from which persistence is judged."""
+STEPS_MIN: Final = 5
+DOMINANT_SHARE: Final = 0.2
+"""A communicator matters when it holds at least this share of the job's collective time."""
+WAIT_SHARE_MIN: Final = 0.1
+"""Below this share of waiting nobody is being waited for."""
+LATE_RATIO: Final = 0.5
+"""The last to arrive spends at most this part of the others' median time in the operation ..."""
+MARGIN: Final = 1.5
+"""... and everybody else at least this many times as long as it."""
+
+
+@dataclass(frozen=True)
+class Corroboration:
+    """`agrees` is None where waiting says nothing; `text` gives the figures."""
+
+    agrees: bool | None
+    text: str
+
+
+SILENT: Final = Corroboration(None, "")
+
+
+def corroborate(accused: Collection[int], waits: Sequence[Waits]) -> Corroboration:
+    """Do the others wait for the accused? Asks the heaviest waiting that the accused and at least one other take part in."""
+    for candidate in waits:
+        own = np.isin(candidate.ranks, list(accused))
+        if candidate.wait_share >= WAIT_SHARE_MIN and own.any() and not own.all() and candidate.operations >= STEPS_MIN:
+            return _judge(candidate, own)
+    return SILENT
+
+
+def _judge(waits: Waits, own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Corroboration:
+    mine, others = float(waits.waiting[own].mean()), float(np.median(waits.waiting[~own]))
+    share = float(waits.waiting[~own].sum() / waits.seconds[~own].sum())
+    figures = f"in {waits.name} it waits {_seconds(mine)} an operation, the others {_seconds(others)}"
+    if mine <= others / 2:
+        return Corroboration(True, f"{share:.0%} of the others' time in {waits.name} is waiting for it; {figures}")
+    if mine > others:
+        return Corroboration(False, f"it is not the one that is waited for: {figures}")
+    return SILENT
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+@dataclass(frozen=True)
+class Late:
+    """Outcome of looking for a late rank in collectives alone: `rank`, or why none can be named."""
+
+    rank: int | None
+    reason: str
+    waits: tuple[Waits, ...] = ()
+    enough: bool = True
+
+
+def late_rank(waits: Sequence[Waits]) -> Late:
+    """The one rank that arrives last, persistently and by a clear margin, in everything that dominates; or nobody."""
+    total = sum(candidate.weight for candidate in waits)
+    dominant = [candidate for candidate in waits if candidate.weight >= DOMINANT_SHARE * total]
+    if not dominant:
+        return Late(None, "no collective with all its ranks recorded", enough=False)
+    for candidate in dominant:
+        if candidate.steps is not None and candidate.steps < STEPS_MIN:
+            return Late(None, f"{candidate.steps} step{'s' * (candidate.steps > 1)}; {STEPS_MIN} needed", enough=False)
+        if candidate.operations < OPERATIONS_MIN:
+            return Late(
+                None, f"{candidate.operations} operations of {candidate.name}; {OPERATIONS_MIN} needed", enough=False
+            )
+    named = {_last(candidate) for candidate in dominant}
+    if len(named) == 1 and None not in named:
+        return Late(named.pop(), "", tuple(dominant))
+    return Late(None, "no rank arrives last persistently and by a clear margin in all dominant collectives")
+
+
+def _last(waits: Waits) -> int | None:
+    order = np.argsort(waits.seconds)
+    first = int(order[0])
+    others = np.delete(waits.seconds, first)
+    clear = waits.seconds[first] <= LATE_RATIO * np.median(others) and others.min() >= MARGIN * waits.seconds[first]
+    share = float(waits.least_share[first])
+    members = len(waits.ranks)
+    hits = round(share * waits.operations) if not np.isnan(share) else waits.operations
+    rotating = members * by_chance(hits, waits.operations, 1 / members) > CHANCE_MAX
+    persistent = np.isnan(share) or (share >= share_gate(1, members) and not rotating)
+    return int(waits.ranks[first]) if clear and persistent else None

@@ -1,0 +1,190 @@
+"""Is compute even? If not: one slow rank, work that is spread unevenly, or one heavy pipeline stage.
+
+Three answers to one question, told apart by how large the excess of the slowest over its peers is and whether it is the
+same one each time (what-if analysis of ByteDance and NYU, OSDI'25). Times are compute self-times, compared as ratios
+between ranks that do the same work, so that neither waiting nor any clock plays a part; waiting then has to agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from warpline_proto.finding import Check, Finding, Report, Verdict
+
+from ..arrivals import SILENT, STEPS_MIN, Corroboration, Late, corroborate, late_rank
+from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, replica_imbalance, straggler
+from ..detector import Reader
+from ..jobs import Job, known_jobs
+from ..robust import EXCESS_GATE, Evenness, Slow, evenness, share_gate, slow_members, steps_needed
+from ..self_time import Coverage, PeerGroup, SelfTime, coverage, load
+from ..stages import compare_stages, stage_imbalance
+from ..waits import Waits, load_waits
+
+WINDOW_MIN: Final = 16
+"""Shortest newest part of the window that is judged by itself."""
+ROTATION_STEPS_MIN: Final = 10
+"""Steps from which an excess can be called rotating."""
+SPREAD_MEMBERS: Final = 8
+SPREAD_SHARE: Final = 0.15
+"""In groups of SPREAD_MEMBERS and more, uneven work shows at the upper quartile too: at least this part of the excess."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One peer group: who is slow in it, and how even it is otherwise."""
+
+    group: PeerGroup
+    slow: Slow | None
+    even: Evenness
+
+
+def detect(reader: Reader) -> Report:
+    """Judge every job by its compute times, or by arrivals in collectives where there are none."""
+    jobs, report = known_jobs(reader), Report()
+    covered = coverage(reader)
+    for part in covered:
+        report += _job(reader, jobs.get(part.job, Job(part.job)), part)
+    seen = [part.job for part in covered]
+    rows = reader.query("SELECT DISTINCT job FROM collectives WHERE job IS NOT NULL ORDER BY job").to_pylist()
+    for name in (row["job"] for row in rows if row["job"] not in seen):
+        report += _by_arrivals(reader, jobs.get(name, Job(name)), None, "no compute times of ranks and steps")
+    return report
+
+
+def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
+    times = load(reader, covered)
+    judged = [_judge(group) for group in times.groups if len(group.members) > 1 and len(group.steps) >= STEPS_MIN]
+    if not judged:
+        return _by_arrivals(reader, job, times, _too_little(times))
+    accused = [item for item in judged if item.slow]
+    findings = _accuse(reader, job, times, accused, judged)
+    if not findings:
+        findings = _uneven(reader, job, times, judged)
+    if not findings or accused:
+        findings += _partition(reader, job, times, judged)
+    return Report(tuple(findings)) if findings else Report(checks=(_even(reader, job, times, judged),))
+
+
+def _judge(group: PeerGroup) -> Judged:
+    return Judged(group, slow_members(group.seconds, STEPS_MIN, WINDOW_MIN), evenness(group.seconds))
+
+
+def _too_little(times: SelfTime) -> str:
+    if times.ranks < 2:
+        return "1 rank with compute times; 2 peers needed"
+    if times.steps < STEPS_MIN:
+        return f"{times.steps} step{'s' * (times.steps > 1)}; {STEPS_MIN} needed"
+    return "no two ranks with compute times do the same work in the same steps"
+
+
+def _accuse(
+    reader: Reader, job: Job, times: SelfTime, accused: Sequence[Judged], judged: Sequence[Judged]
+) -> list[Finding]:
+    pairs = [(item.group, item.slow) for item in accused if item.slow]
+    if not pairs:
+        return []
+    replicas = {group.members[member].dp for group, slow in pairs for member in slow.members}
+    stages = {item.group.stage for item in judged}
+    if len(pairs) == len(judged) and len(stages) > 1 and len(replicas) == 1 and None not in replicas:
+        return [replica_imbalance(reader, job, times, pairs)]
+    waits = load_waits(reader, job.name)
+    return [
+        straggler(reader, job, times, group, slow, chosen, _heard(group, chosen, waits))
+        for group, slow in pairs
+        for chosen in _named(group, slow)
+    ]
+
+
+def _named(group: PeerGroup, slow: Slow) -> list[tuple[int, ...]]:
+    """A clear minority is accused one by one; where up to half of the group is slow, together."""
+    minority = 4 * len(slow.members) <= len(group.members)
+    return [(member,) for member in slow.members] if minority else [slow.members]
+
+
+def _heard(group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> Corroboration:
+    return corroborate([group.members[member].rank for member in chosen], waits) if waits else SILENT
+
+
+def _uneven(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
+    rotating = [item for item in judged if item.even.excess >= EXCESS_GATE and _spread(item) and _rotates(item)]
+    if not rotating:
+        return []
+    worst = max(rotating, key=lambda item: item.even.excess)
+    return [data_imbalance(reader, job, times, worst.group, worst.even)]
+
+
+def _spread(item: Judged) -> bool:
+    return len(item.group.members) < SPREAD_MEMBERS or item.even.spread >= SPREAD_SHARE * item.even.excess
+
+
+def _rotates(item: Judged) -> bool:
+    if item.even.share >= share_gate(1, len(item.group.members)):
+        return False
+    return len(item.group.steps) >= max(ROTATION_STEPS_MIN, steps_needed(1, len(item.group.members)))
+
+
+def _partition(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
+    ranks = {item.group.members[member].rank for item in judged if item.slow for member in item.slow.members}
+    stages = compare_stages(times, ranks, STEPS_MIN)
+    if stages is None or not stages.heavy or stages.peers < 2 - bool(ranks):
+        return []
+    calm = [item.even.excess for item in judged if not item.slow]
+    return [stage_imbalance(reader, job, times, stages, max(calm, default=0.0))]
+
+
+def _even(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> Check:
+    worst = max(judged, key=lambda item: item.even.excess)
+    figures = (
+        f"largest excess {percent(worst.even.excess)}, gate {percent(EXCESS_GATE)}, over {len(worst.group.steps)} steps of "
+        f"{times.ranks} ranks"
+    )
+    if worst.even.excess >= EXCESS_GATE:
+        return Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{figures}: {_undecided(worst)}")
+    stages = compare_stages(times, (), STEPS_MIN)
+    if stages and stages.heavy:
+        text = f"stage {stages.heaviest} computes {percent(stages.excess)} longer, but has no replica to compare with"
+        return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("a second data-parallel replica",))
+    late = late_rank(load_waits(reader, job.name))
+    if late.rank is not None:
+        text = f"{figures}: compute is even, yet collectives wait for rank {late.rank}; look at its host"
+        return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("launch times of its kernels",))
+    return Check(DETECTOR, Verdict.HEALTHY, job.name, figures)
+
+
+def _undecided(item: Judged) -> str:
+    members, steps = len(item.group.members), len(item.group.steps)
+    needed = max(ROTATION_STEPS_MIN, steps_needed(1, members))
+    if steps < needed:
+        return f"{steps} steps; {needed} needed to tell a slow rank from uneven work"
+    if item.even.share >= share_gate(1, members):
+        rank = item.group.members[item.even.slowest].rank
+        return f"rank {rank} is slowest in {percent(item.even.share)} of steps, which may still be chance"
+    return "single ranks, another one each time, while the others are even"
+
+
+def _by_arrivals(reader: Reader, job: Job, times: SelfTime | None, lacking: str) -> Report:
+    """Nothing but collectives: a late rank is named only by the strict rule of `late_rank`."""
+    waits = load_waits(reader, job.name)
+    if times is not None and times.steps < STEPS_MIN and not waits:
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, lacking, (lacking,)),))
+    late = late_rank(waits)
+    if late.rank is None:
+        if late.enough and times is None:
+            return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{late.reason}; {lacking}", (lacking,)),))
+        missing = (lacking, late.reason)
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, "; ".join(missing), missing),))
+    return _named_by_arrivals(reader, job, late)
+
+
+def _named_by_arrivals(reader: Reader, job: Job, late: Late) -> Report:
+    rows = reader.query(
+        "SELECT count(DISTINCT pp) AS stages, max(dp) FILTER (rank = ?) AS dp FROM collectives WHERE job = ?",
+        (late.rank, job.name),
+    ).to_pylist()
+    pipelined = max(rows[0]["stages"], job.stages or 1) > 1
+    if pipelined and rows[0]["dp"] is None:
+        text = f"collectives wait for {numbered([late.rank or 0])}, but in a pipeline its whole replica is late"
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("compute times of each rank",)),))
+    return Report((late_arrival(reader, job, late, rows[0]["dp"] if pipelined else None),))

@@ -1,0 +1,46 @@
+"""What is known of each job as a whole, as far as a judgement needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .detector import Reader
+
+WINDOW_STEPS: Final = 200
+"""Newest steps of each job that are looked at."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job: its size where known, and how many ranks one recorded rank stands for."""
+
+    name: str
+    world_size: int | None = None
+    stages: int | None = None
+    ranks_per_record: int = 1
+
+
+def known_jobs(reader: Reader) -> dict[str, Job]:
+    """The newest statement on each job."""
+    rows = reader.query(
+        "SELECT job, arg_max(world_size, time_ns) AS world_size, arg_max(pp_size, time_ns) AS stages, "
+        "coalesce(max(ranks_per_record), 1) AS ranks_per_record FROM "
+        "(SELECT * REPLACE (coalesce(time_ns, 0) AS time_ns) FROM jobs) WHERE job IS NOT NULL GROUP BY job"
+    ).to_pylist()
+    return {row["job"]: Job(row["job"], row["world_size"], row["stages"], row["ranks_per_record"]) for row in rows}
+
+
+def step_time(reader: Reader, table: str, job: str, step: int) -> int | None:
+    """When a step began, in nanoseconds since the Unix epoch, if its clock says so."""
+    rows = reader.query(
+        f"SELECT min(start_ns) AS start FROM {table} WHERE job = ? AND step = ? AND clock IS NOT NULL "
+        "AND clock NOT LIKE 'step@%'",
+        (job, step),
+    ).to_pylist()
+    start: Any = rows[0]["start"] if rows else None
+    return start if start is None or start >= EPOCH_NS_MIN else None
+
+
+EPOCH_NS_MIN: Final = 946_684_800 * 10**9
+"""Times before the year 2000 count from the start of a trace or of a machine, not from the Unix epoch."""

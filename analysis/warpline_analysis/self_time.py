@@ -1,0 +1,166 @@
+"""Compute self-time: how long each rank computed in each step, side by side with the peers that do the same work.
+
+Waiting cannot inflate it, which makes it the one time by which a rank may be blamed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from .detector import Reader, literal
+from .jobs import WINDOW_STEPS
+from .robust import Array, median
+
+SELF_KINDS: Final = "('compute', 'optimizer')"
+PRESENT_SHARE: Final = 0.5
+"""A step counts for a group when at least this share of its members reported it."""
+
+
+WHOLE_SHARE: Final = 0.9
+"""A rank's step counts when it has at least this share of the operations that the rank's steps usually have."""
+
+
+class Member(NamedTuple):
+    """One recorded rank and its place."""
+
+    rank: int
+    dp: int | None
+    tp: int | None
+    pp: int | None
+    ep: int | None
+    node: str | None
+    gpu: str | None
+
+
+@dataclass(frozen=True)
+class PeerGroup:
+    """Ranks that do the same work on different data: `seconds` is (steps, members), NaN where a rank gave nothing."""
+
+    stage: int | None
+    tp: int | None
+    ep: int | None
+    members: tuple[Member, ...]
+    steps: npt.NDArray[np.int64]
+    seconds: Array
+
+
+@dataclass(frozen=True)
+class SelfTime:
+    """All peer groups of a job; `table` is where the times come from, `across_tp` whether peers differ in tp as well."""
+
+    job: str
+    table: str
+    steps: int
+    groups: tuple[PeerGroup, ...]
+    across_tp: bool
+
+    @property
+    def ranks(self) -> int:
+        """Recorded ranks."""
+        return sum(len(group.members) for group in self.groups)
+
+
+class Coverage(NamedTuple):
+    """What a job has of one table."""
+
+    job: str
+    table: str
+    ranks: int
+    steps: int
+
+
+def coverage(reader: Reader) -> list[Coverage]:
+    """For each job the table with compute times of most ranks; phases where both have the same."""
+    rows = reader.query(
+        f"SELECT job, 'phases' AS source, count(DISTINCT rank) AS ranks, count(DISTINCT step) AS steps FROM phases "
+        f"WHERE kind IN {SELF_KINDS} AND duration_ns IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL "
+        "AND job IS NOT NULL GROUP BY job UNION ALL "
+        "SELECT job, 'steps', count(DISTINCT rank), count(DISTINCT step) FROM steps WHERE scope = 'step' "
+        "AND compute_ns IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL AND job IS NOT NULL GROUP BY job "
+        "ORDER BY job, ranks DESC, source"
+    ).to_pylist()
+    best: dict[str, Coverage] = {}
+    for row in rows:
+        best.setdefault(row["job"], Coverage(row["job"], row["source"], row["ranks"], row["steps"]))
+    return list(best.values())
+
+
+def _condition(table: str, job: str) -> str:
+    own = f"kind IN {SELF_KINDS} AND duration_ns" if table == "phases" else "scope = 'step' AND compute_ns"
+    return f"FROM {table} WHERE job = {literal(job)} AND {own} IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL"
+
+
+def cells(table: str, job: str, first: int) -> str:
+    """SELECT of (step, rank, seconds, parts): one row a rank and step, from step `first` on."""
+    time = "sum(duration_ns)" if table == "phases" else "avg(compute_ns)"
+    parts = "count(*)" if table == "phases" else "1"
+    return (
+        f"SELECT step, rank, {time} / 1e9 AS seconds, {parts} AS parts {_condition(table, job)} AND step >= {first} "
+        "GROUP BY step, rank"
+    )
+
+
+def load(reader: Reader, covered: Coverage) -> SelfTime:
+    """The newest WINDOW_STEPS steps of a job, by peer group."""
+    condition = _condition(covered.table, covered.job)
+    first: int = reader.query(
+        f"SELECT min(step) AS first FROM (SELECT DISTINCT step {condition} ORDER BY step DESC LIMIT {WINDOW_STEPS})"
+    )["first"][0].as_py()
+    rows = reader.query(cells(covered.table, covered.job, first))
+    members = [
+        Member(**row)
+        for row in reader.query(
+            "SELECT rank, max(dp) AS dp, max(tp) AS tp, max(pp) AS pp, max(ep) AS ep, max(node) AS node, "
+            f"max(gpu_uuid) AS gpu {condition} AND step >= {first} GROUP BY rank ORDER BY rank"
+        ).to_pylist()
+    ]
+    across_tp = not _with_peers(members, across_tp=False)
+    groups = _groups(rows, members, across_tp=across_tp)
+    return SelfTime(covered.job, covered.table, len(np.unique(_numbers(rows, "step"))), groups, across_tp)
+
+
+def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
+    values: npt.NDArray[np.int64] = rows.column(name).to_numpy().astype(np.int64)
+    return values
+
+
+def _key(member: Member, across_tp: bool) -> tuple[int | None, ...]:
+    return (member.pp, None if across_tp else member.tp, member.ep)
+
+
+def _with_peers(members: list[Member], across_tp: bool) -> bool:
+    keys = [_key(member, across_tp) for member in members]
+    return len(set(keys)) < len(keys)
+
+
+def _groups(rows: pa.Table, members: list[Member], across_tp: bool) -> tuple[PeerGroup, ...]:
+    steps, row = np.unique(_numbers(rows, "step"), return_inverse=True)
+    ranks, column = np.unique(_numbers(rows, "rank"), return_inverse=True)
+    seconds: Array = np.full((len(steps), len(ranks)), np.nan)
+    parts = seconds.copy()
+    seconds[row, column] = rows.column("seconds").to_numpy()
+    parts[row, column] = rows.column("parts").to_numpy()
+    partial = parts < WHOLE_SHARE * median(parts, axis=0)
+    seconds[partial | (seconds <= 0)] = np.nan  # a step still arriving would look fast
+    positions: dict[tuple[int | None, ...], list[int]] = {}
+    for position, member in enumerate(members):
+        positions.setdefault(_key(member, across_tp), []).append(position)
+    return tuple(
+        _group(key, [members[place] for place in places], steps, seconds[:, places])
+        for key, places in sorted(positions.items(), key=_sortable)
+    )
+
+
+def _sortable(item: tuple[tuple[int | None, ...], list[int]]) -> list[int]:
+    return [-1 if value is None else value for value in item[0]]
+
+
+def _group(key: tuple[int | None, ...], members: list[Member], steps: Any, seconds: Array) -> PeerGroup:
+    present = np.sum(~np.isnan(seconds), axis=1)
+    kept = (present >= PRESENT_SHARE * len(members)) & (present >= min(2, len(members)))
+    return PeerGroup(key[0], key[1], key[2], tuple(members), steps[kept], seconds[kept])
