@@ -59,13 +59,16 @@ class CatalogReader:
     ) -> None:
         self.close()
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-        """Rows of one SELECT over everything stored up to now; QueryError with the engine's words if it fails."""
+    def query(self, sql: str, parameters: Sequence[Any] = (), *, rows_max: int | None = None) -> pa.Table:
+        """Rows of one SELECT over everything stored up to now, the first `rows_max` of them.
+
+        QueryError with the engine's words if it fails.
+        """
         with self._mutex:
             for attempt in range(1, ATTEMPTS_MAX + 1):
                 try:
                     self.refresh()
-                    return self._ask(sql, parameters)
+                    return self._ask(sql, parameters, rows_max)
                 except duckdb.Error as error:
                     if attempt == ATTEMPTS_MAX or not self._renew(error):
                         raise QueryError(words(error)) from error
@@ -94,11 +97,15 @@ class CatalogReader:
         self.damaged = (*newest.damaged, *self._skipped.values())
         self._seen = seen
 
-    def _ask(self, sql: str, parameters: Sequence[Any]) -> pa.Table:
-        relation = self.connection.sql(sql, params=list(parameters)) if parameters else self.connection.sql(sql)
-        if relation is None:
-            raise QueryError("that statement gives no rows", "ask with SELECT")
-        return relation.to_arrow_table()
+    def _ask(self, sql: str, parameters: Sequence[Any], rows_max: int | None) -> pa.Table:
+        self.connection.execute("BEGIN TRANSACTION READ ONLY")
+        try:
+            relation = self.connection.sql(sql, params=list(parameters)) if parameters else self.connection.sql(sql)
+            if relation is None:
+                raise QueryError("that statement gives no rows", "ask with SELECT")
+            return (relation if rows_max is None else relation.limit(rows_max)).to_arrow_table()
+        finally:
+            self.connection.execute("ROLLBACK")
 
     def _renew(self, error: duckdb.Error) -> bool:
         """After a failed read: whether another attempt can end differently, on a newer catalog or without a damaged file."""
@@ -144,5 +151,5 @@ class CatalogReader:
 
 
 def words(error: BaseException) -> str:
-    """What the engine said, bounded: a message may quote the whole statement."""
-    return str(error).strip()[:MESSAGE_CHARS_MAX] or type(error).__name__
+    """What the engine said, bounded, without the statement that it quotes behind a blank line."""
+    return str(error).strip().split("\n\n")[0][:MESSAGE_CHARS_MAX] or type(error).__name__

@@ -1,0 +1,181 @@
+"""The pool of SQL workers: pre-started processes, one query each at a time, killed past their bound and replaced.
+
+Limits inside the engine do not hold one long scalar call (`lpad('x', 2e9, 'y')`), so the bound on time is SIGKILL from here
+and the bound on memory is the process's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from warpline_proto.defaults import QUERY_ROWS_MAX, QUERY_SECONDS_MAX
+from warpline_proto.errors import QueryError
+
+from .worker import HEADER, HEADER_BYTES_MAX, RESULT_BYTES_MAX, send
+
+START_SECONDS_MAX: Final = 30.0
+WAIT_SECONDS_MAX: Final = 5.0
+"""A question waits so long for a free worker."""
+QUERIES_PER_WORKER_MAX: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the SQL workers: how many processes, and the bounds of each question."""
+
+    workers: int = 2
+    rows_max: int = QUERY_ROWS_MAX
+    seconds_max: float = QUERY_SECONDS_MAX
+    memory_bytes: int = 2 * 1024**3
+
+    def __post_init__(self) -> None:
+        if self.workers < 1 or self.rows_max < 1 or self.seconds_max <= 0:
+            raise ValueError("workers and rows_max are at least 1, seconds_max is more than 0")
+        if self.memory_bytes < 1024**3:
+            raise ValueError("memory_bytes is at least 1073741824: a worker needs half of that to start")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An Arrow IPC stream; `truncated` if there were more rows."""
+
+    payload: bytes
+    truncated: bool
+
+
+class WorkerPool:
+    """SQL of users over one store. Safe to call from several threads."""
+
+    def __init__(self, directory: Path, config: Config = Config()) -> None:
+        self._directory = directory
+        self._config = config
+        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._closed = False
+        self._mutex = threading.Lock()
+        self._all: set[_Worker] = set()
+        for _ in range(config.workers):
+            self._start()
+
+    def query(self, sql: str, rows_max: int | None = None, seconds_max: float | None = None) -> Answer:
+        """The answer to one statement; QueryError with a sentence if it was refused, failed or ran past a bound."""
+        rows = min(rows_max or self._config.rows_max, self._config.rows_max)
+        seconds = min(seconds_max or self._config.seconds_max, self._config.seconds_max)
+        try:
+            worker = self._idle.get(timeout=WAIT_SECONDS_MAX)
+        except queue.Empty:
+            raise QueryError(f"all {self._config.workers} SQL workers are busy", "ask again in a moment") from None
+        try:
+            return worker.ask(sql, rows, seconds)
+        finally:
+            if worker.usable:
+                self._idle.put(worker)
+            else:
+                self._end(worker)
+                self._start()
+
+    def close(self) -> None:
+        """End all workers, also those that answer; safe to call twice."""
+        with self._mutex:
+            self._closed = True
+            workers, self._all = self._all, set()
+        for worker in workers:
+            worker.kill()
+
+    def _start(self) -> None:
+        with self._mutex:
+            if self._closed:
+                return
+            worker = _Worker(self._directory, self._config.memory_bytes)
+            self._all.add(worker)
+        self._idle.put(worker)
+
+    def _end(self, worker: _Worker) -> None:
+        with self._mutex:
+            self._all.discard(worker)
+        worker.kill()
+
+
+class _Worker:
+    """One child process. It is `usable` until it failed, was killed, or answered its share of questions."""
+
+    def __init__(self, directory: Path, memory_bytes: int) -> None:
+        self._link, theirs = socket.socketpair()
+        command = [sys.executable, "-P", "-m", "warpline_collector.worker", str(theirs.fileno()), str(directory)]
+        with theirs:
+            self._process = subprocess.Popen(
+                [*command, str(memory_bytes)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        self._ready = False
+        self._queries = 0
+        self.usable = True
+
+    def ask(self, sql: str, rows_max: int, seconds_max: float) -> Answer:
+        """One question; QueryError if there is no answer to it."""
+        usable, self.usable = self.usable, False  # until the answer is whole
+        try:
+            self._await_start()
+            send(self._link, {"sql": sql, "rows_max": rows_max, "seconds_max": seconds_max})
+            header, payload = self._receive(time.monotonic() + seconds_max)
+        except TimeoutError as error:
+            raise QueryError(f"the query ran longer than {seconds_max:g} s and was stopped", "ask for less") from error
+        except (OSError, EOFError) as error:
+            raise QueryError(self._epitaph(), "ask for less") from error
+        self._queries += 1
+        self.usable = usable and not header.get("retire") and self._queries < QUERIES_PER_WORKER_MAX
+        if header["error"] is not None:
+            raise QueryError(header["error"])
+        return Answer(payload, header["truncated"])
+
+    def kill(self) -> None:
+        """End the process now."""
+        self.usable = False
+        self._process.kill()
+        self._process.wait()
+        self._link.close()
+
+    def _await_start(self) -> None:
+        if self._ready:
+            return
+        header, _ = self._receive(time.monotonic() + START_SECONDS_MAX)
+        if header["error"] is not None:
+            raise QueryError(header["error"])
+        self._ready = True
+
+    def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
+        header_size, payload_size = HEADER.unpack(self._exactly(HEADER.size, deadline))
+        if header_size > HEADER_BYTES_MAX or payload_size > RESULT_BYTES_MAX:
+            raise EOFError("an answer past its bound")
+        header: dict[str, Any] = json.loads(self._exactly(header_size, deadline))
+        return header, self._exactly(payload_size, deadline)
+
+    def _exactly(self, size: int, deadline: float) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            self._link.settimeout(max(deadline - time.monotonic(), 0.001))
+            piece = self._link.recv(min(size - len(data), 1024 * 1024))
+            if not piece:
+                raise EOFError("the worker closed its end")
+            data += piece
+        return bytes(data)
+
+    def _epitaph(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=1.0)
+        if self._process.returncode == -signal.SIGXCPU:
+            return "the query used more CPU time than it may and was stopped"
+        return "the query ended its worker process: it needs more memory than a worker may have"
