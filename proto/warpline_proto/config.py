@@ -20,6 +20,8 @@ from .defaults import SYSTEM_CONFIG, USER_CONFIG
 from .errors import ConfigError
 
 SCHEMA_VERSION = 1
+ROOTS = frozenset({"agent", "sources", "collector"})
+"""Top-level sections of the one file that agent and collector share; each reads its own and passes over the other's."""
 Settings = TypeVar("Settings")
 Sections = Mapping[str, type[Any]]
 """Section name (dots for nesting: `sources.nvml`) -> the dataclass that holds its settings."""
@@ -100,6 +102,8 @@ def _sections(
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
+        if name in ROOTS and not any(section.split(".")[0] == name for section in sections):
+            continue
         nested = any(section.startswith(f"{name}.") for section in sections)
         if not isinstance(value, Mapping) or (name not in sections and not nested):
             raise ConfigError(f"{path}: there is no section [{name}]", nearest(name, sections))

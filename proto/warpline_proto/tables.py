@@ -335,6 +335,7 @@ COLLECTIVES = Table(
         *_rank(),
         Column("step", INT, "", "step number"),
         Column("communicator", TEXT, "", "communicator, unique within the job"),
+        Column("communicator_rank", SMALL, "", "rank within the communicator"),
         Column("group_name", TEXT, "", "name of the process group, where the framework gives one"),
         Column("sequence", INT, "", "number of the operation on its communicator"),
         Column(

@@ -81,3 +81,8 @@ def test_a_file_that_is_not_there_is_an_error() -> None:
 def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:
     settings = {"agent": Agent(node='no"de', sources=("a", "b")), "sources.nvml": Nvml(4.0)}
     assert load(SECTIONS, [write(tmp_path, render(settings))], {}) == settings
+
+
+def test_agent_and_collector_share_one_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "[agent]\nperiod_seconds = 2\n[collector]\nlisten = 'x'\n")
+    assert load(SECTIONS, [path], {})["agent"].period_seconds == 2

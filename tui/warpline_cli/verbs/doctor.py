@@ -1,0 +1,159 @@
+"""`warpline doctor`: what works on this machine and what does not, each with a reason and what to do.
+
+Exit 0 all well, 1 something is limited, 2 something is broken. A machine without a GPU is a state, not an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+PARTS: Final = {"agent": ("pynvml", "psutil"), "collector": ("duckdb",), "tui": ("textual",)}
+WIRE: Final = ("pyarrow", "grpc", "zstandard", "numpy", "google.protobuf")
+CLOCK_UNSYNCHRONISED: Final = 5
+"""adjtimex's TIME_ERROR: nothing disciplines the system clock."""
+EXIT: Final = {"ok": 0, "absent": 0, "limited": 1, "broken": 2}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One answer: `id` is stable, `state` is ok, absent (not there and not needed), limited or broken."""
+
+    id: str
+    state: str
+    detail: str
+    hint: str = ""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `warpline doctor`."""
+    from warpline_proto.defaults import COLLECTOR_ADDRESS
+
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--collector", default=COLLECTOR_ADDRESS, metavar="ADDR", help="collector to look for (%(default)s)"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file to check instead of those of the system and the user"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run every check, print them, return the worst."""
+    checks = [
+        *_python(),
+        *_configuration(options.config),
+        *_sources(),
+        _clock(),
+        _capture(),
+        _collector(options.collector),
+    ]
+    worst = max(EXIT[check.state] for check in checks)
+    if options.json:
+        print(json.dumps({"exit": worst, "checks": [asdict(check) for check in checks]}, indent=2))
+        return worst
+    for check in checks:
+        print(f"{check.state:<8} {check.id:<24} {check.detail}")
+        if check.hint and check.state != "ok":
+            print(f"{'':<8} {'':<24} -> {check.hint}")
+    return worst
+
+
+def _python() -> Iterator[Check]:
+    yield Check("python", "ok", sys.version.split()[0])
+    for part, modules in PARTS.items():
+        absent = [name for name in (*WIRE, *modules) if not _importable(name)]
+        yield (
+            Check(f"install.{part}", "absent", f"needs {', '.join(absent)}", f"pip install 'warpline[{part}]'")
+            if absent
+            else Check(f"install.{part}", "ok", "all libraries found")
+        )
+
+
+def _importable(name: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _configuration(explicit: str | None) -> Iterator[Check]:
+    from warpline_cli.verbs.config import sections
+    from warpline_proto.config import files, load
+    from warpline_proto.errors import ConfigError
+
+    paths = files(explicit)
+    try:
+        load(sections(), paths)
+    except ConfigError as error:
+        yield Check("config", "broken", error.message, error.hint)
+    except ModuleNotFoundError as error:
+        yield Check("config", "absent", f"not checked without {error.name}")
+    else:
+        yield Check("config", "ok", ", ".join(map(str, paths)) or "no file, defaults hold")
+
+
+def _sources() -> Iterator[Check]:
+    """Open each live source as the agent would, and give it back."""
+    from warpline_agent.config import MADE_UP, sections
+    from warpline_agent.sources import SOURCES
+    from warpline_proto.errors import Busy, Denied, SourceError, Unsupported
+
+    states = {Unsupported: "absent", Denied: "limited", Busy: "limited"}
+    kinds = sections()
+    for name, kind in SOURCES.items():
+        if name in MADE_UP:
+            continue
+        source = kind(kinds[f"sources.{name}"]())  # type: ignore[call-arg]  # every source takes its settings
+        try:
+            source.open()
+        except SourceError as error:
+            yield Check(f"source.{name}", states.get(type(error), "broken"), error.message, error.hint)
+        except ModuleNotFoundError as error:
+            yield Check(f"source.{name}", "absent", f"needs {error.name}", "pip install 'warpline[agent]'")
+        else:
+            yield Check(f"source.{name}", "ok", "can be read")
+        finally:
+            source.close()
+
+
+def _clock() -> Check:
+    """Whether the kernel says that something keeps the clock; cross-host times are worth only as much."""
+    room = ctypes.create_string_buffer(256)  # struct timex, all zero: read only
+    state = ctypes.CDLL(None, use_errno=True).adjtimex(room)
+    if state < 0:
+        return Check("clock", "limited", "the kernel does not tell whether the clock is synchronised")
+    if state == CLOCK_UNSYNCHRONISED:
+        hint = "run chrony or systemd-timesyncd; times are not compared across hosts until then"
+        return Check("clock", "limited", "nothing synchronises the system clock", hint)
+    return Check("clock", "ok", "synchronised")
+
+
+def _capture() -> Check:
+    from importlib.resources import files
+
+    found = [each.name for each in files("warpline_hook").iterdir() if each.name.endswith(".so")]
+    if found:
+        return Check("capture", "ok", f"capture library {', '.join(found)}")
+    return Check("capture", "absent", "no capture library in this build: kernel timelines come from trace files")
+
+
+def _collector(address: str) -> Check:
+    if not _importable("grpc"):
+        return Check("collector", "absent", "not asked without grpc")
+    from warpline_proto.client import QueryClient
+    from warpline_proto.errors import QueryError
+
+    try:
+        with QueryClient(address) as client:
+            status = client.status()
+    except QueryError as error:
+        return Check("collector", "absent", error.message, error.hint)
+    return Check("collector", "ok", f"version {status.version} at {address}, {status.agents} agents")
