@@ -136,14 +136,19 @@ def _repeats(pieces: Sequence[Piece]) -> dict[int, int]:
     """Piece -> the piece whose data it repeats: the fullest of those with equal content and rank, else the first."""
     same: dict[tuple[str, int | None], list[int]] = defaultdict(list)
     for index, piece in enumerate(pieces):
-        content = piece.reading.origin.content or _content(piece.reading.rows)
-        if content is not None:
+        content = (_tells(piece.reading.rows) and piece.reading.origin.content) or _content(piece.reading.rows)
+        if content:
             same[content, piece.reading.origin.rank].append(index)
     repeats: dict[int, int] = {}
     for members in same.values():
         kept = max(members, key=lambda index: (sum(rows.batch.num_rows for rows in pieces[index].reading.rows), -index))
         repeats |= {index: kept for index in members if index != kept}
     return repeats
+
+
+def _tells(rows: Iterable[Rows]) -> bool:
+    """Whether anything was measured; the mere make-up of a job (an empty dump) is the same from run to run."""
+    return any(item.batch.num_rows for item in rows if item.table not in ("jobs", "communicators", "kernel_names"))
 
 
 def _content(rows: Iterable[Rows]) -> str | None:
