@@ -102,7 +102,11 @@ def _sections(
 ) -> Iterable[tuple[str, dict[str, Any]]]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if name in ROOTS and not any(section.split(".")[0] == name for section in sections):
+        if (
+            isinstance(value, Mapping)
+            and name in ROOTS
+            and not any(section.split(".")[0] == name for section in sections)
+        ):
             continue
         nested = any(section.startswith(f"{name}.") for section in sections)
         if not isinstance(value, Mapping) or (name not in sections and not nested):

@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
 
 def sections() -> dict[str, type[Any]]:
     """Every section of the file that agent and collector share."""
-    from warpline_agent.config import sections as of_agent
     from warpline_collector.config import sections as of_collector
+
+    from warpline_agent.config import sections as of_agent
 
     return {**of_agent(), **of_collector()}
