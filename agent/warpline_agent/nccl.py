@@ -95,6 +95,7 @@ _COMPACT: Final = (
 )
 _BY_COMPACT: Final = dict(_COMPACT)
 _NAMES: Final = "|".join(name for name, _ in _COMPACT)
+_HASH: Final = re.compile(r"[0-9a-f]{1,16}")
 _NOISE: Final = re.compile(r"[^a-z]+")
 _PEERS: Final = re.compile(r"\s*\d+\s*(?:->|<-)\s*\d+\s*$")
 # `wait` and the like around a known word would be a different thing, so only these may surround it (`cd` is c10d).
@@ -175,6 +176,12 @@ def reduction(name: str | int) -> str | None:
     text = name.strip().lower().rsplit(".", 1)[-1].removeprefix("nccl")
     text = {"product": "prod", "mean": "avg", "average": "avg"}.get(text, text)
     return text if text in REDUCTIONS else None
+
+
+def communicator_id(text: str) -> str | None:
+    """NCCL's communicator hash in one form, `0x` and no leading zeros as its log prints it; None for anything else."""
+    digits = text.strip().lower().removeprefix("0x")
+    return f"0x{int(digits, 16):x}" if _HASH.fullmatch(digits) else None
 
 
 _PER_RANK: Final = frozenset({"all_gather", "reduce_scatter", "all_to_all", "gather", "scatter"})

@@ -310,11 +310,10 @@ def _facts(dump: Mapping[Any, Any], rank: int | None, groups: dict[str, _Group])
 def _origin(candidate: Input, groups: dict[str, _Group], rank: int | None, rows: list[Rows]) -> Origin:
     world = next((group for group in groups.values() if group.description == "default_pg"), groups.get("0"))
     named = _RANK_IN_NAME.search(candidate.name)
-    folder = candidate.path.rpartition("/")[0]
     return Origin(
         rank=rank,
         world_size=len(world.ranks) if world and world.ranks else None,
         communicators=tuple((group.key, group.ranks) for group in groups.values() if group.ranks),
         content=values.digest(rows),
-        sibling=f"{folder}/{candidate.name[: named.start(1)]}" if named else None,
+        sibling=candidate.name[: named.start(1)].strip("_-.") or None if named else None,
     )
