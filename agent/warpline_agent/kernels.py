@@ -72,8 +72,9 @@ def kernel_id(name: str) -> int:
 
 
 def clean_name(name: str) -> str:
-    """A name as it may be passed on: scrubbed, at most NAME_CHARS_MAX long."""
-    return scrub(name[: NAME_CHARS_MAX + _SECRET_CHARS])[:NAME_CHARS_MAX]
+    """A name as it may be passed on: scrubbed, at most NAME_CHARS_MAX long, fit to be written as UTF-8."""
+    seen = name[: NAME_CHARS_MAX + _SECRET_CHARS].encode("utf-8", "replace").decode("utf-8")
+    return scrub(seen)[:NAME_CHARS_MAX]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,254 @@
+"""Kineto traces (PyTorch profiler): the events that speak of the GPU, of steps and of collectives, and nothing else.
+
+Kineto writes Chrome traces. Categories were capitalised before 2022 (`Kernel`, `Memcpy`, `Runtime`, `Operator`); times are
+microseconds, whole before 2024 and with three decimals since, and count from `baseTimeNanoseconds` where that is given.
+CPU operators, Python frames and flow arrows, nine tenths of a file, are passed over. Of the members beside the events only
+WANTED are looked at: a trace may hold the whole environment of the job, with tokens in it.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+
+from .chrome_trace import ChromeTrace, nanoseconds
+from .kernels import (
+    COMPUTE,
+    MEMCPY,
+    MEMSET,
+    KernelLog,
+    Kernels,
+    StepSpan,
+    Times,
+    clean_name,
+    steps_at,
+    union_ns,
+)
+
+WANTED: Final = (
+    "deviceProperties",
+    "computeProperties",
+    "distributedInfo",
+    "baseTimeNanoseconds",
+    "schemaVersion",
+    "host_name",
+    "hostname",
+    "mast_job_name",
+    "job_id",
+    "run_id",
+)
+ANNOTATIONS_MAX: Final = 50_000
+"""Annotations kept of one trace; more are counted only."""
+TIME_NS_MAX: Final = 2**61
+"""Larger times (the year 2043 as nanoseconds) are damage."""
+COLLECTIVE_ARGUMENTS: Final = frozenset(
+    {
+        "Collective name",
+        "In msg nelems",
+        "Out msg nelems",
+        "Group size",
+        "dtype",
+        "Process Group Name",
+        "Process Group Description",
+        "Process Group Ranks",
+        "Src Rank",
+        "Dst Rank",
+    }
+)
+_STEP: Final = re.compile(r"ProfilerStep#(\d{1,18})$")
+_OPERATOR_ANNOTATIONS: Final = ("ProfilerStep#", "enumerate(", "Optimizer.")
+"""Annotations that old traces file under `Operator`, among the operators."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A named stretch of the program on the CPU."""
+
+    name: str
+    start_ns: int
+    duration_ns: int
+
+
+@dataclass
+class Trace:
+    """What one trace says. `launch_ns` is when each record of `kernels` was launched on the CPU, -1 where not known."""
+
+    kernels: Kernels
+    launch_ns: Times
+    steps: list[StepSpan] = field(default_factory=list)
+    annotations: list[Annotation] = field(default_factory=list)
+    collective_arguments: dict[int, dict[str, Any]] = field(default_factory=dict)
+    members: dict[str, Any] = field(default_factory=dict)
+    whole: tuple[int, int] | None = None
+    events: int = 0
+    malformed: int = 0
+    annotations_dropped: int = 0
+    categories: dict[str, int] = field(default_factory=dict)
+
+
+def read_trace(stream: BinaryIO) -> Trace:
+    """One pass over a trace; Refused where it is damaged or no trace.
+
+    A record belongs to the step in which the CPU launched it (launch and record share a correlation number; backward passes
+    launch from other threads, so only time counts, not the thread). Where the launch was not recorded, and where steps are
+    marked on the GPU alone, it belongs to the step in whose time it started.
+    """
+    chrome = ChromeTrace(stream, WANTED)
+    events = _Events()
+    for event in chrome.events():
+        events.take(event)
+    base = chrome.members.get("baseTimeNanoseconds")
+    return events.finish(chrome, base if type(base) is int and 0 <= base < TIME_NS_MAX else 0)
+
+
+class _Events:
+    """Sorts events by category into columns."""
+
+    def __init__(self) -> None:
+        self._log = KernelLog()
+        self._correlations = array("q")
+        self._launches: dict[int, int] = {}
+        self._annotations: list[Annotation] = []
+        self._gpu_steps: list[Annotation] = []
+        self._arguments: dict[int, dict[str, Any]] = {}
+        self._categories: dict[str, int] = {}
+        self._malformed = 0
+        self._dropped = 0
+        launch, annotation = self._launch, self._annotation
+        self._takers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "kernel": lambda event: self._record(event, COMPUTE),
+            "gpu_memcpy": lambda event: self._record(event, MEMCPY),
+            "gpu_memset": lambda event: self._record(event, MEMSET),
+            "cuda_runtime": launch,
+            "cuda_driver": launch,
+            "user_annotation": annotation,
+            "gpu_user_annotation": self._gpu_annotation,
+            "Operator": self._operator,
+        }
+        older = {"Kernel": "kernel", "Memcpy": "gpu_memcpy", "Memset": "gpu_memset", "Runtime": "cuda_runtime"}
+        self._takers |= {old: self._takers[new] for old, new in older.items()}
+
+    def take(self, event: dict[str, Any]) -> None:
+        if event.get("ph") != "X":
+            return
+        category = event.get("cat")
+        if type(category) is not str:
+            return
+        self._categories[category] = self._categories.get(category, 0) + 1
+        taker = self._takers.get(category)
+        if taker is None:
+            return
+        try:
+            taker(event)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            self._malformed += 1
+
+    def _record(self, event: dict[str, Any], category: int) -> None:
+        arguments = event.get("args") or {}
+        name = self._log.name_id(_text(event["name"]), category)
+        device = _number(arguments.get("device", event.get("pid")), 31)
+        stream = _number(arguments.get("stream", event.get("tid")), 63)
+        self._log.append(_time(event["ts"]), _time(event["dur"]), name, device, stream)
+        self._correlations.append(_number(arguments.get("correlation"), 63))
+        if "Collective name" in arguments or "Process Group Name" in arguments:
+            chosen = {key: value for key, value in arguments.items() if key in COLLECTIVE_ARGUMENTS}
+            self._arguments[len(self._log) - 1] = chosen
+
+    def _launch(self, event: dict[str, Any]) -> None:
+        correlation = (event.get("args") or {}).get("correlation")
+        if type(correlation) is int and -(2**63) <= correlation < 2**63:
+            self._launches[correlation] = _time(event["ts"])
+
+    def _annotation(self, event: dict[str, Any]) -> None:
+        if len(self._annotations) >= ANNOTATIONS_MAX:
+            self._dropped += 1
+            return
+        name, start, duration = _text(event["name"]), _time(event["ts"]), _time(event["dur"])
+        self._annotations.append(Annotation(clean_name(name), start, duration))
+
+    def _gpu_annotation(self, event: dict[str, Any]) -> None:
+        name = _text(event["name"])
+        if name.startswith("ProfilerStep#"):
+            self._gpu_steps.append(Annotation(name, _time(event["ts"]), _time(event["dur"])))
+
+    def _operator(self, event: dict[str, Any]) -> None:
+        if _text(event["name"]).startswith(_OPERATOR_ANNOTATIONS):
+            self._annotation(event)
+
+    def finish(self, chrome: ChromeTrace, base_ns: int) -> Trace:
+        kernels = self._log.finish(base_ns)
+        launch = np.array(
+            [self._launches.get(each, -1 - base_ns) for each in self._correlations], dtype=np.int64
+        ) + np.int64(base_ns)
+        moved = [replace(each, start_ns=each.start_ns + base_ns) for each in self._annotations]
+        on_gpu = [replace(each, start_ns=each.start_ns + base_ns) for each in self._gpu_steps]
+        steps = _steps(moved) or _steps(on_gpu)
+        launch_known = bool(_steps(moved)) & (launch >= 0)
+        times = np.where(launch_known, launch, kernels.start_ns)
+        return Trace(
+            kernels=kernels.with_steps(steps_at(times, steps)),
+            launch_ns=launch,
+            steps=_with_data_wait(steps, moved),
+            annotations=[each for each in moved if not _STEP.match(each.name)],
+            collective_arguments=self._arguments,
+            members=dict(chrome.members),
+            whole=_whole(kernels, launch, moved),
+            events=chrome.count,
+            malformed=self._malformed,
+            annotations_dropped=self._dropped,
+            categories=self._categories,
+        )
+
+
+def _steps(annotations: list[Annotation]) -> list[StepSpan]:
+    found = [(each, match) for each in annotations if (match := _STEP.match(each.name))]
+    spans = [StepSpan(int(match[1]), each.start_ns, each.duration_ns) for each, match in found]
+    return sorted(spans, key=lambda span: span.start_ns)
+
+
+def _with_data_wait(steps: list[StepSpan], annotations: list[Annotation]) -> list[StepSpan]:
+    """Steps with the time in which the program waited for its data loader; unknown where the trace marks none at all."""
+    waits = [each for each in annotations if each.name.startswith("enumerate(")]
+    if not waits:
+        return steps
+    start = np.array([each.start_ns for each in waits], dtype=np.int64)
+    end = start + np.array([each.duration_ns for each in waits], dtype=np.int64)
+    filled = []
+    for step in steps:
+        low, high = step.start_ns, step.start_ns + step.duration_ns
+        filled.append(replace(step, data_wait_ns=union_ns(np.clip(start, low, high), np.clip(end, low, high))))
+    return filled
+
+
+def _whole(kernels: Kernels, launch_ns: Times, annotations: list[Annotation]) -> tuple[int, int] | None:
+    """Start and duration of all that is kept: launches, annotations and GPU activity."""
+    starts = [int(kernels.start_ns.min())] if len(kernels) else []
+    ends = [int(kernels.end_ns.max())] if len(kernels) else []
+    starts += [int(launch_ns[launch_ns >= 0].min())] if (launch_ns >= 0).any() else []
+    starts += [each.start_ns for each in annotations]
+    ends += [each.start_ns + each.duration_ns for each in annotations]
+    return (min(starts), max(ends) - min(starts)) if ends else None
+
+
+def _time(value: object) -> int:
+    """Nanoseconds that can still be added to a base and to each other within 64 bits."""
+    time_ns = nanoseconds(value)
+    if not -TIME_NS_MAX < time_ns < TIME_NS_MAX:
+        raise ValueError("a time beyond every clock")
+    return time_ns
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise ValueError("a name that is no text")
+    return value
+
+
+def _number(value: object, bits: int) -> int:
+    """A whole number that fits, else -1: identifiers of any size occur and must not end the reading."""
+    return value if type(value) is int and 0 <= value < 2**bits else -1

@@ -1,0 +1,251 @@
+"""What a Kineto trace says of collectives, communicators and phases, as rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, PHASES
+
+from . import nccl, values
+from .kernels import COMMUNICATION, NO_STEP, kernel_operation, steps_at
+from .kineto import Annotation, Trace
+from .process_groups import group_key, group_kind
+
+GROUPS_MAX: Final = 10_000
+"""Process groups kept of one trace."""
+PHASES_MAX: Final = 20_000
+"""Phases kept of one trace."""
+
+Row = dict[str, Any]
+
+
+class Group(NamedTuple):
+    """One process group of the job; `ranks` None where they are not listed in full."""
+
+    name: str
+    description: str | None
+    nranks: int | None
+    ranks: tuple[int, ...] | None
+    backend: str
+
+    @property
+    def key(self) -> str:
+        """Unique within the job."""
+        return group_key(self.name, self.ranks)
+
+
+class Distributed(NamedTuple):
+    """`distributedInfo` of a trace, as far as it is given."""
+
+    rank: int | None
+    world_size: int | None
+    library_version: str | None
+    groups: tuple[Group, ...]
+
+
+def distributed(members: Mapping[str, Any]) -> Distributed:
+    """Rank, world size and process groups; nothing of it is guessed."""
+    given = values.mapping(members.get("distributedInfo"))
+    listed = given.get("pg_config")
+    groups = [_group(values.mapping(each)) for each in listed[:GROUPS_MAX]] if values.is_list(listed) else []
+    world = values.small(given.get("world_size"))
+    rank = values.small(given.get("rank"))
+    return Distributed(
+        rank if rank is not None and rank >= 0 else None,
+        world if world is not None and world > 0 else None,
+        values.text(given.get("nccl_version")),
+        tuple(group for group in groups if group is not None),
+    )
+
+
+def _group(given: Mapping[Any, Any]) -> Group | None:
+    name = values.text(str(given.get("pg_name", "")))
+    if name is None:
+        return None
+    ranks = _ranks(given.get("ranks"))
+    size = values.small(given.get("pg_size"))
+    return Group(
+        name,
+        values.text(given.get("pg_desc")),
+        len(ranks) if ranks else size,
+        ranks,
+        values.text(given.get("backend_config")) or "",
+    )
+
+
+def _ranks(value: object) -> tuple[int, ...] | None:
+    """Ranks from a list, or from its text as an argument of an event; long lists are shortened there and then not known."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    if not values.is_list(value) or not value:
+        return None
+    ranks = tuple(values.small(each) for each in value)
+    return None if any(rank is None or rank < 0 for rank in ranks) else ranks  # type: ignore[return-value]  # just checked
+
+
+def communicator_rows(job: Distributed) -> pa.RecordBatch:
+    """One row for each process group that may use the GPU's network; groups of CPU backends alone are left out."""
+    return COMMUNICATORS.from_rows(
+        {
+            "rank": job.rank,
+            "communicator": group.key,
+            "group_name": _shown(group),
+            "group_kind": group_kind(group.description),
+            "communicator_rank": group.ranks.index(job.rank) if group.ranks and job.rank in group.ranks else None,
+            "nranks": group.nranks,
+            "ranks": group.ranks,
+            "library_version": job.library_version,
+        }
+        for group in job.groups
+        if "nccl" in group.backend or not group.backend
+    )
+
+
+def _shown(group: Group) -> str:
+    return group.description if group.description and group.description != "undefined" else group.name
+
+
+def collective_rows(trace: Trace, job: Distributed, clock: str | None) -> pa.RecordBatch:
+    """One row for each communication kernel, in the order in which the CPU launched them.
+
+    `sequence` counts from the start of the trace on each communicator; where the trace does not name communicators it
+    counts over all of them, since ranks of one program launch in one order, whatever order their GPUs run in.
+    """
+    kernels = trace.kernels
+    found = np.flatnonzero(kernels.category == COMMUNICATION)
+    launched = np.where(trace.launch_ns[found] >= 0, trace.launch_ns[found], kernels.start_ns[found])
+    groups = {group.name: group for group in job.groups}
+    counters: dict[str | None, int] = {}
+    rows: list[Row] = []
+    for index in found[np.lexsort((kernels.start_ns[found], launched))].tolist():
+        said = _from_arguments(trace.collective_arguments.get(index, {}), groups)
+        row = _from_name(kernels.names[int(kernels.name_id[index])]) | {k: v for k, v in said.items() if v is not None}
+        communicator = row.get("communicator")
+        row["sequence"] = counters[communicator] = counters.get(communicator, -1) + 1
+        step, device, stream = int(kernels.step[index]), int(kernels.device[index]), int(kernels.stream[index])
+        rows.append(
+            row
+            | {
+                "rank": job.rank,
+                "device": device if device >= 0 else None,
+                "stream": stream if stream >= 0 else None,
+                "step": step if step != NO_STEP else None,
+                "start_ns": int(kernels.start_ns[index]),
+                "duration_ns": int(kernels.duration_ns[index]),
+                "clock": clock,
+                "timing": "kernel_gpu",
+                "state": "completed",
+            }
+        )
+    return COLLECTIVES.from_rows(rows)
+
+
+def _from_name(name: str) -> Row:
+    if not nccl.is_kernel(name):
+        return {"operation": kernel_operation(name)}
+    told = nccl.kernel(name)
+    # An all-to-all moves bytes: the element type in the name of a SendRecv kernel is not that of the message.
+    datatype = None if told.operation == "send_recv" else told.datatype
+    reduces = told.operation in ("all_reduce", "reduce_scatter", "reduce")
+    return {
+        "operation": told.operation,
+        "algorithm": told.algorithm,
+        "protocol": told.protocol,
+        "reduction": told.reduction if reduces else None,
+        "datatype": datatype if reduces else None,
+    }
+
+
+def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group]) -> Row:
+    """What PyTorch wrote beside the kernel; nothing where it wrote nothing."""
+    if not arguments:
+        return {}
+    operation = nccl.operation(values.text(arguments.get("Collective name")) or "")
+    datatype = nccl.datatype(values.text(arguments.get("dtype")) or "")
+    name = values.text(str(arguments.get("Process Group Name", "")))
+    group = groups.get(name or "")
+    ranks = _ranks(arguments.get("Process Group Ranks")) or (group.ranks if group else None)
+    nranks = values.small(arguments.get("Group size")) or (len(ranks) if ranks else None)
+    elements, size = _sizes(operation, datatype, nranks, arguments)
+    description = values.text(arguments.get("Process Group Description")) or (group.description if group else None)
+    return {
+        "operation": operation,
+        "datatype": datatype,
+        "communicator": _communicator(name, ranks, arguments),
+        "group_name": description if description and description != "undefined" else name,
+        "nranks": nranks,
+        "elements": elements,
+        "message_bytes": size,
+        "peer": _peer(operation, arguments),
+    }
+
+
+def _communicator(name: str | None, ranks: tuple[int, ...] | None, arguments: Mapping[str, Any]) -> str | None:
+    if name is None and ranks is None:
+        return None
+    shortened = values.text(arguments.get("Process Group Ranks")) if ranks is None else None
+    # The first ranks of a shortened list still tell groups of one name apart.
+    return f"{name or ''}{shortened}" if shortened else group_key(name or "", ranks)
+
+
+def _peer(operation: str | None, arguments: Mapping[str, Any]) -> int | None:
+    key = {"send": "Dst Rank", "recv": "Src Rank"}.get(operation or "")
+    return values.small(arguments.get(key)) if key else None
+
+
+def _sizes(
+    operation: str | None, datatype: str | None, nranks: int | None, arguments: Mapping[str, Any]
+) -> tuple[int | None, int | None]:
+    """Count per rank as NCCL takes it, and message size.
+
+    What goes in is one rank's share for most operations, what comes out for reduce_scatter and scatter; for all_to_all
+    it is the shares of all ranks together.
+    """
+    outgoing = operation in ("reduce_scatter", "scatter")
+    total = values.count(arguments.get("Out msg nelems" if outgoing else "In msg nelems"))
+    if operation is None or total is None:
+        return total, None
+    if operation == "all_to_all":
+        share = total // nranks if nranks and total % nranks == 0 else None
+        return share, values.count(nccl.message_bytes("broadcast", total, datatype, nranks))
+    return total, values.count(nccl.message_bytes(operation, total, datatype, nranks))
+
+
+def phase_rows(trace: Trace, job: Distributed, clock: str | None) -> tuple[pa.RecordBatch, int]:
+    """Rows of `phases` from the program's own annotations (CPU time), and how many were left out at PHASES_MAX.
+
+    Annotations that only repeat a collective (`nccl:`) or a compiled graph are no phases.
+    """
+    told = [each for each in trace.annotations if not each.name.startswith(("nccl:", "## Call CompiledFxGraph"))]
+    kept = told[:PHASES_MAX]
+    steps = steps_at(np.array([each.start_ns for each in kept], dtype=np.int64), trace.steps)
+    counters: dict[tuple[int, str], int] = {}
+    rows: list[Row] = []
+    for each, step in zip(kept, steps.tolist(), strict=True):
+        sequence = counters[step, each.name] = counters.get((step, each.name), -1) + 1
+        row = {"step": step if step != NO_STEP else None, "phase": each.name, "kind": _phase_kind(each)}
+        times = {"start_ns": each.start_ns, "duration_ns": each.duration_ns, "clock": clock}
+        rows.append(row | times | {"rank": job.rank, "sequence": sequence})
+    return PHASES.from_rows(rows), len(told) - len(kept)
+
+
+def _phase_kind(annotation: Annotation) -> str:
+    if annotation.name.startswith("Optimizer."):
+        return "optimizer"
+    return "data" if annotation.name.startswith("enumerate(") else "host"
+
+
+def group_memberships(job: Distributed) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Communicators that tell one job from another: those of some, not all, of its ranks, used by NCCL."""
+    seen: Sequence[Group] = [group for group in job.groups if "nccl" in group.backend or not group.backend]
+    return tuple(
+        (group.key, group.ranks) for group in seen if group.ranks and 1 < len(group.ranks) < (job.world_size or 0)
+    )

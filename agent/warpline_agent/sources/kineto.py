@@ -1,0 +1,240 @@
+"""PyTorch profiler (Kineto) traces: read once from a file, or picked up live from the folder a job writes them to."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from warpline_proto.errors import Denied, Refused, Unsupported
+
+from .. import values
+from ..archive import Limits, file_input
+from ..kernels import clean_name, digest
+from ..kineto import Trace, read_trace
+from ..kineto_rows import (
+    Distributed,
+    collective_rows,
+    communicator_rows,
+    distributed,
+    group_memberships,
+    phase_rows,
+)
+from ..source import Health, Input, NoData, Origin, Reading, Rows
+from ..timeline import timeline_facts, timeline_rows
+
+_KINETO: Final = re.compile(
+    rb'"(?:deviceProperties|computeProperties|baseTimeNanoseconds)"\s*:'
+    rb'|"cat"\s*:\s*"(?:kernel|Kernel|cpu_op|Operator|cuda_runtime|cuda_driver|Runtime|user_annotation'
+    rb'|gpu_user_annotation|gpu_memcpy|gpu_memset|python_function|cpu_instant_event|ac2g|async_cpu_to_gpu)"'
+)
+_RANK_IN_NAME: Final = re.compile(r"(?<![A-Za-z])(worker|rank)([-_]?)\d+")
+_MOMENT_IN_NAME: Final = re.compile(r"(?<=[._-])\d{10,19}(?=[._-])[._-]")
+_HOST_KEYS: Final = ("host_name", "hostname")
+_RUN_KEYS: Final = ("run_id", "mast_job_name", "job_id")
+
+
+class Kineto:
+    """One trace of one rank."""
+
+    name = "kineto"
+
+    def recognises(self, candidate: Input) -> bool:
+        """A JSON object or array whose first part has what only Kineto writes; other Chrome traces are left alone."""
+        return candidate.head.lstrip()[:1] in (b"{", b"[") and bool(_KINETO.search(candidate.head))
+
+    def read(self, candidate: Input) -> Reading:
+        """Steps, clusters, names, collectives, communicators and phases of the trace."""
+        with candidate.open() as stream:
+            trace = read_trace(stream)
+        return _reading(trace, candidate.name)
+
+
+def _reading(trace: Trace, name: str) -> Reading:
+    job = distributed(trace.members)
+    content = digest(trace.kernels)
+    node = _first(trace.members, _HOST_KEYS)
+    clock = _clock(node, content)
+    phases, phases_dropped = phase_rows(trace, job, clock)
+    rows = timeline_rows(trace.kernels, trace.steps, rank=job.rank, clock=clock, whole=trace.whole)
+    rows += [
+        Rows("collectives", collective_rows(trace, job, clock)),
+        Rows("communicators", communicator_rows(job)),
+        Rows("phases", phases, phases_dropped + trace.annotations_dropped),
+    ]
+    origin = Origin(
+        run_id=_first(trace.members, _RUN_KEYS),
+        rank=job.rank,
+        world_size=job.world_size,
+        communicators=group_memberships(job),
+        node=node,
+        content=content,
+        sibling=_sibling(name),
+    )
+    return Reading([each for each in rows if each.batch.num_rows], _facts(trace, job), origin, _notes(trace))
+
+
+def _clock(node: str | None, content: str | None) -> str | None:
+    """Times of one host can be compared. Where no host is named, only times of one and the same trace can."""
+    if node is not None:
+        return f"trace@{node}"
+    return f"trace@{content[:16]}" if content is not None else None
+
+
+def _first(members: dict[str, Any], keys: tuple[str, ...]) -> str | None:
+    found = next((text for key in keys if (text := values.text(members.get(key)))), None)
+    return None if found is None else clean_name(found)[:200]
+
+
+def _sibling(name: str) -> str | None:
+    """The name without rank and moment, where it has a rank: `worker3_step_12.1694128201554` -> `worker*_step_12`."""
+    if not _RANK_IN_NAME.search(name):
+        return None
+    return _MOMENT_IN_NAME.sub("", _RANK_IN_NAME.sub(r"\1\2*", name, count=1))
+
+
+def _facts(trace: Trace, job: Distributed) -> dict[str, Any]:
+    properties = trace.members.get("deviceProperties") or trace.members.get("computeProperties")
+    named = [values.text(values.mapping(each).get("name")) for each in properties] if values.is_list(properties) else []
+    names = [clean_name(each) for each in named if each]
+    return {
+        "events": trace.events,
+        "malformed_events": trace.malformed,
+        "rank": job.rank,
+        "world_size": job.world_size,
+        "steps": len(trace.steps),
+        "gpu_names": {each: names.count(each) for each in dict.fromkeys(names)},
+        "nccl_version": job.library_version,
+    } | timeline_facts(trace.kernels)
+
+
+def _notes(trace: Trace) -> list[str]:
+    notes = []
+    if not len(trace.kernels):
+        seen = ", ".join(sorted(clean_name(each) for each in trace.categories)[:8]) or "no events with a duration"
+        notes.append(f"no GPU activity was recorded (only {seen}): GPU times are not known")
+    if trace.malformed:
+        notes.append(f"{trace.malformed} events without a name, or with times that are none, were left out")
+    if trace.annotations_dropped:
+        notes.append(f"{trace.annotations_dropped} annotations beyond the bound were left out")
+    return notes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where jobs write their traces. Without a directory the source is off."""
+
+    directory: str = ""
+    pattern: str = "*.json*"
+    period_seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.period_seconds <= 0:
+            raise ValueError(f"period_seconds {self.period_seconds} is not above zero")
+
+
+FILES_KNOWN_MAX: Final = 10_000
+"""Files remembered as read; of a folder with more, only the newest are looked at."""
+FILES_A_ROUND_MAX: Final = 4
+"""Files read in one round, so that a folder full of traces does not hold up the other sources."""
+FILE_BYTES_MAX: Final = 2 * 1024 * 1024 * 1024
+"""Unpacked size beyond which a live trace is refused."""
+
+Mark = tuple[int, int, int]
+"""Inode, size and time of change (ns) of a file: equal in two rounds means that nobody writes it any more."""
+
+
+class KinetoFolder:
+    """Watches one folder for traces; a file is read once, in the round after the one in which it stopped growing."""
+
+    name = "kineto"
+
+    def __init__(self, config: Config = Config(), listing: Callable[[Path], Iterable[Path]] | None = None) -> None:
+        self.period_seconds = config.period_seconds
+        self._config = config
+        self._listing = listing or _files
+        self._seen: OrderedDict[Path, Mark] = OrderedDict()
+        self._done: OrderedDict[Path, Mark] = OrderedDict()
+        self._refused: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Unsupported where no folder is configured or it does not exist, Denied where it may not be listed."""
+        if not self._config.directory:
+            raise Unsupported("no folder of traces is configured", "set directory in [sources.kineto]")
+        folder = Path(self._config.directory)
+        if not folder.is_dir():
+            raise Unsupported(f"{folder} is not a folder", "create it, or set directory in [sources.kineto]")
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise Denied(f"{folder} may not be listed", "let the agent's user read it")
+
+    def read(self) -> Iterable[Rows]:
+        """Rows of the traces that became complete since the last round; NoData where there are none."""
+        self._refused = {}
+        rows: list[Rows] = []
+        ready = self._ready()
+        for path, mark in ready[:FILES_A_ROUND_MAX]:
+            _remember(self._done, path, mark)
+            try:
+                read = Kineto().read(self._input(path))
+            except Refused as error:
+                self._refused[str(path)] = str(error)
+            else:
+                rows += read.rows
+        if not ready:
+            raise NoData
+        return rows
+
+    def health(self) -> Iterable[Health]:
+        """The files of the last round that could not be read, each with the reason."""
+        return [Health(path, "refused", reason) for path, reason in self._refused.items()]
+
+    def close(self) -> None:
+        """Forget what was seen but not read."""
+        self._seen.clear()
+
+    def _ready(self) -> list[tuple[Path, Mark]]:
+        ready = []
+        for path in self._listing(Path(self._config.directory)):
+            mark = _mark(path) if fnmatch.fnmatch(path.name, self._config.pattern) else None
+            if mark is None or self._done.get(path) == mark:
+                continue
+            if self._seen.get(path) == mark:
+                ready.append((path, mark))
+            _remember(self._seen, path, mark)
+        return ready
+
+    def _input(self, path: Path) -> Input:
+        found = file_input(path, str(path), Limits(file_bytes=FILE_BYTES_MAX))
+        if not Kineto().recognises(found):
+            raise Refused("not a Kineto trace", "narrow `pattern` in [sources.kineto]")
+        return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Newest FILES_KNOWN_MAX regular files of the folder, oldest first."""
+    try:
+        with os.scandir(folder) as entries:
+            found = [(each.stat().st_mtime_ns, each.path) for each in entries if each.is_file(follow_symlinks=False)]
+    except OSError as error:
+        raise Denied(f"{folder} cannot be listed: {error.strerror}") from error
+    return [Path(path) for _, path in sorted(found)[-FILES_KNOWN_MAX:]]
+
+
+def _mark(path: Path) -> Mark | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _remember(known: OrderedDict[Path, Mark], path: Path, mark: Mark) -> None:
+    known[path] = mark
+    known.move_to_end(path)
+    while len(known) > FILES_KNOWN_MAX:
+        known.popitem(last=False)
