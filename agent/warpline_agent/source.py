@@ -29,11 +29,15 @@ class Rows(NamedTuple):
 
 
 class Health(NamedTuple):
-    """State of a part of a source (a GPU, a port, a field) that differs from the source's own."""
+    """State of a part of a source (a GPU, a port, a field) that differs from the source's own.
+
+    `duration_ns` is the time the part itself took, where it is known apart from the round.
+    """
 
     subject: str
     state: str
     reason: str
+    duration_ns: int | None = None
 
 
 class Source(Protocol):
