@@ -234,9 +234,8 @@ def _state(status: Mapping[Any, Any]) -> str | None:
         return "aborted"
     if status.get("destroy_flag") is True or status.get("finalize_called") is True:
         return "destroyed"
-    return (
-        {_SUCCESS: "ready", _IN_PROGRESS: "init"}.get(values.small(status.get("init_state")) or 0) if status else None
-    )
+    begun = values.small(status.get("init_state"))
+    return None if begun is None else {_SUCCESS: "ready", _IN_PROGRESS: "init"}.get(begun)
 
 
 def _missing(member: Mapping[Any, Any], identifier: str | None, time_ns: int | None) -> Row:
