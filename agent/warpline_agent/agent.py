@@ -1,0 +1,208 @@
+"""The one loop of the agent: reads sources when they are due, gathers rows into frames, hands frames to the spool.
+
+Each source runs in a worker of its own. What a source raises is caught here and nowhere else: it becomes a row of
+source_health, the source is closed and tried again later.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from warpline_proto.batch import Batch
+from warpline_proto.errors import Busy, Denied, Unsupported, WireError
+from warpline_proto.tables import SOURCE_HEALTH
+
+from .config import AgentConfig
+from .exporter import Exporter
+from .gathering import FRAME_MEMORY_BYTES_MAX, Gathering, halves
+from .identity import stamp
+from .own import NAME as OWN
+from .own import rows as own_rows
+from .slot import Round, Slot
+from .source import NoData, Source
+from .spool import Spool
+from .worker import ThreadWorker, Worker
+
+FRAME_SECONDS: Final = 1.0
+"""Rows leave about this often, or earlier when there are many."""
+OWN_SECONDS: Final = 10.0
+"""How often the agent reports its own cost."""
+WAIT_SECONDS_MAX: Final = 0.2
+"""Longest sleep of the loop, so that a signal is seen soon."""
+PARTS_MAX: Final = 1000
+"""Parts of one source (GPUs, ports, fields) whose health is taken in one round."""
+REASON_CHARS_MAX: Final = 500
+CLOSE_SECONDS: Final = 2.0
+"""How long the end waits for sources that are still reading."""
+_STATES: Final[Mapping[type[Exception], str]] = {Unsupported: "unsupported", Denied: "denied", Busy: "busy"}
+
+MakeWorker = Callable[[str], Worker[Round]]
+
+
+@dataclass(frozen=True)
+class Clock:
+    """`wall_ns` since the Unix epoch, `monotonic` seconds."""
+
+    wall_ns: Callable[[], int] = time.time_ns
+    monotonic: Callable[[], float] = time.monotonic
+
+
+def new_boot(clock_ns: Callable[[], int] = time.time_ns) -> str:
+    """A name for one start of the agent: later starts sort later, and no two are equal."""
+    return f"{clock_ns():016x}{uuid.uuid4().hex[:8]}"
+
+
+class Agent:
+    """`run` until told to stop; or `tick` again and again, then `close`."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        sources: Mapping[str, Source],
+        spool: Spool,
+        exporter: Exporter,
+        clock: Clock = Clock(),
+        make_worker: MakeWorker | None = None,
+    ) -> None:
+        self._place = {"cluster": config.cluster or None, "node": config.node}
+        self._drain_seconds = config.drain_seconds
+        self._spool = spool
+        self._exporter = exporter
+        self._clock = clock
+        self._done = threading.Event()
+        self._gathering = Gathering()
+        now = clock.monotonic()
+        make = make_worker or partial(ThreadWorker[Round], done=self._done)
+        self._slots = [
+            Slot(name, source, make(name), now + min(source.period_seconds, FRAME_SECONDS) * position / len(sources))
+            for position, (name, source) in enumerate(sources.items())
+        ]
+        self._frame_due = now + FRAME_SECONDS
+        self._own_due = now
+
+    def run(self, stopping: Callable[[], bool]) -> bool:
+        """Work until `stopping`; False if the exporter ended by itself."""
+        self._exporter.start()
+        while not stopping() and self._exporter.alive:
+            self.tick()
+            self._done.wait(WAIT_SECONDS_MAX)
+            self._done.clear()
+        alive = self._exporter.alive
+        self.close()
+        return alive
+
+    def tick(self) -> None:
+        """Start what is due, take what is done, send what is gathered."""
+        now = self._clock.monotonic()
+        for slot in self._slots:
+            self._serve(slot, now)
+        if now >= self._own_due:
+            self._own_due = now + OWN_SECONDS
+            self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter))
+        if now >= self._frame_due or self._gathering.memory_bytes > FRAME_MEMORY_BYTES_MAX:
+            self._frame_due = now + FRAME_SECONDS
+            self._flush()
+
+    def close(self) -> None:
+        """Take what sources have read, send it, wait for the collector as long as configured, give everything back."""
+        end = self._clock.monotonic() + CLOSE_SECONDS
+        for slot in self._slots:
+            self._settle(slot, end)
+            if slot.worker.idle:
+                slot.worker.submit(partial(self._close, slot.source))
+        self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter))
+        self._flush()
+        self._exporter.drain(self._drain_seconds)
+        for slot in self._slots:
+            self._settle(slot, end)
+        self._exporter.close()
+        self._spool.close()
+
+    def _serve(self, slot: Slot, now: float) -> None:
+        if slot.worker.idle and now >= slot.due:
+            slot.start(now)
+            slot.worker.submit(partial(self._round, slot.name, slot.source, slot.opened))
+        result = slot.worker.take()
+        if result is not None:
+            self._add(result.batches)
+            self._report(slot, slot.finish(result, now))
+        else:
+            self._report(slot, slot.hanging(now))
+
+    def _settle(self, slot: Slot, end: float) -> None:
+        """Wait for a source that is still reading, and keep what it read."""
+        while not slot.worker.idle:
+            result = slot.worker.take()
+            if result is not None:
+                self._add(result.batches)
+            elif self._clock.monotonic() >= end or not self._done.wait(max(end - self._clock.monotonic(), 0.0)):
+                return
+            self._done.clear()
+
+    def _round(self, name: str, source: Source, opened: bool) -> Round:
+        """One round of a source in its worker: the one place that catches everything."""
+        started = self._clock.monotonic()
+        state, reason, failed = "fresh", "", False
+        batches: list[Batch] = []
+        parts: list[Any] = []
+        try:
+            if not opened:
+                source.open()
+            for rows in source.read():
+                stamped = stamp(rows.batch, **self._place, source=name)
+                batches.append(Batch(rows.table, name, stamped, rows.dropped))
+            parts = list(islice(source.health(), PARTS_MAX))
+        except NoData:
+            reason = ""
+        except (Unsupported, Denied, Busy) as error:
+            state, reason = _STATES[type(error)], str(error)
+        except Exception as error:
+            state, reason, failed = "stale", f"{type(error).__name__}: {error}", True
+        if state != "fresh":
+            self._close(source)
+        took_ns = int((self._clock.monotonic() - started) * 1e9)
+        return Round(state, reason[:REASON_CHARS_MAX], batches, parts, state == "fresh", took_ns, failed)
+
+    def _close(self, source: Source) -> Round:
+        reason = ""
+        try:
+            source.close()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        return Round("stale", reason, [], [], False, 0, bool(reason))
+
+    def _report(self, slot: Slot, rows: Iterable[Mapping[str, Any]]) -> None:
+        listed = list(rows)
+        if listed:
+            common = {**self._place, "source": slot.name, "time_ns": self._clock.wall_ns()}
+            health = SOURCE_HEALTH.from_rows({**common, **row} for row in listed)
+            self._gathering.add(Batch("source_health", slot.name, health))
+
+    def _add(self, batches: Iterable[Batch]) -> None:
+        for batch in batches:
+            self._gathering.add(batch)
+
+    def _flush(self) -> None:
+        frames = list(self._gathering.take())
+        while frames:
+            batches = frames.pop(0)
+            try:
+                self._spool.put(batches)
+            except WireError as error:
+                smaller = halves(batches)
+                frames = smaller + frames
+                if not smaller:
+                    self._lose(batches[0], error)
+
+    def _lose(self, batch: Batch, error: WireError) -> None:
+        """One row that is too large for the wire."""
+        row = {**self._place, "source": OWN, "time_ns": self._clock.wall_ns(), "subject": batch.source}
+        lost = {"state": "dropped", "reason": f"a row of {batch.table}: {error}", "dropped": batch.rows.num_rows}
+        self._gathering.add(Batch("source_health", OWN, SOURCE_HEALTH.from_rows([row | lost])))

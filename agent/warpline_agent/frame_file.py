@@ -1,0 +1,41 @@
+"""One frame as a file: magic, checksum, length, time of making, then the bytes that go on the wire."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from warpline_proto import service_pb2
+
+MAGIC: Final = b"WLF1"
+_HEADER: Final = struct.Struct("<4sIQq")
+HEADER_BYTES: Final = _HEADER.size
+
+
+def pack(payload: bytes, created_ns: int) -> bytes:
+    """Bytes of the file."""
+    return _HEADER.pack(MAGIC, zlib.crc32(payload), len(payload), created_ns) + payload
+
+
+def unpack(data: bytes) -> service_pb2.Frame | None:
+    """The message in the file; None if it is cut short, altered, or no such file."""
+    if created(data) is None:
+        return None
+    _, checksum, length, _ = _HEADER.unpack_from(data)
+    payload = data[HEADER_BYTES:]
+    if len(payload) != length or zlib.crc32(payload) != checksum:
+        return None
+    try:
+        return service_pb2.Frame.FromString(payload)
+    except DecodeError:
+        return None
+
+
+def created(head: bytes) -> int | None:
+    """When the frame was made (ns since the epoch), from the first HEADER_BYTES; None if they are no header."""
+    if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
+        return None
+    return int(_HEADER.unpack_from(head)[3])

@@ -1,0 +1,86 @@
+"""The agent's own cost as rows: processor time and memory of it and its children, what it sent, what waits, what fell off."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from warpline_proto.batch import Batch
+from warpline_proto.tables import METRICS, SOURCE_HEALTH
+
+from .exporter import Exporter
+from .spool import Spool
+
+NAME: Final = "own"
+"""Source name of these rows."""
+_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_UTIME: Final = 11
+"""Position of utime among the fields behind the command name in /proc/PID/stat; stime, cutime and cstime follow."""
+_RSS: Final = 21
+
+
+class Cost(NamedTuple):
+    """Processor time since the start and memory now."""
+
+    cpu_ns: int
+    rss_bytes: int
+
+
+def parse_stat(text: str) -> Cost:
+    """One /proc/PID/stat: time of the process and of its children that ended, resident memory. ValueError if it is not one."""
+    fields = text.rpartition(")")[2].split()
+    try:
+        ticks = sum(int(value) for value in fields[_UTIME : _UTIME + 4])
+        return Cost(ticks * 1_000_000_000 // _TICKS_PER_SECOND, int(fields[_RSS]) * _PAGE_BYTES)
+    except IndexError as error:
+        raise ValueError("a stat line that is cut short") from error
+
+
+def cost(proc: Path = Path("/proc"), pid: str = "self") -> Cost | None:
+    """Cost of a process with its living children; None where /proc does not tell."""
+    try:
+        own = parse_stat((proc / pid / "stat").read_text())
+        children = [path.read_text().split() for path in (proc / pid / "task").glob("*/children")]
+    except (OSError, ValueError):
+        return None
+    below = [cost(proc, child) for listed in children for child in listed]
+    parts = [own, *(part for part in below if part is not None)]
+    return Cost(sum(part.cpu_ns for part in parts), sum(part.rss_bytes for part in parts))
+
+
+def rows(
+    place: Mapping[str, Any], time_ns: int, spool: Spool, exporter: Exporter, proc: Path = Path("/proc")
+) -> Iterable[Batch]:
+    """Rows of source `own`: its cost and the state of spool and exporter, and its counts as metrics."""
+    common = {**place, "source": NAME, "time_ns": time_ns}
+    spent = cost(proc)
+    losses = spool.take_losses()
+    health: list[dict[str, Any]] = [
+        {"subject": "agent", "state": "fresh"} | (spent._asdict() if spent is not None else {})
+    ]
+    health += [part._asdict() for part in (spool.health(), *exporter.health())]
+    if losses:
+        health.append(
+            {"subject": "spool", "state": "dropped", "reason": f"{losses} frames fell off", "dropped": losses}
+        )
+    yield Batch("source_health", NAME, SOURCE_HEALTH.from_rows({**common, **row} for row in health))
+    sent = exporter.sent()
+    counts = {
+        "agent_sent_frames": (sent.frames, "frames"),
+        "agent_sent_bytes": (sent.bytes, "B"),
+        "agent_acknowledged_frames": (sent.acknowledged, "frames"),
+        "agent_refused_frames": (sent.refused, "frames"),
+        "agent_lost_frames": (spool.lost(spool.boot), "frames"),
+        "agent_waiting_frames": (spool.waiting_frames, "frames"),
+        "agent_waiting_bytes": (spool.waiting_bytes, "B"),
+    }
+    yield Batch(
+        "metrics",
+        NAME,
+        METRICS.from_rows(
+            {**common, "metric": name, "value": float(value), "unit": unit} for name, (value, unit) in counts.items()
+        ),
+    )

@@ -1,0 +1,375 @@
+"""Spool: frames that wait for their acknowledgement, on bounded disk, or in bounded memory where the disk fails.
+
+One file a frame, `<boot>-<sequence>.frame`, written under another name, synced and renamed; a frame of an earlier start keeps
+its own boot and sequence. When a bound is reached the oldest frame falls off; the count is written to `<boot>.lost` before
+the file goes, so that nothing vanishes uncounted. A frame that falls off while it is on its way may still arrive: `lost` is
+then one too many, never one too few.
+"""
+
+from __future__ import annotations
+
+import bisect
+import fcntl
+import json
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from warpline_proto import service_pb2
+from warpline_proto.batch import Batch, Frame
+from warpline_proto.errors import ConfigError
+from warpline_proto.wire import encode
+
+from .frame_file import HEADER_BYTES, created, pack, unpack
+from .source import Health
+
+BYTES_MAX: Final = 256 * 1024 * 1024
+"""Default bound on everything that waits."""
+MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Default bound on what waits in memory while the directory cannot be written."""
+AGE_SECONDS_MAX: Final = 24 * 3600.0
+"""Default age at which a frame falls off."""
+FRAMES_MAX: Final = 100_000
+"""Bound on the number of files: a day of one frame a second fits."""
+CORRUPT_FILES_MAX: Final = 8
+"""Damaged files kept for a look; older ones are removed."""
+
+
+class Key(NamedTuple):
+    """Place of a frame in the order of sending: frames of earlier starts first, whatever the clock said then."""
+
+    current: bool
+    boot: str
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may wait, and how long."""
+
+    bytes_max: int = BYTES_MAX
+    memory_bytes_max: int = MEMORY_BYTES_MAX
+    age_seconds_max: float = AGE_SECONDS_MAX
+    frames_max: int = FRAMES_MAX
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One frame that waits: `data` is None where it lies on disk."""
+
+    created_ns: int
+    size: int
+    data: bytes | None
+
+
+class Spool:
+    """One thread puts, another takes and acknowledges. ConfigError if another agent holds the directory."""
+
+    def __init__(
+        self, directory: Path, agent: str, boot: str, clock_ns: Callable[[], int], limits: Limits = Limits()
+    ) -> None:
+        self.directory = directory
+        self.boot = boot
+        self.changed = threading.Condition()
+        self._agent = agent
+        self._clock_ns = clock_ns
+        self._limits = limits
+        self._sequence = 0
+        self._keys: list[Key] = []
+        self._waiting: dict[Key, Waiting] = {}
+        self._bytes = 0
+        self._memory_bytes = 0
+        self._lost: Counter[str] = Counter()
+        self._through: dict[str, int] = {}
+        self._unreported = 0
+        self._trouble = ""
+        self._lock_file: int | None = None
+        try:
+            self._acquire()
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"another agent holds the spool {directory}", "give each agent its own spool_directory"
+            ) from error
+        except OSError as error:
+            self._trouble = _words(directory, error)
+
+    def put(self, batches: Sequence[Batch]) -> int:
+        """Keep one frame until it is acknowledged or falls off; returns its sequence. WireError if it is too large."""
+        sequence = self._sequence + 1
+        created_ns = self._clock_ns()
+        frame = Frame(self._agent, self.boot, sequence, created_ns, tuple(batches), self._lost[self.boot])
+        data = pack(encode(frame), created_ns)
+        self._sequence = sequence
+        if len(data) > self._limits.bytes_max:
+            self._count(self.boot)
+            return sequence
+        self._make_room(len(data))
+        key = self._key(self.boot, sequence)
+        self._add(key, self._keep(key, data, created_ns))
+        return sequence
+
+    def after(self, key: Key | None) -> tuple[Key, service_pb2.Frame] | None:
+        """The oldest frame behind `key` (the oldest of all for None), carrying what its boot has lost up to now."""
+        while True:
+            with self.changed:
+                position = 0 if key is None else bisect.bisect_right(self._keys, key)
+                if position >= len(self._keys):
+                    return None
+                found = self._keys[position]
+                held = self._waiting[found].data
+            message = self._read(found, held)
+            if message is not None:
+                message.lost = max(message.lost, self._lost[found.boot])
+                return found, message
+            key = found
+
+    def waits_after(self, key: Key | None) -> bool:
+        """Whether a frame waits behind `key`."""
+        return bool(self._keys) and (key is None or self._keys[-1] > key)
+
+    def acknowledge(self, boot: str, sequence: int) -> None:
+        """Everything of `boot` up to and including `sequence` is durable elsewhere."""
+        with self.changed:
+            low = bisect.bisect_left(self._keys, self._key(boot, 0))
+            high = bisect.bisect_right(self._keys, self._key(boot, sequence))
+            for key in self._keys[low:high]:
+                self._remove(key)
+            self._forget(boot)
+            self.changed.notify_all()
+
+    def lost(self, boot: str) -> int:
+        """Frames of `boot` that fell off so far."""
+        return self._lost[boot]
+
+    @property
+    def waiting_frames(self) -> int:
+        """Frames that wait."""
+        return len(self._keys)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait."""
+        return self._bytes
+
+    def take_losses(self) -> int:
+        """Frames that fell off since the last call."""
+        with self.changed:
+            count, self._unreported = self._unreported, 0
+        return count
+
+    def health(self) -> Health:
+        """Fresh, or in words why frames are held in memory."""
+        if self._trouble:
+            return Health("spool", "stale", f"{self._trouble}: frames are held in memory and die with the agent")
+        return Health("spool", "fresh", "")
+
+    def close(self) -> None:
+        """Give the directory back; what waits on disk stays there. Safe to call twice."""
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    def _acquire(self) -> None:
+        """Take the directory and what waits there; BlockingIOError if another agent has it, OSError if it cannot be used."""
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock_file)
+            raise
+        self._lock_file = lock_file
+        self._load()
+
+    def _load(self) -> None:
+        for path in sorted(self.directory.iterdir()):
+            if path.suffix == ".tmp":
+                self._unlink(path)
+            elif path.suffix == ".lost":
+                self._load_lost(path)
+        for path in self.directory.glob("*.frame"):
+            self._load_frame(path)
+        for boot in list(self._lost):
+            self._forget(boot)
+
+    def _load_lost(self, path: Path) -> None:
+        try:
+            state = json.loads(path.read_text())
+            self._lost[path.stem], self._through[path.stem] = int(state["lost"]), int(state["through"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self._unlink(path)
+
+    def _load_frame(self, path: Path) -> None:
+        boot, _, number = path.stem.rpartition("-")
+        if not boot or not number.isdigit():
+            return
+        if int(number) <= self._through.get(boot, 0):
+            self._unlink(path)
+            return
+        try:
+            with path.open("rb") as stream:
+                created_ns = created(stream.read(HEADER_BYTES))
+            size = path.stat().st_size
+        except OSError:
+            created_ns, size = None, 0
+        self._add(self._key(boot, int(number)), Waiting(created_ns or self._clock_ns(), size, None))
+
+    def _keep(self, key: Key, data: bytes, created_ns: int) -> Waiting:
+        try:
+            self._write(self._path(key), data)
+        except OSError as error:
+            self._trouble = _words(self.directory, error)
+            return Waiting(created_ns, len(data), data)
+        if self._trouble:
+            self._move_to_disk()
+        return Waiting(created_ns, len(data), None)
+
+    def _move_to_disk(self) -> None:
+        """The directory can be written again: what was held in memory follows."""
+        with self.changed:
+            held = [(key, each) for key, each in self._waiting.items() if each.data is not None]
+        for key, waiting in held:
+            try:
+                self._write(self._path(key), waiting.data or b"")
+            except OSError as error:
+                self._trouble = _words(self.directory, error)
+                return
+            with self.changed:
+                if key in self._waiting:
+                    self._waiting[key] = Waiting(waiting.created_ns, waiting.size, None)
+                    self._memory_bytes -= waiting.size
+                else:
+                    self._unlink(self._path(key))
+        self._trouble = ""
+
+    def _write(self, path: Path, data: bytes) -> None:
+        if self._lock_file is None:
+            self._acquire()
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _make_room(self, size: int) -> None:
+        oldest_ns = self._clock_ns() - int(self._limits.age_seconds_max * 1e9)
+        with self.changed:
+            while self._keys and (
+                self._bytes + size > self._limits.bytes_max
+                or len(self._keys) >= self._limits.frames_max
+                or self._waiting[self._keys[0]].created_ns < oldest_ns
+            ):
+                self._drop(self._keys[0])
+
+    def _add(self, key: Key, waiting: Waiting) -> None:
+        with self.changed:
+            bisect.insort(self._keys, key)
+            self._waiting[key] = waiting
+            self._bytes += waiting.size
+            if waiting.data is not None:
+                self._memory_bytes += waiting.size
+                self._bound_memory()
+            self.changed.notify_all()
+
+    def _bound_memory(self) -> None:
+        for key in [each for each in self._keys if self._waiting[each].data is not None]:
+            if self._memory_bytes <= self._limits.memory_bytes_max:
+                return
+            self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        # Files fall off in order, so everything of the boot up to this one is gone; what was held in memory may be newer.
+        self._count(key.boot, through=key.sequence if self._waiting[key].data is None else 0)
+        self._remove(key)
+        self._forget(key.boot)
+
+    def _count(self, boot: str, through: int = 0) -> None:
+        self._lost[boot] += 1
+        self._unreported += 1
+        self._through[boot] = max(through, self._through.get(boot, 0))
+        self._save_lost(boot)
+
+    def _save_lost(self, boot: str) -> None:
+        state = json.dumps({"lost": self._lost[boot], "through": self._through.get(boot, 0)})
+        target = self.directory / f"{boot}.lost"
+        temporary = self.directory / f"{boot}.lost.tmp"
+        try:
+            temporary.write_text(state)
+            temporary.rename(target)
+        except OSError as error:
+            self._trouble = _words(self.directory, error)
+
+    def _remove(self, key: Key) -> None:
+        waiting = self._waiting.pop(key)
+        del self._keys[bisect.bisect_left(self._keys, key)]
+        self._bytes -= waiting.size
+        if waiting.data is None:
+            self._unlink(self._path(key))
+        else:
+            self._memory_bytes -= waiting.size
+
+    def _forget(self, boot: str) -> None:
+        """An earlier boot of which nothing waits any more needs no count."""
+        position = bisect.bisect_left(self._keys, self._key(boot, 0))
+        if boot == self.boot or (position < len(self._keys) and self._keys[position].boot == boot):
+            return
+        self._lost.pop(boot, None)
+        self._through.pop(boot, None)
+        self._unlink(self.directory / f"{boot}.lost")
+
+    def _read(self, key: Key, held: bytes | None) -> service_pb2.Frame | None:
+        """The message of one frame; None if it is gone or damaged (then it is set aside and counted)."""
+        try:
+            message = unpack(held if held is not None else self._path(key).read_bytes())
+        except FileNotFoundError:
+            message = None
+        except OSError as error:
+            self._trouble = _words(self.directory, error)
+            message = None
+        if message is None or (message.boot, message.sequence) != (key.boot, key.sequence):
+            self._set_aside(key)
+            return None
+        return message
+
+    def _set_aside(self, key: Key) -> None:
+        with self.changed:
+            if key not in self._waiting:
+                return
+            self._count(key.boot)
+            path = self._path(key)
+            try:
+                path.rename(path.with_suffix(".corrupt"))
+            except OSError as error:
+                self._trouble = _words(self.directory, error)
+            self._remove(key)
+            self._forget(key.boot)
+        for stale in sorted(self.directory.glob("*.corrupt"))[:-CORRUPT_FILES_MAX]:
+            self._unlink(stale)
+
+    def _unlink(self, path: Path) -> None:
+        """Remove a file; one that stays is sent again after a restart, which the collector recognises."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._trouble = _words(self.directory, error)
+
+    def _key(self, boot: str, sequence: int) -> Key:
+        return Key(boot == self.boot, boot, sequence)
+
+    def _path(self, key: Key) -> Path:
+        return self.directory / f"{key.boot}-{key.sequence:012d}.frame"
+
+
+def _words(directory: Path, error: OSError) -> str:
+    return f"cannot write {directory}: {error.strerror or error}"

@@ -1,0 +1,70 @@
+"""`warpline agent`: read this node and send to a collector, until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+EXIT_BROKEN = 70
+"""The agent ended by itself (EX_SOFTWARE of sysexits.h); a supervisor starts it anew."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags; each overrides what files and environment say."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file to read instead of those of the system and the user"
+    )
+    parser.add_argument("--collector", metavar="HOST:PORT", help="where to send")
+    parser.add_argument("--cluster", metavar="NAME", help="cluster this node belongs to")
+    parser.add_argument("--node", metavar="NAME", help="name of this node, its host name by default")
+    parser.add_argument("--source", metavar="NAME", action="append", dest="sources", help="read only this; repeatable")
+    parser.add_argument("--spool-directory", metavar="DIR", help="where frames wait for their acknowledgement")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Work until SIGTERM or SIGINT."""
+    from pathlib import Path
+
+    from warpline_agent.agent import Agent, new_boot
+    from warpline_agent.config import build_sources, sections
+    from warpline_agent.exporters.collector import CollectorExporter
+    from warpline_agent.spool import Spool
+    from warpline_proto.config import files, load
+
+    settings = load(sections(), files(options.config))
+    settings["agent"] = config = _override(settings["agent"], options)
+    sources = build_sources(settings)
+    spool = Spool(Path(config.spool_directory), config.node, new_boot(), time.time_ns, config.limits())
+    exporter = CollectorExporter(spool, config.collector)
+    told: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, frame: _note(told, received, frame))
+    agent = Agent(config, sources, spool, exporter)
+    names = ", ".join(sources) or "nothing"
+    print(f"agent ready: node {config.node} reads {names}, sends to {config.collector}", file=sys.stderr, flush=True)
+    return 0 if agent.run(lambda: bool(told)) else EXIT_BROKEN
+
+
+def _override(config: Any, options: argparse.Namespace) -> Any:
+    from warpline_proto.errors import ConfigError
+
+    given = {
+        key: value
+        for key in ("collector", "cluster", "node", "sources", "spool_directory")
+        if (value := getattr(options, key)) is not None
+    }
+    if "sources" in given:
+        given["sources"] = tuple(given["sources"])
+    try:
+        return dataclasses.replace(config, **given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _note(told: list[int], received: int, frame: FrameType | None) -> None:
+    told.append(received)
