@@ -5,16 +5,37 @@ from __future__ import annotations
 from ..source import Format, Source, TreeFormat
 from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
+from .host import Host
+from .inspector import Inspector
+from .kineto import Kineto, KinetoFolder
+from .nccl_log import NcclLog, NcclLogSource
+from .nccl_topology import NcclTopology
+from .nvml import Nvml
 from .prometheus import Prometheus
+from .ras import Ras
+from .synthetic import Synthetic
+from .tracelens_nccl import TracelensNccl
 
-SOURCES: dict[str, type[Source]] = {}
+SOURCES: dict[str, type[Source]] = {
+    "nvml": Nvml,
+    "host": Host,
+    "kineto": KinetoFolder,
+    "nccl_log": NcclLogSource,
+    "synthetic": Synthetic,
+}
 
 FORMATS: tuple[Format, ...] = (
     FlightRecorder(),
+    TracelensNccl(),
+    Ras(),
+    Inspector(),
     Prometheus(),
     OperationTrace(),
     OperationTimeline(),
     RunMeta(),
+    Kineto(),
+    NcclTopology(),
+    NcclLog(),
 )
 """Recorded formats, most specific first: the first that recognises a file reads it."""
 
