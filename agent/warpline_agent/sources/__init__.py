@@ -6,6 +6,7 @@ from ..source import Format, Source, TreeFormat
 from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
 from .host import Host
+from .infiniband import Infiniband, InfinibandTree
 from .inspector import Inspector
 from .kineto import Kineto, KinetoFolder
 from .nccl_log import NcclLog, NcclLogSource
@@ -19,6 +20,7 @@ from .tracelens_nccl import TracelensNccl
 SOURCES: dict[str, type[Source]] = {
     "nvml": Nvml,
     "host": Host,
+    "infiniband": Infiniband,
     "kineto": KinetoFolder,
     "nccl_log": NcclLogSource,
     "synthetic": Synthetic,
@@ -39,4 +41,4 @@ FORMATS: tuple[Format, ...] = (
 )
 """Recorded formats, most specific first: the first that recognises a file reads it."""
 
-TREE_FORMATS: tuple[TreeFormat, ...] = ()
+TREE_FORMATS: tuple[TreeFormat, ...] = (InfinibandTree(),)
