@@ -120,9 +120,13 @@ def _xml(candidate: Input) -> Looks | None:
     return Looks("xml", f"XML of type <{root}>: no format here reads it")
 
 
+_JSON_START: Final = rb'\s*(\{\s*["}]|\[\s*([\[{"\]]|-?[\d.eE+]+\s*[,\]]))'
+"""How JSON begins and a log line in brackets does not."""
+
+
 def _json(candidate: Input) -> Looks | None:
     named = candidate.name.lower().endswith((".json", ".jsonl"))
-    if not re.match(rb"\s*[{\[]" if named else rb'\s*(\{\s*["}]|\[\s*[\[{"\d\]-])', candidate.head):
+    if not re.match(rb"\s*[{\[]" if named else _JSON_START, candidate.head):
         return None
     with candidate.open() as stream:
         data = stream.read(DOCUMENT_BYTES_MAX + 1)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pyarrow as pa
 
@@ -18,36 +18,11 @@ from warpline_proto.errors import Reference, Refused, WarplineError
 from .archive import Limits, Member, file_input, is_archive, unpack
 from .describe import describe, holds_verdicts, reference_name
 from .identity import stamp
+from .inputs import READ, REFERENCE_REASON, REFUSED, InputReport, member_line, plain, refuse, say, sum_up
 from .jobs import Assignment, Piece, assign, identifier, job_rows, of_a_job, stem
 from .source import Format, Input, Reading, Rows, Tree, TreeFormat
 from .sources import FORMATS, TREE_FORMATS
 from .walk import files_below
-
-READ: Final = "read"
-REFUSED: Final = "refused"
-REFERENCE: Final = "reference"
-REFERENCE_REASON: Final = "reference answer, set aside unread"
-
-
-@dataclass
-class InputReport:
-    """What became of one file: `status` is read, refused or reference; `kind` the format that took it or what it looks like.
-
-    `facts` are counts, times and versions worth showing, JSON throughout. An archive is one report, with `facts["members"]`
-    listing path, kind, status and reason of each member; so is a folder that a tree format reads as a whole.
-    """
-
-    path: str
-    kind: str | None
-    status: str
-    reason: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The published form."""
-        return {
-            "path": self.path, "kind": self.kind, "status": self.status, "reason": self.reason, "facts": self.facts,
-        }  # fmt: skip
 
 
 @dataclass
@@ -131,7 +106,7 @@ class _Reader:
         try:
             reading = _guarded(tree_format.name, lambda: tree_format.read_tree(candidate))
         except Refused as error:
-            _refuse(report, error)
+            refuse(report, error)
             return
         digest = hashlib.blake2b("\n".join(sorted(candidate.names)).encode("utf-8", "replace")).hexdigest()
         self._keep(Piece(candidate.path, str(candidate.root.parent), tree_format.name, digest, reading), report)
@@ -144,7 +119,7 @@ class _Reader:
         report = InputReport(str(file), None, READ)
         self._reports.append(report)
         if reference_name(file.name.removesuffix(".gz")):
-            report.status, report.reason = REFERENCE, REFERENCE_REASON
+            refuse(report, Reference(REFERENCE_REASON))
             return
         try:
             candidate = file_input(file, str(file), self._limits)
@@ -153,7 +128,7 @@ class _Reader:
             else:
                 self._keep(self._piece(candidate, str(file.parent), report), report)
         except Refused as error:
-            _refuse(report, error)
+            refuse(report, error)
 
     def _piece(self, candidate: Input, folder: str, report: InputReport) -> Piece:
         for each in self._formats.files:
@@ -176,7 +151,7 @@ class _Reader:
             if not self._archived_tree(candidate, Path(name), members, report):
                 lines = [self._take_member(candidate, member, report) for member in members]
                 report.facts["members"] = lines
-                _sum_up(report, lines)
+                sum_up(report, lines)
 
     def _archived_tree(self, candidate: Input, folder: Path, members: Sequence[Member], report: InputReport) -> bool:
         names = frozenset(member.name for member in members if member.file is not None)
@@ -204,18 +179,18 @@ class _Reader:
                 raise Refused("an archive inside an archive: unpack it first")
             piece = self._piece(candidate, archive.path, inner)
         except Refused as error:
-            _refuse(inner, error)
-            return _line(member.name, inner)
-        line = _line(member.name, inner)
+            refuse(inner, error)
+            return member_line(member.name, inner)
+        line = member_line(member.name, inner)
         self._keep(piece, report, line)
         return line
 
     def _keep(self, piece: Piece, report: InputReport, line: dict[str, Any] | None = None) -> None:
         self._reads.append(_Read(piece, report, line))
         facts = line.setdefault("facts", {}) if line is not None else report.facts
-        facts |= _json(piece.reading.facts)
+        facts |= plain(piece.reading.facts)
         if piece.reading.notes:
-            _say(report, line, "; ".join(piece.reading.notes))
+            say(report, line, "; ".join(piece.reading.notes))
 
     def finish(self) -> Import:
         """Give pieces to jobs, stamp their rows."""
@@ -249,29 +224,6 @@ def _guarded(name: str, read: Any) -> Reading:
     return reading
 
 
-def _refuse(report: InputReport, error: Refused) -> None:
-    report.status = REFERENCE if isinstance(error, Reference) else REFUSED
-    report.reason = str(error)
-
-
-def _line(name: str, inner: InputReport) -> dict[str, Any]:
-    return {"path": name, "kind": inner.kind, "status": inner.status, "reason": inner.reason}
-
-
-def _sum_up(report: InputReport, lines: Sequence[dict[str, Any]]) -> None:
-    """An archive is read if one member is; else it is refused for what its members were refused for."""
-    counts = Counter(line["status"] for line in lines)
-    if counts[READ]:
-        kinds = sorted({line["kind"] for line in lines if line["status"] == READ})
-        report.kind = kinds[0] if len(kinds) == 1 else report.kind
-        if len(lines) > counts[READ]:
-            report.reason = f"{counts[READ]} of {len(lines)} members read"
-        return
-    report.status = REFERENCE if lines and counts[REFERENCE] == len(lines) else REFUSED
-    reasons = list(dict.fromkeys(line["reason"] for line in lines))
-    report.reason = f"no member is read: {'; '.join(reasons[:3])}" if reasons else "empty archive"
-
-
 def _tell(read: _Read, assignment: Assignment, index: int, pieces: Sequence[Piece], owner: dict[int, str]) -> None:
     """Put job, row counts and notes into the report."""
     facts = read.report.facts if read.line is None else read.line["facts"]
@@ -280,7 +232,7 @@ def _tell(read: _Read, assignment: Assignment, index: int, pieces: Sequence[Piec
     if job is not None:
         facts["job"] = job
     if kept is not None:
-        _say(read.report, read.line, f"same data as {pieces[kept].path}")
+        say(read.report, read.line, f"same data as {pieces[kept].path}")
         return
     counts: Counter[str] = Counter()
     for rows in read.piece.reading.rows:
@@ -290,14 +242,7 @@ def _tell(read: _Read, assignment: Assignment, index: int, pieces: Sequence[Piec
     if dropped:
         facts["dropped"] = dropped
     for note in assignment.notes.get(index, []):
-        _say(read.report, read.line, note)
-
-
-def _say(report: InputReport, line: dict[str, Any] | None, words: str) -> None:
-    if line is not None:
-        line["reason"] = f"{line['reason']}; {words}" if line["reason"] else words
-    else:
-        report.reason = f"{report.reason}; {words}" if report.reason else words
+        say(read.report, read.line, note)
 
 
 def _stamped(piece: Piece, job: str | None) -> Iterator[Batch]:
@@ -314,19 +259,6 @@ def _stamped(piece: Piece, job: str | None) -> Iterator[Batch]:
 
 def _stamp(rows: Rows, source: str, job: str | None, rank: int | None, node: str | None) -> pa.RecordBatch:
     return stamp(rows.batch, source=source, job=job, rank=rank, node=node)
-
-
-def _json(value: Any) -> Any:
-    """Facts as plain JSON: whatever has no JSON form becomes text."""
-    if isinstance(value, dict):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_json(item) for item in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if abs(value) != float("inf") and value == value else None
-    return str(value)
 
 
 def _digest(candidate: Input) -> str:
