@@ -61,11 +61,19 @@ class Manifest:
         self._connection = connection
         self._token = secrets.token_hex(4)  # a name is never used twice, even if the file before was deleted
         connection.execute(CREATE)
-        self.segments: tuple[Segment, ...] = tuple(self._check(segment) for segment in self._load())
+        self._tables: dict[str, tuple[Segment, ...]] = {}
+        for segment in self._load():
+            self._tables[segment.table_name] = (*self._tables.get(segment.table_name, ()), self._check(segment))
+        self._ordinal = max((segment.ordinal for segment in self.segments), default=0)
+
+    @property
+    def segments(self) -> list[Segment]:
+        """All listed segments."""
+        return [segment for listed in self._tables.values() for segment in listed]
 
     def readable(self, table: str) -> list[Segment]:
         """Segments of `table` that can be read, oldest first."""
-        return [segment for segment in self.segments if segment.table_name == table and segment.damaged is None]
+        return [segment for segment in self._tables.get(table, ()) if segment.damaged is None]
 
     def damaged(self) -> tuple[Damage, ...]:
         """Segments that cannot be read."""
@@ -73,11 +81,11 @@ class Manifest:
 
     def store(self, table: str, rows: pa.Table, now_ns: int) -> Segment:
         """Write a segment file that is not listed yet. OSError if the disk refuses."""
-        ordinal = max((segment.ordinal for segment in self.segments), default=0) + 1
-        path = f"{FOLDER}/{table}/{ordinal:010d}-{self._token}.parquet"
+        self._ordinal += 1
+        path = f"{FOLDER}/{table}/{self._ordinal:010d}-{self._token}.parquet"
         size = parquet.write(rows, self._directory / path, durable=True)
         low, high = _time_range(rows, declared(table).time)
-        return Segment(ordinal, table, path, rows.num_rows, size, fingerprint(rows.schema), low, high, now_ns)
+        return Segment(self._ordinal, table, path, rows.num_rows, size, fingerprint(rows.schema), low, high, now_ns)
 
     def enlist(self, segment: Segment, instead_of: Sequence[Segment] = ()) -> None:
         """List `segment` and strike others, in the caller's transaction."""
@@ -90,12 +98,14 @@ class Manifest:
     def adopt(self, segment: Segment, instead_of: Sequence[Segment] = ()) -> None:
         """What `enlist` wrote is committed."""
         gone = {old.ordinal for old in instead_of}
-        self.segments = (*(item for item in self.segments if item.ordinal not in gone), segment)
+        kept = (item for item in self._tables.get(segment.table_name, ()) if item.ordinal not in gone)
+        self._tables[segment.table_name] = (*kept, segment)
 
     def mark(self, segment: Segment, reason: str) -> None:
         """Leave `segment` out from now on; its file stays where it is."""
-        self.segments = tuple(
-            replace(item, damaged=reason) if item.ordinal == segment.ordinal else item for item in self.segments
+        self._tables[segment.table_name] = tuple(
+            replace(item, damaged=reason) if item.ordinal == segment.ordinal else item
+            for item in self._tables[segment.table_name]
         )
 
     def read(self, segment: Segment) -> pa.Table:

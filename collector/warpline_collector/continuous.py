@@ -1,0 +1,145 @@
+"""The analysis that never stops: one pass after another over the store, findings with a life, and what could not be told."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from warpline_analysis.detector import Reader
+from warpline_analysis.runner import run
+from warpline_proto.batch import Batch
+from warpline_proto.errors import WarplineError
+from warpline_proto.finding import Check, FindingState, Report, Verdict, from_json, to_rows
+from warpline_proto.tables import FINDINGS, SOURCE_HEALTH
+
+from . import incidents
+from .reader import CatalogReader
+from .store import Store
+
+SOURCE: Final = "analysis"
+PASS: Final = "pass"
+"""Subject of the row of source_health that each pass writes."""
+CHECKS_REFRESH_NS: Final = 60 * 10**9
+"""Answers that did not change are written anew at most so often."""
+STOP_SECONDS: Final = 5.0
+_OPEN: Final = "SELECT document, state, opened_ns, updated_ns FROM current_findings"
+_LOG = logging.getLogger(__name__)
+Detect = Callable[[Reader], Report]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the analysis: seconds from the end of one pass to the start of the next."""
+
+    period_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.period_seconds <= 0:
+            raise ValueError("period_seconds is more than 0")
+
+
+class Continuous:
+    """`start` and `close`, or `one_pass` by itself. `clock` gives nanoseconds since the epoch."""
+
+    def __init__(
+        self,
+        store: Store,
+        reader: CatalogReader,
+        config: Config = Config(),
+        clock: Callable[[], int] = time.time_ns,
+        detect: Detect = run,
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._config = config
+        self._clock = clock
+        self._detect = detect
+        self._open = incidents.restored(_states(store.query(_OPEN).to_pylist()))
+        self._checks: dict[str, tuple[str, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="analysis", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the passes, in a thread of their own."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop the pass that runs, and let the thread end."""
+        self._stop.set()
+        self._reader.interrupt()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def one_pass(self) -> Report:
+        """Ask every detector, and make what changed durable."""
+        started_ns = self._clock()
+        report = self._detect(self._reader)
+        now_ns = self._clock()
+        following, states = incidents.after(self._open, report.findings, now_ns)
+        health = [_health(PASS, "fresh", "", now_ns, now_ns - started_ns), *self._answers(report.checks, now_ns)]
+        batches = [Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows(health))]
+        if states:
+            batches.append(Batch(FINDINGS.name, SOURCE, to_rows(states)))
+        self._store.write(batches)
+        self._open = following
+        return report
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.one_pass()
+            except Exception as error:  # one broken detector must not end the analysis of everything else for ever
+                self._failed(error)
+            self._stop.wait(self._config.period_seconds)
+
+    def _failed(self, error: Exception) -> None:
+        if self._stop.is_set():
+            return
+        _LOG.error("the analysis pass failed", exc_info=None if isinstance(error, WarplineError) else error)
+        row = _health(PASS, "dead", f"{type(error).__name__}: {error}"[:1_000], self._clock())
+        try:
+            self._store.write([Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows([row]))])
+        except WarplineError as second:
+            _LOG.error("%s", second)
+
+    def _answers(self, checks: Sequence[Check], now_ns: int) -> list[Mapping[str, Any]]:
+        """Questions asked without accusing anyone, where the answer is new or was not written for a while."""
+        rows = []
+        for check in checks:
+            subject = check.detector if check.job is None else f"{check.detector} of job {check.job}"
+            state = "fresh" if check.verdict == Verdict.HEALTHY else "unsupported"
+            reason = "; missing: ".join(filter(None, (check.detail, ", ".join(check.missing))))
+            before, written_ns = self._checks.get(subject, ("", 0))
+            if before != state or now_ns - written_ns >= CHECKS_REFRESH_NS:
+                self._checks[subject] = (state, now_ns)
+                rows.append(_health(subject, state, reason, now_ns))
+        return rows
+
+
+def _health(subject: str, state: str, reason: str, now_ns: int, duration_ns: int | None = None) -> Mapping[str, Any]:
+    return {
+        "source": SOURCE,
+        "time_ns": now_ns,
+        "subject": subject,
+        "state": state,
+        "reason": reason,
+        "duration_ns": duration_ns,
+    }
+
+
+def _states(rows: Sequence[Mapping[str, Any]]) -> list[FindingState]:
+    """Stored states as objects; a document that this version cannot read is told and left out."""
+    states = []
+    for row in rows:
+        try:
+            finding = from_json(json.loads(row["document"]))
+        except (KeyError, TypeError, ValueError) as error:
+            _LOG.warning("a stored finding cannot be read and will be opened anew: %s", error)
+            continue
+        states.append(FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"]))
+    return states

@@ -1,0 +1,223 @@
+"""Frames in: a queue bounded in bytes, one writer that stores many frames at once, acknowledgements after the commit.
+
+Storing one frame at a time costs twenty times as much as storing a hundred together, so the writer lets frames gather for a
+moment. An agent hears of a frame only when it is durable, or refused for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from warpline_proto import service_pb2
+from warpline_proto.batch import Frame
+from warpline_proto.errors import SchemaError, StoreError, WarplineError
+
+from .store import Store
+
+GATHER_SECONDS: Final = 0.1
+QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Frames that wait to be stored, as they came over the wire; past it the streams are read no further."""
+COMMIT_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A commit takes no more than this, and does not wait longer once so much is there."""
+CREDIT_BYTES_MIN: Final = 64 * 1024
+CREDIT_BYTES_MAX: Final = 4 * 1024 * 1024
+ACKS_WAITING_MAX: Final = 1_000
+"""Acknowledgements an agent may leave unread before its stream is cut."""
+MAINTAIN_SECONDS: Final = 1.0
+_LOG = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class Stream:
+    """One agent's stream as the writer sees it: where its acknowledgements go, and how many frames still wait for one."""
+
+    def __init__(self) -> None:
+        self.acks: asyncio.Queue[service_pb2.Ack] = asyncio.Queue(ACKS_WAITING_MAX)
+        self.broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
+        self.waiting = 0
+
+    def acknowledge(self, ack: service_pb2.Ack) -> None:
+        """Hand over one acknowledgement; an agent that reads none of them loses its stream."""
+        try:
+            self.acks.put_nowait(ack)
+        except asyncio.QueueFull:
+            self.fail(StoreError("too many acknowledgements were left unread"))
+
+    def fail(self, error: StoreError) -> None:
+        """End the stream: what waits is not acknowledged, and will be sent again."""
+        if not self.broken.done():
+            self.broken.set_result(error)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A frame on its way to the store; `frame` is None and `refused` says why where it could not be read."""
+
+    stream: Stream
+    boot: str
+    sequence: int
+    bytes: int
+    frame: Frame | None
+    refused: str = ""
+
+
+@dataclass
+class Counts:
+    """Since the start."""
+
+    frames: int = 0
+    rows: int = 0
+    refused: int = 0
+    agents: set[str] = field(default_factory=set)
+
+
+class Ingest:
+    """`put` from any number of streams, `run` once as a task, `stop` to store what waits and end."""
+
+    def __init__(self, store: Store, clock: Callable[[], int], gather_seconds: float = GATHER_SECONDS) -> None:
+        self.counts = Counts()
+        self.streams = 0
+        self._store = store
+        self._clock = clock
+        self._gather_seconds = gather_seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._waiting: deque[Item] = deque()
+        self._bytes = 0
+        self._changed = asyncio.Condition()
+        self._stopping = False
+
+    async def put(self, item: Item) -> None:
+        """Queue one frame; waits while the queue is full."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._bytes or self._bytes + item.bytes <= QUEUE_BYTES_MAX)
+            self._waiting.append(item)
+            self._bytes += item.bytes
+            item.stream.waiting += 1
+            self._changed.notify_all()
+
+    async def run(self) -> None:
+        """Store what comes until `stop`, and keep the store in order."""
+        loop = asyncio.get_running_loop()
+        maintained = loop.time()
+        while not self._stopping or self._waiting:
+            items = await self._gather()
+            if items:
+                await self._store_items(items)
+            if loop.time() - maintained >= MAINTAIN_SECONDS:
+                await self._in_thread(self._maintain)
+                maintained = loop.time()
+        self._thread.shutdown()
+
+    async def stop(self) -> None:
+        """Take no more time to gather: `run` ends when everything is stored."""
+        async with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    @property
+    def credit_bytes(self) -> int:
+        """What one agent may have in flight now."""
+        share = (QUEUE_BYTES_MAX - self._bytes) // max(self.streams, 1)
+        return max(CREDIT_BYTES_MIN, min(share, CREDIT_BYTES_MAX))
+
+    async def _gather(self) -> list[Item]:
+        """What came within one gathering time, at most COMMIT_BYTES_MAX; nothing after MAINTAIN_SECONDS of silence."""
+        async with self._changed:
+            if not await self._until(lambda: bool(self._waiting), MAINTAIN_SECONDS):
+                return []
+            await self._until(lambda: self._bytes >= COMMIT_BYTES_MAX, self._gather_seconds)
+            items: list[Item] = []
+            size = 0
+            while self._waiting and (not items or size + self._waiting[0].bytes <= COMMIT_BYTES_MAX):
+                items.append(self._waiting.popleft())
+                size += items[-1].bytes
+            return items
+
+    async def _until(self, condition: Callable[[], bool], seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._changed.wait_for(lambda: self._stopping or condition())
+        except TimeoutError:
+            pass
+        return condition()
+
+    async def _store_items(self, items: Sequence[Item]) -> None:
+        try:
+            refusals = await self._in_thread(lambda: self._append(items))
+            self._acknowledge(items, refusals)
+        except StoreError as error:
+            _LOG.error("%s", error)
+            for item in items:
+                item.stream.fail(error)
+        async with self._changed:
+            self._bytes -= sum(item.bytes for item in items)
+            for item in items:
+                item.stream.waiting -= 1
+            self._changed.notify_all()
+
+    async def drained(self, stream: Stream) -> None:
+        """Wait until nothing of `stream` waits for its acknowledgement."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not stream.waiting or stream.broken.done())
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _append(self, items: Sequence[Item]) -> list[str]:
+        """Store together; if the engine will not have some rows, one by one. Returns why each was refused, "" if not."""
+        readable = [item.frame for item in items if item.frame is not None]
+        try:
+            self._store.append(readable)
+            return [item.refused for item in items]
+        except SchemaError:
+            return [item.refused or self._append_alone(item) for item in items]
+
+    def _append_alone(self, item: Item) -> str:
+        try:
+            self._store.append([item.frame] if item.frame else [])
+        except SchemaError as error:
+            return str(error)
+        return ""
+
+    def _maintain(self) -> None:
+        try:
+            self._store.maintain()
+        except WarplineError as error:
+            _LOG.error("%s", error)
+
+    def _acknowledge(self, items: Sequence[Item], refusals: Sequence[str]) -> None:
+        """One acknowledgement for each run of stored frames of one boot, one for each refused frame, in order."""
+        newest: dict[Stream, dict[str, int]] = defaultdict(dict)
+        for item, refused in zip(items, refusals, strict=True):
+            if refused:
+                if (before := newest[item.stream].pop(item.boot, 0)) > 0:
+                    item.stream.acknowledge(self._ack(item.boot, before))
+                item.stream.acknowledge(self._ack(item.boot, item.sequence, refused))
+                self.counts.refused += 1
+            else:
+                newest[item.stream][item.boot] = item.sequence
+                self._count(item)
+        for stream, boots in newest.items():
+            for boot, sequence in boots.items():
+                stream.acknowledge(self._ack(boot, sequence))
+
+    def _ack(self, boot: str, sequence: int, refused: str = "") -> service_pb2.Ack:
+        return service_pb2.Ack(
+            boot=boot,
+            sequence=sequence,
+            refused=refused[:1_000],
+            collector_ns=self._clock(),
+            credit_bytes=self.credit_bytes,
+        )
+
+    def _count(self, item: Item) -> None:
+        if item.frame is not None:
+            self.counts.frames += 1
+            self.counts.rows += sum(batch.rows.num_rows for batch in item.frame.batches)
+            self.counts.agents.add(item.frame.agent)

@@ -1,0 +1,146 @@
+"""The gRPC rim: frames in and acknowledgements out, SQL answered by the workers, captures handed to agents, status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from typing import Any, Final
+
+import grpc
+
+from warpline_proto import service_pb2, service_pb2_grpc, wire
+from warpline_proto.defaults import FRAME_BYTES_MAX
+from warpline_proto.errors import ConfigError, QueryError, WireError
+
+from .captures import CaptureBoard
+from .ingest import Ingest, Item, Stream
+from .pool import Answer, WorkerPool
+
+PIECE_BYTES: Final = 1024 * 1024
+QUESTIONS_WAITING_MAX: Final = 32
+"""Questions asked and not answered; one more is told to come back."""
+UNPACK_APART_BYTES: Final = 512 * 1024
+"""Frames that unpack to more are read in a thread, so that other streams need not wait."""
+STOP_SECONDS: Final = 1.0
+DETAILS_CHARS_MAX: Final = 2_000
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", FRAME_BYTES_MAX + 64 * 1024),
+    ("grpc.so_reuseport", 0),
+)
+_LOG = logging.getLogger(__name__)
+
+
+class Service(service_pb2_grpc.WarplineServicer):
+    """The four calls of service.proto."""
+
+    def __init__(self, ingest: Ingest, pool: WorkerPool, board: CaptureBoard, clock: Callable[[], int]) -> None:
+        self._ingest = ingest
+        self._pool = pool
+        self._board = board
+        self._started_ns = clock()
+        self._questions = 0
+        self._threads = ThreadPoolExecutor(QUESTIONS_WAITING_MAX, thread_name_prefix="query")
+
+    async def Push(self, request_iterator: AsyncIterator[service_pb2.Frame], context: Any) -> None:
+        """Read frames while a task of its own writes the acknowledgements: neither waits for the other."""
+        stream = Stream()
+        self._ingest.streams += 1
+        reading = asyncio.create_task(self._read(request_iterator, stream))
+        writing = asyncio.create_task(_write_acks(stream, context))
+        try:
+            await asyncio.wait((reading, writing, stream.broken), return_when=asyncio.FIRST_COMPLETED)
+            if stream.broken.done():
+                await context.abort(grpc.StatusCode.UNAVAILABLE, str(stream.broken.result())[:DETAILS_CHARS_MAX])
+            if reading.done():
+                reading.result()
+                written = asyncio.ensure_future(stream.acks.join())
+                await asyncio.wait((written, writing), return_when=asyncio.FIRST_COMPLETED)
+                written.cancel()
+        finally:
+            self._ingest.streams -= 1
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+
+    async def Query(self, request: service_pb2.QueryRequest, context: Any) -> AsyncIterator[service_pb2.QueryPiece]:
+        """One statement through the workers; a refusal is INVALID_ARGUMENT with the sentence."""
+        if self._questions >= QUESTIONS_WAITING_MAX:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many questions at once: ask again in a moment")
+        self._questions += 1
+        try:
+            answer = await self._answer(request)
+        except QueryError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:DETAILS_CHARS_MAX])
+        finally:
+            self._questions -= 1
+        for start in range(0, len(answer.payload), PIECE_BYTES):
+            payload = answer.payload[start : start + PIECE_BYTES]
+            yield service_pb2.QueryPiece(payload=payload, truncated=answer.truncated)
+
+    async def Captures(
+        self, request: service_pb2.CaptureWatch, context: Any
+    ) -> AsyncIterator[service_pb2.CaptureRequest]:
+        """Requests for one node as they come."""
+        async for found in self._board.watch(request.node, lambda: not context.cancelled()):
+            yield found
+
+    async def Status(self, request: service_pb2.StatusRequest, context: Any) -> service_pb2.StatusReply:
+        """What was taken since the start."""
+        counts = self._ingest.counts
+        return service_pb2.StatusReply(
+            version=version("warpline"),
+            started_ns=self._started_ns,
+            frames=counts.frames,
+            rows=counts.rows,
+            agents=len(counts.agents),
+        )
+
+    def close(self) -> None:
+        """Let the query threads go."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, request: service_pb2.QueryRequest) -> Answer:
+        def work() -> Answer:
+            return self._pool.query(request.sql, request.rows_max or None, request.seconds_max or None)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _read(self, messages: AsyncIterator[service_pb2.Frame], stream: Stream) -> None:
+        async for message in messages:
+            await self._ingest.put(await _item(message, stream))
+        await self._ingest.drained(stream)
+
+
+async def start(service: Service, address: str) -> tuple[grpc.aio.Server, str]:
+    """Listen on `address` (port 0: any free one) -> the server and the address it has; ConfigError if it is taken."""
+    server = grpc.aio.server(options=_OPTIONS)
+    service_pb2_grpc.add_WarplineServicer_to_server(service, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {address}", "is it taken by another collector? see --listen") from error
+    await server.start()
+    return server, address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+async def _write_acks(stream: Stream, context: Any) -> None:
+    while True:
+        await context.write(await stream.acks.get())
+        stream.acks.task_done()
+
+
+async def _item(message: service_pb2.Frame, stream: Stream) -> Item:
+    """A frame that cannot be read travels on as a refusal, so that its acknowledgement keeps its place."""
+    size = message.ByteSize()
+    try:
+        if sum(part.unpacked_bytes for part in message.parts) > UNPACK_APART_BYTES:
+            frame = await asyncio.to_thread(wire.from_message, message)
+        else:
+            frame = wire.from_message(message)
+    except WireError as error:
+        _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
+        return Item(stream, message.boot, message.sequence, size, None, str(error))
+    return Item(stream, frame.boot, frame.sequence, size, frame)
