@@ -9,10 +9,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, PHASES
+from warpline_proto.tables import COMMUNICATORS, PHASES
 
 from . import nccl, values
-from .kernels import COMMUNICATION, NO_STEP, kernel_operation, steps_at
+from .kernels import NO_STEP, steps_at
 from .kineto import Annotation, Trace
 from .process_groups import group_key, group_kind
 
@@ -113,61 +113,13 @@ def _shown(group: Group) -> str:
     return group.description if group.description and group.description != "undefined" else group.name
 
 
-def collective_rows(trace: Trace, job: Distributed, clock: str | None) -> pa.RecordBatch:
-    """One row for each communication kernel, in the order in which the CPU launched them.
-
-    `sequence` counts from the start of the trace on each communicator; where the trace does not name communicators it
-    counts over all of them, since ranks of one program launch in one order, whatever order their GPUs run in.
-    """
-    kernels = trace.kernels
-    found = np.flatnonzero(kernels.category == COMMUNICATION)
-    launched = np.where(trace.launch_ns[found] >= 0, trace.launch_ns[found], kernels.start_ns[found])
+def told_collectives(trace: Trace, job: Distributed) -> dict[int, Row]:
+    """What PyTorch wrote beside communication kernels, by position of the record: columns of `collectives`."""
     groups = {group.name: group for group in job.groups}
-    counters: dict[str | None, int] = {}
-    rows: list[Row] = []
-    for index in found[np.lexsort((kernels.start_ns[found], launched))].tolist():
-        said = _from_arguments(trace.collective_arguments.get(index, {}), groups)
-        row = _from_name(kernels.names[int(kernels.name_id[index])]) | {k: v for k, v in said.items() if v is not None}
-        communicator = row.get("communicator")
-        row["sequence"] = counters[communicator] = counters.get(communicator, -1) + 1
-        step, device, stream = int(kernels.step[index]), int(kernels.device[index]), int(kernels.stream[index])
-        rows.append(
-            row
-            | {
-                "rank": job.rank,
-                "device": device if device >= 0 else None,
-                "stream": stream if stream >= 0 else None,
-                "step": step if step != NO_STEP else None,
-                "start_ns": int(kernels.start_ns[index]),
-                "duration_ns": int(kernels.duration_ns[index]),
-                "clock": clock,
-                "timing": "kernel_gpu",
-                "state": "completed",
-            }
-        )
-    return COLLECTIVES.from_rows(rows)
+    return {index: _from_arguments(given, groups, job.rank) for index, given in trace.collective_arguments.items()}
 
 
-def _from_name(name: str) -> Row:
-    if not nccl.is_kernel(name):
-        return {"operation": kernel_operation(name)}
-    told = nccl.kernel(name)
-    # An all-to-all moves bytes: the element type in the name of a SendRecv kernel is not that of the message.
-    datatype = None if told.operation == "send_recv" else told.datatype
-    reduces = told.operation in ("all_reduce", "reduce_scatter", "reduce")
-    return {
-        "operation": told.operation,
-        "algorithm": told.algorithm,
-        "protocol": told.protocol,
-        "reduction": told.reduction if reduces else None,
-        "datatype": datatype if reduces else None,
-    }
-
-
-def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group]) -> Row:
-    """What PyTorch wrote beside the kernel; nothing where it wrote nothing."""
-    if not arguments:
-        return {}
+def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group], rank: int | None) -> Row:
     operation = nccl.operation(values.text(arguments.get("Collective name")) or "")
     datatype = nccl.datatype(values.text(arguments.get("dtype")) or "")
     name = values.text(str(arguments.get("Process Group Name", "")))
@@ -180,6 +132,7 @@ def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group]) -
         "operation": operation,
         "datatype": datatype,
         "communicator": _communicator(name, ranks, arguments),
+        "communicator_rank": ranks.index(rank) if ranks and rank in ranks else None,
         "group_name": description if description and description != "undefined" else name,
         "nranks": nranks,
         "elements": elements,

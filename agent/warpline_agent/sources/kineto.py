@@ -19,14 +19,14 @@ from ..kernels import clean_name, digest
 from ..kineto import Trace, read_trace
 from ..kineto_rows import (
     Distributed,
-    collective_rows,
     communicator_rows,
     distributed,
     group_memberships,
     phase_rows,
+    told_collectives,
 )
 from ..source import Health, Input, NoData, Origin, Reading, Rows
-from ..timeline import timeline_facts, timeline_rows
+from ..timeline import collective_rows, timeline_facts, timeline_rows
 
 _KINETO: Final = re.compile(
     rb'"(?:deviceProperties|computeProperties|baseTimeNanoseconds)"\s*:'
@@ -62,8 +62,9 @@ def _reading(trace: Trace, name: str) -> Reading:
     clock = _clock(node, content)
     phases, phases_dropped = phase_rows(trace, job, clock)
     rows = timeline_rows(trace.kernels, trace.steps, rank=job.rank, clock=clock, whole=trace.whole)
+    told = told_collectives(trace, job)
     rows += [
-        Rows("collectives", collective_rows(trace, job, clock)),
+        Rows("collectives", collective_rows(trace.kernels, trace.launch_ns, told, rank=job.rank, clock=clock)),
         Rows("communicators", communicator_rows(job)),
         Rows("phases", phases, phases_dropped + trace.annotations_dropped),
     ]
@@ -126,7 +127,7 @@ def _notes(trace: Trace) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Config:
+class KinetoConfig:
     """Where jobs write their traces. Without a directory the source is off."""
 
     directory: str = ""
@@ -138,6 +139,7 @@ class Config:
             raise ValueError(f"period_seconds {self.period_seconds} is not above zero")
 
 
+DEFAULTS: Final = KinetoConfig()
 FILES_KNOWN_MAX: Final = 10_000
 """Files remembered as read; of a folder with more, only the newest are looked at."""
 FILES_A_ROUND_MAX: Final = 4
@@ -153,8 +155,11 @@ class KinetoFolder:
     """Watches one folder for traces; a file is read once, in the round after the one in which it stopped growing."""
 
     name = "kineto"
+    Config = KinetoConfig
 
-    def __init__(self, config: Config = Config(), listing: Callable[[Path], Iterable[Path]] | None = None) -> None:
+    def __init__(
+        self, config: KinetoConfig = DEFAULTS, listing: Callable[[Path], Iterable[Path]] | None = None
+    ) -> None:
         self.period_seconds = config.period_seconds
         self._config = config
         self._listing = listing or _files
