@@ -68,6 +68,13 @@ class Late:
     waits: tuple[Waits, ...] = ()
     enough: bool = True
 
+    @property
+    def seconds_per_step(self) -> float:
+        """What the others wait for it in a step; 0 where steps are not known."""
+        steps = [waits.steps for waits in self.waits if waits.steps]
+        lost = sum(float(waits.waiting[waits.ranks != self.rank].mean()) * waits.operations for waits in self.waits)
+        return lost / max(steps) if steps else 0.0
+
 
 def late_rank(waits: Sequence[Waits]) -> Late:
     """The one rank that arrives last, persistently and by a clear margin, in everything that dominates; or nobody."""

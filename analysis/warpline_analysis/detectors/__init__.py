@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ..detector import Detector
-from . import straggler
+from . import execution_idle, link, straggler
 
 DETECTORS: dict[str, Detector] = {
     "straggler": straggler.detect,
+    "link": link.detect,
+    "execution_idle": execution_idle.detect,
 }

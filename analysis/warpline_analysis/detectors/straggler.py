@@ -17,7 +17,7 @@ from ..arrivals import SILENT, STEPS_MIN, Corroboration, Late, corroborate, late
 from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, replica_imbalance, straggler
 from ..detector import Reader
 from ..jobs import Job, known_jobs
-from ..robust import EXCESS_GATE, Evenness, Slow, evenness, share_gate, slow_members, steps_needed
+from ..robust import EXCESS_GATE, Evenness, Slow, evenness, median, share_gate, slow_members, steps_needed
 from ..self_time import Coverage, PeerGroup, SelfTime, coverage, load
 from ..stages import compare_stages, stage_imbalance
 from ..waits import Waits, load_waits
@@ -56,6 +56,8 @@ def detect(reader: Reader) -> Report:
 def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
     times = load(reader, covered)
     judged = [_judge(group) for group in times.groups if len(group.members) > 1 and len(group.steps) >= STEPS_MIN]
+    if not judged and len({group.stage for group in times.groups}) > 1:
+        return Report(checks=(_without_replicas(job, times),))
     if not judged:
         return _by_arrivals(reader, job, times, _too_little(times))
     accused = [item for item in judged if item.slow]
@@ -142,15 +144,25 @@ def _even(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -
     )
     if worst.even.excess >= EXCESS_GATE:
         return Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{figures}: {_undecided(worst)}")
-    stages = compare_stages(times, (), STEPS_MIN)
-    if stages and stages.heavy:
-        text = f"stage {stages.heaviest} computes {percent(stages.excess)} longer, but has no replica to compare with"
-        return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("a second data-parallel replica",))
     late = late_rank(load_waits(reader, job.name))
-    if late.rank is not None:
+    if late.rank is not None and late.seconds_per_step >= EXCESS_GATE * _typical(worst.group):
         text = f"{figures}: compute is even, yet collectives wait for rank {late.rank}; look at its host"
         return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("launch times of its kernels",))
     return Check(DETECTOR, Verdict.HEALTHY, job.name, figures)
+
+
+def _typical(group: PeerGroup) -> float:
+    """Seconds that a rank of the group computes in a step."""
+    return float(median(group.seconds))
+
+
+def _without_replicas(job: Job, times: SelfTime) -> Check:
+    """Every stage is one rank: what is slow cannot be told from what has more to do."""
+    stages = compare_stages(times, (), STEPS_MIN)
+    text = _too_little(times)
+    if stages and stages.heavy:
+        text = f"stage {stages.heaviest} computes {percent(stages.excess)} longer, but has no replica to compare with"
+    return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("a second data-parallel replica",))
 
 
 def _undecided(item: Judged) -> str:

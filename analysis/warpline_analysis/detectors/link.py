@@ -1,0 +1,271 @@
+"""Does any link carry less than it did, or less than its siblings do?
+
+Transfer time (the shortest duration over the ranks of one operation, so that nobody's lateness counts) gives the bus
+bandwidth of each communicator, operation and size. It is held against its own past and against communicators of the same
+size doing the same (blame rule 4 after ARGUS and the what-if analysis). Whether the iteration time moved plays no part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from warpline_proto.finding import (
+    Check,
+    Cost,
+    Evidence,
+    Finding,
+    FindingKind,
+    Onset,
+    Report,
+    Severity,
+    Subject,
+    Verdict,
+)
+
+from ..blame import numbered, percent
+from ..detector import Reader, literal, show
+from ..jobs import Job, known_jobs, step_time
+from ..robust import LASTING, lasting_drop
+from ..transfers import Line, Series, instances, load_series, why_none
+
+DETECTOR: Final = "link"
+DROP_GATE: Final = 0.25
+"""Part of the bandwidth that must be gone."""
+CRITICAL_DROP: Final = 0.5
+BEFORE_MIN: Final = 10
+"""Operations before a change from which a baseline is taken."""
+AFTER_MIN: Final = 5
+SIBLINGS_MIN: Final = 2
+"""Other communicators of the same kind below which there is nothing to hold one against."""
+FINDINGS_MAX: Final = 8
+"""Links named one by one; the rest is counted in the last."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a communicator lies: what of it is known."""
+
+    ranks: tuple[int, ...] = ()
+    nodes: tuple[str, ...] = ()
+    spans: tuple[int | None, str | None] = (None, None)
+    stage: int | None = None
+    dp: int | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One line that lost bandwidth: from `before` to `after` bytes a second, from index `start` of its series on.
+
+    `siblings` is how many other communicators it was held against; 0 where it was held against its own past.
+    """
+
+    series: Series
+    start: int
+    before: float
+    after: float
+    siblings: int
+
+    @property
+    def drop(self) -> float:
+        """Part of the bandwidth that is gone."""
+        return 1 - self.after / self.before
+
+    @property
+    def extra_seconds(self) -> float:
+        """What one operation takes longer."""
+        line = self.series.line
+        return line.message_bytes * line.factor * (1 / self.after - 1 / self.before)
+
+
+def detect(reader: Reader) -> Report:
+    """Judge the links of every job with collectives."""
+    jobs, report = known_jobs(reader), Report()
+    rows = reader.query("SELECT DISTINCT job FROM collectives WHERE job IS NOT NULL ORDER BY job").to_pylist()
+    for name in (row["job"] for row in rows):
+        report += _job(reader, jobs.get(name, Job(name)))
+    return report
+
+
+def _job(reader: Reader, job: Job) -> Report:
+    every = load_series(reader, job.name)
+    places = _places(reader, job.name) if every else {}
+    judged = [series for series in every if len(series.bandwidth) >= BEFORE_MIN + AFTER_MIN]
+    families = _families(every, places)
+    if not judged and not families:
+        reason = (
+            f"at most {max(len(s.bandwidth) for s in every)} operations; {BEFORE_MIN + AFTER_MIN} needed"
+            if every
+            else ""
+        )
+        reason = reason or why_none(reader, job.name)
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, reason, (reason,)),))
+    losses = [loss for series in judged if (loss := _own_past(series))]
+    named = {loss.series.line.communicator for loss in losses}
+    losses += [loss for family in families for loss in _siblings(family) if loss.series.line.communicator not in named]
+    if not losses:
+        return Report(checks=(_healthy(job, judged, families),))
+    return Report(tuple(_findings(reader, job, losses, places)))
+
+
+def _own_past(series: Series) -> Loss | None:
+    drop = lasting_drop(series.bandwidth, DROP_GATE, BEFORE_MIN, AFTER_MIN)
+    return Loss(series, drop.start, drop.before, drop.after, 0) if drop else None
+
+
+def _families(every: Sequence[Series], places: dict[str, Place]) -> list[list[Series]]:
+    """Series of the same operation, size, ranks and span, enough of them to hold one against the others."""
+    kinds: dict[tuple[Any, ...], list[Series]] = {}
+    for series in every:
+        place = places.get(series.line.communicator, Place())
+        key = (series.line.operation, series.line.message_bytes, series.line.nranks, place.spans)
+        kinds.setdefault(key, []).append(series)
+    return [family for family in kinds.values() if len(family) > SIBLINGS_MIN]
+
+
+def _siblings(family: Sequence[Series]) -> list[Loss]:
+    """Members that carry less than the faster half of the family, a minority of it, persistently."""
+    typical = np.array([np.median(series.bandwidth) for series in family])
+    normal = float(np.median(np.sort(typical)[len(typical) // 2 :]))
+    slow = [place for place, value in enumerate(typical) if value <= (1 - DROP_GATE) * normal]
+    if not slow or 2 * len(slow) > len(family):
+        return []
+    middle = (normal + float(typical[slow].max())) / 2
+    fast = [place for place in range(len(family)) if place not in slow]
+    if typical[fast].min() <= middle:  # no gap: the family is a continuum, not a healthy and a sick part
+        return []
+    return [
+        Loss(family[place], 0, normal, float(typical[place]), len(family) - 1)
+        for place in slow
+        if len(family[place].bandwidth) >= BEFORE_MIN and np.mean(family[place].bandwidth < middle) >= LASTING
+    ]
+
+
+def _healthy(job: Job, judged: Sequence[Series], families: Sequence[Any]) -> Check:
+    detail = f"no lasting loss of {percent(DROP_GATE)} or more in {len(judged)} series of operations"
+    against = f", {len(families)} of them against siblings" if families else ""
+    return Check(DETECTOR, Verdict.HEALTHY, job.name, detail + against)
+
+
+def _places(reader: Reader, job: str) -> dict[str, Place]:
+    rows = reader.query(
+        "WITH members AS (SELECT communicator, rank, max(node) AS node, max(pp) AS pp, max(dp) AS dp FROM collectives "
+        "WHERE job = $1 AND communicator IS NOT NULL AND rank IS NOT NULL GROUP BY communicator, rank), spans AS (SELECT "
+        "communicator, max(nnodes) AS nnodes, max(network) AS network FROM communicators WHERE job = $1 GROUP BY communicator) "
+        "SELECT communicator, list(rank ORDER BY rank) AS ranks, list(DISTINCT node ORDER BY node) FILTER (node IS NOT NULL) "
+        "AS nodes, any_value(nnodes) AS nnodes, any_value(network) AS network, min(pp) AS pp, min(dp) AS dp, "
+        "count(DISTINCT pp) AS stages, count(DISTINCT dp) AS replicas FROM members LEFT JOIN spans USING (communicator) "
+        "GROUP BY communicator",
+        (job,),
+    ).to_pylist()
+    return {
+        row["communicator"]: Place(
+            tuple(row["ranks"]),
+            tuple(row["nodes"] or ()),
+            (row["nnodes"] or len(row["nodes"] or ()) or None, row["network"]),
+            row["pp"] if row["stages"] == 1 else None,
+            row["dp"] if row["replicas"] == 1 else None,
+        )
+        for row in rows
+    }
+
+
+def _findings(reader: Reader, job: Job, losses: Sequence[Loss], places: dict[str, Place]) -> list[Finding]:
+    """One finding a communicator, told by the line that lost most time; the costliest first, at most FINDINGS_MAX."""
+    by_link: dict[str, list[Loss]] = {}
+    for loss in losses:
+        by_link.setdefault(loss.series.line.communicator, []).append(loss)
+    ordered = sorted(by_link.values(), key=lambda group: -max(_weight(loss) for loss in group))
+    left = len(ordered) - FINDINGS_MAX
+    note = (f"{left} more communicators lost bandwidth at less cost",) if left > 0 else ()
+    return [
+        _finding(reader, job, sorted(group, key=_weight, reverse=True), places.get(name, Place()), note)
+        for group in ordered[:FINDINGS_MAX]
+        for name in (group[0].series.line.communicator,)
+    ]
+
+
+def _weight(loss: Loss) -> float:
+    return loss.extra_seconds * (len(loss.series.bandwidth) - loss.start)
+
+
+def _finding(reader: Reader, job: Job, losses: Sequence[Loss], place: Place, note: tuple[str, ...]) -> Finding:
+    worst = losses[0]
+    line, step = worst.series.line, int(worst.series.steps[worst.start])
+    known = None if step < 0 or worst.siblings else step
+    against = (
+        f"{worst.siblings} sibling communicators" if worst.siblings else f"its own {worst.start} operations before"
+    )
+    others = f"; {len(losses) - 1} more of its operations and sizes with it" if len(losses) > 1 else ""
+    ranks = numbered(place.ranks) if place.ranks else f"{line.nranks} ranks"
+    return Finding(
+        kind=FindingKind.LINK_DEGRADATION,
+        severity=Severity.CRITICAL if worst.drop >= CRITICAL_DROP else Severity.WARNING,
+        confidence=0.7 if worst.siblings else 0.85,
+        subject=_subject(job, line, place, ranks),
+        summary=f"Communicator {line.communicator} ({ranks}) carries {percent(worst.drop)} less: {line} at "
+        f"{worst.after / 1e9:.3g} GB/s of bus bandwidth against {worst.before / 1e9:.3g} GB/s in {against}"
+        f"{f', since step {known}' if known is not None else ''}{others}",
+        next_step=_next_step(place),
+        onset=Onset(step_time(reader, "collectives", job.name, known) if known is not None else None, known),
+        cost=_cost(job, losses),
+        evidence=(_evidence(reader, job, worst),),
+        ruled_out=(
+            "a late rank: the shortest duration over the ranks of each operation grew, and it contains no waiting",
+        ),
+        missing=_missing(worst, place) + note,
+    )
+
+
+def _subject(job: Job, line: Line, place: Place, ranks: str) -> Subject:
+    return Subject(
+        job=job.name,
+        group=ranks,
+        stage=place.stage,
+        dp=place.dp,
+        node=place.nodes[0] if len(place.nodes) == 1 else None,
+        link=line.communicator,
+        communicator=line.communicator,
+    )
+
+
+def _next_step(place: Place) -> str:
+    nodes = f" of {', '.join(place.nodes[:4])}" if place.nodes else ""
+    if len(place.nodes) == 1:
+        return f"On {place.nodes[0]}: compare PCIe width and generation and NVLink errors of its GPUs, then run nccl-tests on it"
+    return (
+        f"Compare port counters (symbol errors, link downed, PCIe width) of the nodes{nodes}, then run nccl-tests on halves of "
+        "the group to find the node whose link is slow"
+    )
+
+
+def _cost(job: Job, losses: Sequence[Loss]) -> Cost:
+    per_step: float | None = 0.0
+    lost = 0.0
+    for loss in losses:
+        lost += _weight(loss)
+        steps = {int(step) for step in loss.series.steps[loss.start :]}
+        per_step = None if per_step is None or -1 in steps else per_step + _weight(loss) / len(steps)
+    gpus = job.world_size or losses[0].series.line.nranks * job.ranks_per_record
+    return Cost(seconds_per_step=per_step, gpu_hours=lost * gpus / 3600)
+
+
+def _evidence(reader: Reader, job: Job, loss: Loss) -> Evidence:
+    line, first = loss.series.line, int(loss.series.sequence[loss.start])
+    same = f"operation = {literal(line.operation)} AND message_bytes = {line.message_bytes}"
+    side = "'whole record'" if loss.siblings else f"CASE WHEN sequence < {first} THEN 'before' ELSE 'after' END"
+    link = f" AND communicator = {literal(line.communicator)}" if not loss.siblings else f" AND nranks = {line.nranks}"
+    return show(
+        reader,
+        f"SELECT communicator, {side} AS period, count(*) AS operations, round(median(transfer_ns) / 1e6, 3) AS transfer_ms, "
+        f"round(median(message_bytes * {line.factor!r} / transfer_ns), 3) AS bus_gigabytes_per_second FROM "
+        f"({instances(job.name)}) WHERE {same}{link} GROUP BY communicator, period ORDER BY bus_gigabytes_per_second",
+    )
+
+
+def _missing(loss: Loss, place: Place) -> tuple[str, ...]:
+    own = ("a healthy past of its own: it was slow in the whole record, so another topology may explain it",)
+    return (own if loss.siblings else ()) + (() if place.nodes else ("nodes of the ranks",))
