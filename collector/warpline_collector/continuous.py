@@ -100,7 +100,7 @@ class Continuous:
     def _failed(self, error: Exception) -> None:
         if self._stop.is_set():
             return
-        _LOG.error("the analysis pass failed", exc_info=None if isinstance(error, WarplineError) else error)
+        _LOG.error("the analysis pass failed: %s", error, exc_info=None if isinstance(error, WarplineError) else error)
         row = _health(PASS, "dead", f"{type(error).__name__}: {error}"[:1_000], self._clock())
         try:
             self._store.write([Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows([row]))])

@@ -19,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
+
 from warpline_proto.defaults import QUERY_ROWS_MAX, QUERY_SECONDS_MAX
 from warpline_proto.errors import QueryError
+from warpline_proto.wire import from_ipc
 
 from .worker import HEADER, HEADER_BYTES_MAX, RESULT_BYTES_MAX, send
 
@@ -52,6 +55,15 @@ class Answer:
 
     payload: bytes
     truncated: bool
+
+    def rows(self) -> pa.Table:
+        """The rows; `truncated` is in the schema's metadata as a QueryClient gives it."""
+        rows = from_ipc(self.payload)
+        return (
+            rows.replace_schema_metadata({**(rows.schema.metadata or {}), "truncated": "true"})
+            if self.truncated
+            else rows
+        )
 
 
 class WorkerPool:

@@ -6,55 +6,16 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from warpline_analysis.runner import run
-from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
 from . import continuous, pool, server
 from .captures import CaptureBoard
+from .config import Settings
 from .ingest import Ingest
 from .reader import CatalogReader
 from .stores import duckdb as duckdb_store
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings of the collector: where it listens (loopback unless told otherwise) and where it keeps its store."""
-
-    listen: str = COLLECTOR_ADDRESS
-    directory: str = f"{STATE_DIRECTORY}/store"
-
-    def __post_init__(self) -> None:
-        if ":" not in self.listen:
-            raise ValueError(f"listen {self.listen!r} is not host:port")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything a collector is told."""
-
-    collector: Config = field(default_factory=Config)
-    store: duckdb_store.Config = field(default_factory=duckdb_store.Config)
-    sql: pool.Config = field(default_factory=pool.Config)
-    analysis: continuous.Config = field(default_factory=continuous.Config)
-
-
-def sections() -> dict[str, type[Any]]:
-    """Section name -> the dataclass that holds its settings."""
-    return {
-        "collector": Config,
-        "collector.store": duckdb_store.Config,
-        "collector.sql": pool.Config,
-        "collector.analysis": continuous.Config,
-    }
-
-
-def from_sections(loaded: dict[str, Any]) -> Settings:
-    """What `warpline_proto.config.load` gave for `sections()`."""
-    return Settings(*(loaded[name] for name in sections()))
 
 
 async def serve(

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from .plain import plain
 from .tables import FINDINGS
 
 
@@ -133,7 +134,7 @@ class Finding:
         """The published form, keys in reading order."""
         body = asdict(self)
         body["subject"] = self.subject.named()
-        body["evidence"] = [{"sql": item.sql, "rows": [dict(row) for row in item.rows]} for item in self.evidence]
+        body["evidence"] = [{"sql": item.sql, "rows": plain(item.rows)} for item in self.evidence]
         order = (
             "kind", "severity", "confidence", "subject", "onset", "cost", "summary", "evidence", "ruled_out", "missing",
             "next_step",

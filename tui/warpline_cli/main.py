@@ -26,7 +26,7 @@ VERBS = {
 }
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
-    "findings": "wire", "sql": "collector",
+    "findings": "collector", "sql": "collector",
 }  # fmt: skip
 
 

@@ -1,0 +1,52 @@
+"""Where a verb's questions go: a running collector, or a store directory that nobody needs to run."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Query(Protocol):
+    """One statement in, rows out; QueryError if there are none to be had."""
+
+    def __call__(self, sql: str) -> pa.Table: ...
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """--collector and --store."""
+    from warpline_proto.defaults import COLLECTOR_ADDRESS
+
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--collector", default=COLLECTOR_ADDRESS, metavar="ADDR", help="ask a running collector (%(default)s)"
+    )
+    where.add_argument("--store", metavar="DIR", help="ask a store directory; no collector needs to run")
+
+
+@contextlib.contextmanager
+def collector(options: argparse.Namespace) -> Iterator[Query]:
+    """Questions to the collector that `options` name."""
+    from warpline_proto.client import QueryClient
+
+    with QueryClient(options.collector) as client:
+        yield client.query
+
+
+@contextlib.contextmanager
+def trusted(options: argparse.Namespace) -> Iterator[Query]:
+    """Questions that are warpline's own: a store is read in this process."""
+    if options.store is None:
+        with collector(options) as query:
+            yield query
+        return
+    from pathlib import Path
+
+    from warpline_collector.reader import CatalogReader
+
+    with CatalogReader(Path(options.store)) as reader:
+        yield reader.query

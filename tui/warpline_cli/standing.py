@@ -1,0 +1,121 @@
+"""Where things stand in a store: its findings with their life, and why there are none, where there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from warpline_proto.finding import Verdict
+
+from .asking import Query
+from .findings_text import clean, finding_lines
+
+FINDINGS_MAX: Final = 1_000
+"""Findings asked for at once."""
+CHECK_AGE_NS: Final = 10 * 60 * 10**9
+"""Answers older than this before the newest pass speak of jobs that are gone."""
+STALE_NS: Final = 120 * 10**9
+_GRAVITY: Final = {"critical": 0, "warning": 1, "info": 2}
+_OPEN: Final = f"SELECT document, state, opened_ns, updated_ns FROM current_findings LIMIT {FINDINGS_MAX}"
+_ALL: Final = f"""
+SELECT document, state, opened_ns, updated_ns FROM findings
+QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
+ORDER BY updated_ns DESC LIMIT {FINDINGS_MAX}
+"""
+_ANSWERS: Final = "SELECT subject, state, reason, time_ns FROM source_state WHERE source = 'analysis' ORDER BY subject"
+_PASS: Final = "pass"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the store says: finding documents with their life, answers without an accusation, the newest pass."""
+
+    findings: Sequence[Mapping[str, Any]]
+    healthy: Sequence[Mapping[str, Any]]
+    unknown: Sequence[Mapping[str, Any]]
+    pass_ns: int | None
+    pass_failed: str | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """Worst open finding; healthy if something was judged and nothing found; else unknown."""
+        severities = {finding["severity"] for finding in self.findings if finding["state"] == "open"}
+        if severities & {"critical", "warning"}:
+            return Verdict.CRITICAL if "critical" in severities else Verdict.WARNING
+        return Verdict.HEALTHY if severities or self.healthy else Verdict.UNKNOWN
+
+    def to_json(self) -> dict[str, Any]:
+        """The published form."""
+        return {
+            "verdict": str(self.verdict),
+            "analysed_ns": self.pass_ns,
+            "findings": list(self.findings),
+            "healthy": [{"question": item["subject"], "answer": item["reason"]} for item in self.healthy],
+            "unknown": [{"question": item["subject"], "answer": item["reason"]} for item in self.unknown],
+        }
+
+
+def take(query: Query, *, resolved: bool = False) -> Known:
+    """Ask the store; findings gravest first, then the oldest."""
+    findings = [
+        json.loads(row["document"]) | {key: row[key] for key in ("state", "opened_ns", "updated_ns")}
+        for row in query(_ALL if resolved else _OPEN).to_pylist()
+    ]
+    findings.sort(key=lambda item: (item["state"] != "open", _GRAVITY[item["severity"]], item["opened_ns"]))
+    answers: list[dict[str, Any]] = query(_ANSWERS).to_pylist()
+    passes = [item for item in answers if item["subject"] == _PASS]
+    pass_ns = passes[0]["time_ns"] if passes else None
+    recent = [item for item in answers if item["subject"] != _PASS and item["time_ns"] >= (pass_ns or 0) - CHECK_AGE_NS]
+    return Known(
+        findings=findings,
+        healthy=[item for item in recent if item["state"] == "fresh"],
+        unknown=[item for item in recent if item["state"] != "fresh"],
+        pass_ns=pass_ns,
+        pass_failed=passes[0]["reason"] if passes and passes[0]["state"] != "fresh" else None,
+    )
+
+
+def text(known: Known, now_ns: int) -> str:
+    """What an operator reads."""
+    blocks = [_block(finding, now_ns) for finding in known.findings]
+    if not any(finding["state"] == "open" for finding in known.findings):
+        blocks.append(_nothing(known))
+    if known.pass_failed is not None:
+        blocks.append(f"The last analysis pass failed: {known.pass_failed}")
+    elif known.pass_ns is not None and now_ns - known.pass_ns > STALE_NS:
+        blocks.append(f"The last analysis pass was {_ago(known.pass_ns, now_ns)}.")
+    return clean("\n\n".join(blocks)) + "\n"
+
+
+def _block(finding: Mapping[str, Any], now_ns: int) -> str:
+    lines = list(finding_lines(finding))
+    life = f"opened {_ago(finding['opened_ns'], now_ns)}"
+    if finding["state"] != "open":
+        life += f", RESOLVED {_ago(finding['updated_ns'], now_ns)}"
+    lines.insert(2, f"  state     {life}")
+    return "\n".join(lines)
+
+
+def _nothing(known: Known) -> str:
+    missing = [f"  {item['subject']}: {item['reason']}" for item in known.unknown]
+    if known.healthy:
+        lines = [f"Nothing is wrong: {len(known.healthy)} questions asked, nobody accused."]
+        lines += [f"  {item['subject']}: {item['reason']}" for item in known.healthy]
+        return "\n".join(lines + (["Could not be told:", *missing] if missing else []))
+    if missing:
+        return "\n".join(["Nobody could tell whether something is wrong:", *missing])
+    if known.pass_failed is not None:
+        return "Nobody could tell whether something is wrong."
+    if known.pass_ns is None:
+        return "Nobody could tell: no analysis has run over this store yet."
+    return "Nobody could tell: the analysis ran, and found no rows it could judge."
+
+
+def _ago(time_ns: int, now_ns: int) -> str:
+    seconds = max(now_ns - time_ns, 0) / 1e9
+    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,64 @@
+"""`warpline collector`: take frames in, keep them, answer SQL, run the analysis, until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags; each overrides what files and environment say."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML file to read instead of those of the system and the user"
+    )
+    parser.add_argument("--store", metavar="DIR", help="directory of the store, made if it is not there")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="where to take frames and questions; port 0: any free one"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Work until SIGTERM or SIGINT."""
+    import asyncio
+    import logging
+
+    from warpline_collector.config import sections
+    from warpline_proto.config import files, load
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    loaded = load(sections(), files(options.config))
+    loaded["collector"] = _override(loaded["collector"], options)
+    asyncio.run(_serve(loaded))
+    return 0
+
+
+async def _serve(loaded: dict[str, Any]) -> None:
+    import asyncio
+    import signal
+
+    from warpline_collector.config import from_sections
+    from warpline_collector.service import serve
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings = from_sections(loaded)
+    directory = settings.collector.directory
+
+    def ready(address: str) -> None:
+        print(f"collector ready: listens on {address}, store {directory}", file=sys.stderr, flush=True)
+
+    await serve(settings, ready, stop)
+
+
+def _override(config: Any, options: argparse.Namespace) -> Any:
+    import dataclasses
+
+    from warpline_proto.errors import ConfigError
+
+    given = {"directory": options.store, "listen": options.listen}
+    try:
+        return dataclasses.replace(config, **{key: value for key, value in given.items() if value is not None})
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

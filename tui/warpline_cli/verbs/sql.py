@@ -1,0 +1,55 @@
+"""`warpline sql`: ask the store, through a running collector or straight from a directory."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from warpline_cli import asking
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `warpline sql`."""
+    parser.add_argument("sql", help="one SELECT, EXPLAIN, DESCRIBE or SHOW TABLES; '-' reads it from standard input")
+    asking.arguments(parser)
+    parser.add_argument("--format", choices=("table", "json", "csv", "arrow"), default="table")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the rows; what is not data goes to standard error."""
+    sql = sys.stdin.read() if options.sql == "-" else options.sql
+    with _query(options) as query:
+        rows = query(sql)
+    if options.format == "arrow":
+        from warpline_proto.wire import to_ipc
+
+        sys.stdout.buffer.write(to_ipc(rows.schema, rows.to_batches()))
+    else:
+        from warpline_cli import output
+
+        form = {"table": output.columns, "json": output.as_json, "csv": output.as_csv}[options.format]
+        sys.stdout.write(form(rows))
+    said = rows.schema.metadata or {}
+    if b"truncated" in said:
+        print(f"only the first {rows.num_rows} rows: there are more", file=sys.stderr)
+    if b"damaged" in said:
+        print(f"left out, cannot be read: {said[b'damaged'].decode()}", file=sys.stderr)
+    return 0
+
+
+@contextlib.contextmanager
+def _query(options: argparse.Namespace) -> Iterator[asking.Query]:
+    if options.store is None:
+        with asking.collector(options) as query:
+            yield query
+        return
+    from pathlib import Path
+
+    from warpline_collector.catalog import read
+    from warpline_collector.pool import Config, WorkerPool
+
+    read(Path(options.store))  # a directory that is no store is told before a worker starts
+    with contextlib.closing(WorkerPool(Path(options.store), Config(workers=1))) as pool:
+        yield lambda sql: pool.query(sql).rows()
