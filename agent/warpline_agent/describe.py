@@ -70,6 +70,10 @@ def _sqlite(candidate: Input) -> Looks | None:
     return Looks("sqlite", f"SQLite database {tables}: not an Nsight Systems export")
 
 
+_ROLLBACK_JOURNAL: Final = b"\x01\x01"
+"""Bytes 18 and 19 of a database; one that was left in write-ahead mode does not open in memory without them."""
+
+
 def _tables(candidate: Input) -> str:
     with candidate.open() as stream:
         data = stream.read(DOCUMENT_BYTES_MAX + 1)
@@ -77,7 +81,7 @@ def _tables(candidate: Input) -> str:
         return "(too large to list its tables)"
     try:
         with closing(sqlite3.connect(":memory:")) as connection:
-            connection.deserialize(data)
+            connection.deserialize(data[:18] + _ROLLBACK_JOURNAL + data[20:])
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
     except sqlite3.Error as error:
         return f"that does not open ({error})"

@@ -238,7 +238,7 @@ def _job(pieces: Sequence[Piece], group: _Group, taken: set[str]) -> Job:
     piece = pieces[_first(pieces, group.members)]
     origin = piece.reading.origin
     said = next((run for index in group.members if (run := pieces[index].reading.origin.run_id)), None)
-    name = identifier(said or origin.sibling or stem(piece.name), origin.content or piece.digest)
+    name = identifier(said or stem((origin.sibling or piece.name).replace("*", "")), origin.content or piece.digest)
     unique = name
     for number in range(2, len(taken) + 3):
         if unique not in taken:

@@ -6,11 +6,13 @@ import gzip
 import io
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -330,6 +332,14 @@ def test_reading_offline_loads_no_live_library() -> None:
     assert json.loads(done.stdout) == []
 
 
+def test_a_database_left_in_write_ahead_mode_names_its_tables(tmp_path: Path) -> None:
+    """Copies of live databases are in that mode."""
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("CREATE TABLE causal_chains (id)")
+    assert "with tables causal_chains" in (only(read(tmp_path / "a.db")).reason or "")
+
+
 def test_every_recorded_file_has_exactly_one_report(data: Path) -> None:
     """The whole collection is walked without a crash; a reader that fails is a bug."""
     imported = read_paths([data])
@@ -339,4 +349,6 @@ def test_every_recorded_file_has_exactly_one_report(data: Path) -> None:
         item for item in imported.inputs if "reader" in (item.reason or "") and "failed" in (item.reason or "")
     ] == []
     assert all(item.reason for item in imported.inputs if item.status != "read")
+    traces = [item for item in imported.inputs if "A-kineto" in item.path and item.status != "reference"]
+    assert {(item.kind, item.status) for item in traces} == {("kineto", "read")}
     json.dumps([item.to_json() for item in imported.inputs], allow_nan=False)

@@ -11,6 +11,8 @@ from .inspector import Inspector
 from .kineto import Kineto, KinetoFolder
 from .nccl_log import NcclLog, NcclLogSource
 from .nccl_topology import NcclTopology
+from .nsys import Nsys
+from .nsys_csv import NsysGpuTrace
 from .nvml import Nvml
 from .prometheus import Prometheus
 from .ras import Ras
@@ -27,6 +29,7 @@ SOURCES: dict[str, type[Source]] = {
 }
 
 FORMATS: tuple[Format, ...] = (
+    Kineto(),
     FlightRecorder(),
     TracelensNccl(),
     Ras(),
@@ -35,7 +38,8 @@ FORMATS: tuple[Format, ...] = (
     OperationTrace(),
     OperationTimeline(),
     RunMeta(),
-    Kineto(),
+    Nsys(),
+    NsysGpuTrace(),
     NcclTopology(),
     NcclLog(),
 )
