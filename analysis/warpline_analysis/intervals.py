@@ -130,13 +130,13 @@ def _total_sql() -> str:
     counted = f"FILTER (state = 'low' AND seconds >= {THRESHOLDS[DEFINED]})"
     offered = ", ".join(f"bool_or(has_{at}) AS has_{at}" for at in range(len(_OFFERED)))
     return f"""
-SELECT node, source, gpu, max(gpu_index) AS gpu_index, max(gpu_name) AS gpu_name, arg_max(job, last_ns) AS job,
+SELECT * FROM (SELECT node, source, gpu, max(gpu_index) AS gpu_index, max(gpu_name) AS gpu_name, arg_max(job, last_ns) AS job,
   sum(seconds) AS observed, (max(last_ns) - min(start_ns)) / 1e9 / greatest(sum(samples) - 1, 1) AS period,
   coalesce(sum(samples) FILTER (state = 'blind'), 0) / sum(samples) AS blind,
   coalesce(sum(seconds) FILTER (state = 'deep'), 0) AS deep,
   sum(joules) FILTER (state = 'deep') / nullif(sum(seconds) FILTER (state = 'deep'), 0) AS deep_watts,
   {sums}, count(*) {counted} AS intervals, min(start_ns) {counted} AS first_ns, {offered}
-FROM ({intervals_sql()}) GROUP BY node, source, gpu
+FROM ({intervals_sql()}) GROUP BY node, source, gpu)
 QUALIFY row_number() OVER (PARTITION BY node, gpu ORDER BY has_0 DESC, observed DESC, source) = 1
 ORDER BY node, gpu_index, gpu"""
 

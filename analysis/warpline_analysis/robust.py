@@ -255,7 +255,8 @@ LASTING: Final = 0.9
 def lasting_drop(series: Array, share: float, before_min: int, after_min: int) -> Drop | None:
     """The newest regime of a positive series, if it lies at least `share` below the one before it; else None.
 
-    The split is the one that parts the values' ranks best (least squares over ranks: neither outliers nor units count).
+    The split that parts the values' ranks best (least squares over ranks: neither outliers nor units count) gives the two
+    levels; the new regime is then the end of the series with the largest surplus of values on the low level's side.
     """
     count = len(series)
     if count < before_min + after_min:
@@ -266,8 +267,12 @@ def lasting_drop(series: Array, share: float, before_min: int, after_min: int) -
     gain = left**2 / sizes + (ranks.sum() - left) ** 2 / (count - sizes)
     gain[: before_min - 1] = -np.inf
     gain[count - after_min :] = -np.inf
-    start = int(np.argmax(gain)) + 1
+    split = int(np.argmax(gain)) + 1
+    middle = float(np.median(series[:split]) + np.median(series[split:])) / 2
+    surplus = np.cumsum(np.where(series < middle, 1, -1)[::-1])[::-1]
+    start = int(np.argmax(surplus))
+    if not before_min <= start <= count - after_min:
+        return None
     drop = Drop(start, float(np.median(series[:start])), float(np.median(series[start:])))
-    middle = (drop.before + drop.after) / 2
     kept = np.mean(series[start:] < middle) >= LASTING and np.mean(series[:start] > middle) >= LASTING
     return drop if drop.share >= share and kept else None
