@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +87,16 @@ class _Reader:
 
     def _trees(self, folder: Path, files: Sequence[Path]) -> list[Path]:
         """Read the topmost folders that a tree format recognises; their roots."""
+        names: dict[Path, list[str]] = defaultdict(list)
+        for path in files:
+            parts = path.relative_to(folder).parts
+            for depth in range(len(parts)):
+                names[folder.joinpath(*parts[:depth])].append("/".join(parts[depth:]))
         roots: list[Path] = []
-        folders = {parent for path in files for parent in path.parents if parent.is_relative_to(folder)}
-        for root in sorted(folders, key=lambda path: (len(path.parts), path)):
+        for root in sorted(names, key=lambda path: (len(path.parts), path)):
             if any(root.is_relative_to(taken) for taken in roots):
                 continue
-            below = [path.relative_to(root).as_posix() for path in files if path.is_relative_to(root)]
-            candidate = Tree(str(root), root, frozenset(below))
+            candidate = Tree(str(root), root, frozenset(names[root]))
             found = next((each for each in self._formats.trees if each.recognises_tree(candidate)), None)
             if found is not None:
                 roots.append(root)
