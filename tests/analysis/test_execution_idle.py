@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from warpline_analysis.detector import Reader
 from warpline_analysis.detectors import execution_idle
-from warpline_analysis.intervals import load_idle
+from warpline_analysis.intervals import intervals_sql, load_idle
 from warpline_proto.finding import FindingKind, Report, Severity, Verdict
 
 ReaderOf = Callable[[Mapping[str, Any]], Reader]
@@ -145,3 +149,41 @@ def test_too_little_to_judge_is_unknown(reader_of: ReaderOf, rows: list[dict[str
 def test_two_sources_on_one_gpu_are_not_added_up(reader_of: ReaderOf) -> None:
     rows = samples("a" * 50 + "i" * 50, source="dcgm") + samples("a" * 100, source="nvml", sm_active_percent=None)
     assert [idle.observed for idle in load_idle(reader_of({"device_samples": rows}))] == [99.0]
+
+
+def capture(path: Path) -> list[dict[str, Any]]:
+    """Rows of one of the eight-GPU captures: neither residency nor an energy counter is in them."""
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        return [
+            {
+                "node": "node0",
+                "gpu_index": int(row["gpu_index"]),
+                "time_ns": round(datetime.fromisoformat(row["timestamp"]).timestamp() * 1000) * 1_000_000,
+                "gpu_utilization_percent": float(row["utilization_gpu_percent"]),
+                "power_watts": float(row["power_W"]),
+            }
+            for row in csv.DictReader(stream)
+        ]
+
+
+@pytest.mark.data
+def test_the_baseline_capture_accuses_nobody_and_gives_both_bounds(data: Path, reader_of: ReaderOf) -> None:
+    rows = capture(data / "D-telemetry/nanogpt_8gpu/f4f827dd_baseline_gpu_metrics.csv.gz")
+    report = judge(reader_of, rows)
+    assert report.findings == () and report.verdict == Verdict.UNKNOWN and len(report.checks) == 8
+    assert all("residency unknown" in check.detail and "0.0 %" in check.detail for check in report.checks)
+    for idle in load_idle(reader_of({"device_samples": rows})):
+        assert idle.idle == (0.0, 0.0, 0.0) and {"program residency", "energy counter"} <= set(idle.missing)
+        assert 0.08 < idle.shares("upper")[1] < 0.17  # 0-16.3 s and from 261 s on of 266 s are flat, 14-16 % read 0
+
+
+@pytest.mark.data
+def test_the_long_capture_integrates_to_the_known_energy(data: Path, reader_of: ReaderOf) -> None:
+    rows = capture(data / "D-telemetry/nanogpt_8gpu/b443a1c3_gpu_metrics.csv.gz")
+    reader = reader_of({"device_samples": rows})
+    energy = reader.query(
+        f"SELECT gpu, sum(joules) AS joules FROM ({intervals_sql()}) GROUP BY gpu ORDER BY gpu"
+    ).to_pylist()
+    known = [575603.8, 591208.8, 573512.3, 568154.8, 599205.7, 582080.6, 595565.3, 586148.0]
+    assert [row["joules"] for row in energy] == pytest.approx(known, rel=1e-4)
+    assert execution_idle.detect(reader).findings == ()

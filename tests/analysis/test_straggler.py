@@ -323,3 +323,18 @@ def test_trace_st_is_a_heavy_stage_and_names_no_rank(data: Path, reader_of: Read
     finding = only(straggler.detect(reader_of(tables_of(data / "G-stragglers/bytedance/trace-ST.parquet"))))
     assert (finding.kind, finding.subject.stage) == (FindingKind.STAGE_IMBALANCE, 3)
     assert (finding.subject.rank, finding.subject.dp) == (None, None)
+
+
+@pytest.mark.data
+def test_one_step_of_eight_ranks_accuses_nobody(data: Path, reader_of: ReaderOf) -> None:
+    report = straggler.detect(reader_of(tables_of(data / "A-kineto/param/dlrm_8rank_v100.tar.gz")))
+    assert report.findings == () and report.verdict == Verdict.UNKNOWN
+    assert [check.detail for check in report.checks] == ["1 step; 5 needed"]
+
+
+@pytest.mark.data
+def test_eight_ranks_of_fsdp_wait_for_rank_4(data: Path, reader_of: ReaderOf) -> None:
+    tables = tables_of(data / "C-collectives/tracelens_fsdp_8rank/nccl_summary_long.csv")
+    finding = only(straggler.detect(reader_of(tables)))
+    assert (finding.subject.rank, finding.severity) == (4, Severity.WARNING) and finding.confidence <= 0.5
+    assert "11.7 ms" in finding.summary and "6.2 ms" in finding.summary
