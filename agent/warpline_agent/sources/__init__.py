@@ -13,6 +13,8 @@ from .nccl_log import NcclLog, NcclLogSource
 from .nccl_topology import NcclTopology
 from .nsys import Nsys
 from .nsys_csv import NsysGpuTrace
+from .nvidia_smi import NvidiaSmi, NvidiaSmiCapture, ZeusMonitor
+from .nvidia_smi_xml import NvidiaSmiXml
 from .nvml import Nvml
 from .prometheus import Prometheus
 from .ras import Ras
@@ -31,6 +33,10 @@ SOURCES: dict[str, type[Source]] = {
 FORMATS: tuple[Format, ...] = (
     Kineto(),
     FlightRecorder(),
+    NvidiaSmi(),
+    ZeusMonitor(),
+    NvidiaSmiCapture(),
+    NvidiaSmiXml(),
     TracelensNccl(),
     Ras(),
     Inspector(),
