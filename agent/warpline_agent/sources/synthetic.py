@@ -28,11 +28,11 @@ _NAMESPACE: Final = uuid.UUID("6f3c1c0a-5a0b-5e0e-9a41-1d3f0f6f7c55")
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """The job, this node's place in it, its time and its fault; every node of a job must agree on all but `node*`.
+    """The job, this node's place in it, its time and its fault; the nodes of a job agree on all but `node*` and `serving`.
 
     Made-up time starts at `origin_ns` when the wall clock shows `start_ns` (0: when the source is opened) and runs
-    `speed_up` times as fast. `victim` is a rank or a stage, as `warpline_agent.simulation.Fault` says. With `serving` the
-    first node has one more GPU, which serves requests and belongs to no training job.
+    `speed_up` times as fast. `victim` is a rank or a stage, as `warpline_agent.simulation.Fault` says. With `serving` this
+    node has one more GPU, which serves requests and belongs to no training job.
     """
 
     job: str = "synthetic"
@@ -252,7 +252,7 @@ class Synthetic:
             computing = min(float(step.compute_ns[rank]) / (step.end_ns - step.start_ns), 1.0)
             reading = training_reading(computing, random)
             yield self._reading(self._device(rank), self._config.job, at_ns, reading)
-        if self._config.serving and self._config.node_index == 0:
+        if self._config.serving:
             idle = self._config.fault == "execution_idle"
             idle_from = int(self._config.start_step * self._config.step_seconds) if idle else None
             reading = serving_reading(second, idle_from, random)
@@ -286,8 +286,12 @@ class Synthetic:
         return rank % self._layout.ranks_per_node
 
     def _communicator(self, group: str) -> str:
-        text = f"{self._config.job} {self._config.seed} {group}"
-        return "0x" + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return communicator(self._config.job, self._config.seed, group)
+
+
+def communicator(job: str, seed: int, group: str) -> str:
+    """Identifier of a made-up communicator."""
+    return "0x" + hashlib.blake2b(f"{job} {seed} {group}".encode(), digest_size=8).hexdigest()
 
 
 def gpu(node: str, index: int) -> str:

@@ -1,0 +1,202 @@
+"""`warpline demo`: collector, agents and detectors for real, GPUs made up, faults injected, findings as they come."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+if TYPE_CHECKING:
+    from warpline_cli.processes import Processes
+    from warpline_cli.scenario import Scenario
+    from warpline_proto.client import QueryClient
+
+SECONDS: Final = 16.0
+SECONDS_MIN: Final = 10.0
+SECONDS_MAX: Final = 600.0
+START_SECONDS: Final = 4.0
+"""Made-up time begins so long after the start, when every agent is there."""
+READY_SECONDS_MAX: Final = 20.0
+LAST_PASS_SECONDS: Final = 3.0
+"""After the last row the analysis has this long for its last pass."""
+POLL_SECONDS: Final = 0.5
+ANALYSIS_SECONDS: Final = 1.0
+_BROKEN: Final = "SELECT source, subject, reason FROM source_state WHERE state = 'dead' ORDER BY time_ns"
+_FINDINGS: Final = "SELECT id, document FROM current_findings ORDER BY opened_ns, id"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `warpline demo`."""
+    parser.add_argument(
+        "--seed", type=int, default=1, help="moves victim and fault; some seeds are healthy (%(default)s)"
+    )
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long the jobs are watched (%(default)s)")
+    parser.add_argument("--tui", action="store_true", help="open the terminal screen on it; `q` leaves")
+    parser.add_argument(
+        "--keep", metavar="DIR", type=Path, help="keep store, settings and logs in this new or empty folder"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """0: found what was injected and accused nobody else; 1: not so, or something did not run."""
+    from warpline_cli.processes import ChildEnded
+    from warpline_cli.scenario import scenario
+
+    _check(options)
+    plan = scenario(options.seed)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    with _folder(options.keep) as folder:
+        try:
+            found = _play(options, plan, folder)
+        except ChildEnded as error:
+            print(f"demo: {error}", file=sys.stderr)
+            return 1
+    return _tell(plan, found)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from warpline_proto.errors import ConfigError
+
+    if not SECONDS_MIN <= options.seconds <= SECONDS_MAX:
+        raise ConfigError(f"--seconds {options.seconds:g}", f"from {SECONDS_MIN:g} to {SECONDS_MAX:g}")
+    if options.seed < 1:
+        raise ConfigError(f"--seed {options.seed}", "seeds start at 1")
+    if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
+        raise ConfigError(f"--keep {options.keep}: the folder is not empty", "name a new one")
+
+
+def _leave(received: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + received)
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="warpline-demo-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> list[dict[str, Any]]:
+    """Run everything for the time asked; the findings that are open at the end."""
+    from warpline_cli.processes import Processes, free_address
+    from warpline_proto.client import QueryClient
+
+    address = free_address()
+    with Processes(folder) as processes:
+        started = time.monotonic()
+        agents = _start(processes, plan, folder, address, options.seconds)
+        _say(started, f"seed {plan.seed}: starting a collector and {agents} agents; every GPU is made up")
+        with QueryClient(address) as client:
+            _await(processes, lambda: _answers(client, agents))
+            _say(started, f"{agents} agents send to the collector at {address}")
+            if options.tui:
+                _screen(client)
+                return _findings(client)
+            return _watch(processes, client, started, START_SECONDS + options.seconds)
+
+
+def _start(processes: Processes, plan: Scenario, folder: Path, address: str, seconds: float) -> int:
+    from warpline_cli.scenario import SIMULATED_SECONDS, agent_settings
+    from warpline_proto.config import render
+
+    settings = f'[collector]\nlisten = "{address}"\ndirectory = "{folder / "store"}"\n'
+    settings += f"[collector.analysis]\nperiod_seconds = {ANALYSIS_SECONDS}\n"
+    (folder / "collector.toml").write_text(settings)
+    processes.start("collector", ["collector", "--config", str(folder / "collector.toml")])
+    nodes = plan.nodes(time.time_ns() + int(START_SECONDS * 1e9), SIMULATED_SECONDS / seconds)
+    for node in nodes:
+        path = folder / f"{node.node}.toml"
+        path.write_text(render(agent_settings(node, address, str(folder / f"spool-{node.node}"))))
+        processes.start(node.node, ["agent", "--config", str(path)])
+    return len(nodes)
+
+
+def _await(processes: Processes, condition: Callable[[], bool]) -> None:
+    from warpline_cli.processes import ChildEnded
+
+    end = time.monotonic() + READY_SECONDS_MAX
+    while not condition():
+        processes.check()
+        if time.monotonic() > end:
+            raise ChildEnded(f"not everything was there within {READY_SECONDS_MAX:g} s")
+        time.sleep(POLL_SECONDS / 2)
+
+
+def _answers(client: QueryClient, agents: int) -> bool:
+    from warpline_proto.errors import QueryError
+
+    try:
+        return client.status().agents >= agents
+    except QueryError:
+        return False
+
+
+def _watch(processes: Processes, client: QueryClient, started: float, seconds: float) -> list[dict[str, Any]]:
+    """Print findings as they are opened and resolved, until the time is over."""
+    seen: dict[str, dict[str, Any]] = {}
+    while time.monotonic() - started < seconds + LAST_PASS_SECONDS:
+        processes.check()
+        now = {finding["id"]: finding for finding in _findings(client)}
+        for identifier in now.keys() - seen.keys():
+            _say(started, _told(now[identifier]))
+        for identifier in seen.keys() - now.keys():
+            _say(started, f"resolved: {identifier}")
+        seen = now
+        time.sleep(POLL_SECONDS)
+    for row in client.query(_BROKEN).to_pylist():
+        _say(started, f"broken: {row['source']} {row['subject']}: {row['reason']}")
+    return list(seen.values())
+
+
+def _findings(client: QueryClient) -> list[dict[str, Any]]:
+    import json
+
+    return [json.loads(row["document"]) for row in client.query(_FINDINGS).to_pylist()]
+
+
+def _told(finding: dict[str, Any]) -> str:
+    from warpline_cli.findings_text import clean, finding_lines
+
+    return clean("\n          ".join(finding_lines(finding | {"evidence": []})))
+
+
+def _screen(client: QueryClient) -> None:
+    from warpline_tui.app import WarplineApp
+    from warpline_tui.feed import Feed
+
+    WarplineApp(Feed(client.query)).run()
+
+
+def _say(started: float, words: str) -> None:
+    print(f"{time.monotonic() - started:6.1f} s  {words}", flush=True)
+
+
+def _tell(plan: Scenario, found: list[dict[str, Any]]) -> int:
+    """The truth beside what was said."""
+    expected = plan.expectation()
+    outcome = plan.judge(found)
+    print(f"\ninjected: {expected.words if expected else 'nothing, this run is healthy'}")
+    if outcome.right:
+        named = (
+            "Found what was injected, and accused nobody else."
+            if expected
+            else "Nothing was wrong, and nobody was accused."
+        )
+        print(named)
+        return 0
+    if not outcome.found:
+        print("Not found: what was injected was not named.")
+    if outcome.wrong:
+        print(f"Wrongly accused: {', '.join(outcome.wrong)}.")
+    return 1
