@@ -11,8 +11,11 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-OPEN_BLOCKS_MAX: Final = 4096
+OPEN_BLOCKS_MAX: Final = 256
 """Blocks begun and not ended; the oldest falls off and is counted."""
+
+RANKS_MAX: Final = 65_536
+"""Ranks whose trials are counted."""
 
 RESULTS_MAX: Final = 100_000
 """Results kept between two calls of `take`; more are counted."""
@@ -22,13 +25,12 @@ _SIZE: Final = re.compile(r"\d{1,6} data size: (\d{1,9}(?:\.\d{1,9})?) GB")
 _DURATION: Final = re.compile(r"duration: (\d{1,9}\.\d{1,9}) sec")
 _THROUGHPUT: Final = re.compile(r"algo throughput: (\d{1,18}\.\d{1,9}) bps, \d+\.\d+ Gbps")
 _BUS: Final = re.compile(r"busbw: (\d{1,9}\.\d{1,9}) +Gbps")
-_ROUNDING: Final = 0.002
-"""Relative slack when numbers of one block are matched by value: the printed duration has four decimals."""
 
 
 @dataclass
 class _Block:
     rank: int | None
+    sequence: int | None
     seconds: float | None = None
     bits_per_second: float | None = None
 
@@ -39,8 +41,8 @@ class AllReduceBench:
     def __init__(self) -> None:
         self.results = 0
         self.dropped = 0
-        self.bus_gigabits: list[float] = []
         self._bytes: int | None = None
+        self._share: float | None = None
         self._open: list[_Block] = []
         self._trials: dict[int, int] = {}
         self._rows: list[dict[str, Any]] = []
@@ -71,25 +73,24 @@ class AllReduceBench:
         if len(self._open) == OPEN_BLOCKS_MAX:
             self._open.pop(0)
             self.dropped += 1
-        self._open.append(_Block(rank))
+        sequence = self._trials.get(rank, 0)
+        if rank in self._trials or len(self._trials) < RANKS_MAX:
+            self._trials[rank] = sequence + 1
+        self._open.append(_Block(rank, sequence))
 
     def _duration(self, seconds: float) -> None:
         waiting = [block for block in self._open if block.seconds is None]
         if len(waiting) != 1:
             for block in waiting:
-                block.rank = None
+                block.rank = block.sequence = None
         if waiting:
             waiting[-1].seconds = seconds
 
     def _throughput(self, bits: float) -> None:
         waiting = [block for block in self._open if block.seconds is not None and block.bits_per_second is None]
-        if self._bytes is not None and len(waiting) > 1:
+        if self._bytes is not None and bits > 0:
             expected = 16 * self._bytes / bits
-            waiting = [
-                block
-                for block in waiting
-                if block.seconds is not None and abs(block.seconds / expected - 1) < _ROUNDING
-            ]
+            waiting.sort(key=lambda block: abs((block.seconds or 0.0) - expected), reverse=True)
         if waiting:
             waiting[-1].bits_per_second = bits
 
@@ -103,30 +104,23 @@ class AllReduceBench:
         if len(self._rows) == RESULTS_MAX:
             self.dropped += 1
             return
-        self.bus_gigabits.append(gigabits)
-        del self.bus_gigabits[:-RESULTS_MAX]
         self._rows.append(self._row(block, gigabits))
 
     def _ending(self, gigabits: float) -> _Block | None:
-        """The block a bus bandwidth belongs to: its throughput is between one and two times that."""
+        """The block a bus bandwidth belongs to: by its share of the throughput, which is the same for all blocks."""
         waiting = [block for block in self._open if block.bits_per_second is not None]
-        fitting = [
-            block
-            for block in waiting
-            if block.bits_per_second is not None and 0.49 < gigabits * 1e9 / block.bits_per_second <= 1.0 + _ROUNDING
-        ]
-        candidates = fitting or waiting
-        return candidates[-1] if candidates else None
+        if len(waiting) == 1 and self._share is None:
+            self._share = gigabits * 1e9 / (waiting[0].bits_per_second or 1.0)
+        if self._share:
+            expected = gigabits * 1e9 / self._share
+            waiting.sort(key=lambda block: abs((block.bits_per_second or 0.0) - expected), reverse=True)
+        return waiting[-1] if waiting else None
 
     def _row(self, block: _Block, gigabits: float) -> dict[str, Any]:
-        sequence = None
-        if block.rank is not None:
-            sequence = self._trials.get(block.rank, 0)
-            self._trials[block.rank] = sequence + 1
         return {
             "source": "all_reduce_bench",
             "rank": block.rank,
-            "sequence": sequence,
+            "sequence": block.sequence,
             "operation": "all_reduce",
             "message_bytes": self._bytes,
             "duration_ns": None if block.seconds is None else round(block.seconds * 1e9),

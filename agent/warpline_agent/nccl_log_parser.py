@@ -213,7 +213,7 @@ class NcclLogParser:
 
     def _moment(self, text: str, before_ns: int) -> int | None:
         try:
-            return epoch_ns(datetime.fromisoformat(text).replace(tzinfo=self._zone)) - before_ns
+            return whole(epoch_ns(datetime.fromisoformat(text).replace(tzinfo=self._zone)) - before_ns)
         except ValueError:
             return None
 

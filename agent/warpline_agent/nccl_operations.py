@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from . import nccl
 from .nccl_communicators import COMMUNICATORS_MAX, Communicator, Communicators
 from .nccl_records import Record
-from .values import whole
+from .values import small, whole
 
 OPERATIONS_MAX: Final = 200_000
 """Operations kept one by one between two calls of `take`; further ones are folded into counts of equal operations."""
@@ -165,7 +165,7 @@ class Operations:
             datatype,
             nccl.reduction(int(reduction_code)) if operation in _REDUCING else None,
             size,
-            int(root) if operation in ("send", "recv") else None,
+            small(root) if operation in ("send", "recv") else None,
             whole(message),
         )
         index = self._index(record, pointer, number)
@@ -204,7 +204,7 @@ class Operations:
         span = _CHANNEL_RANGE.search(found[6])
         channels = None
         if span is not None:
-            channels = int(span[3]) if span[3] else int(span[2]) - int(span[1]) + 1
+            channels = int(span[3]) if span[3] else max(0, int(span[2]) - int(span[1]) + 1)
             shown = f"0..{channels - 1}" if span[3] else f"{span[1]}..{span[2]}"
             self.channel_ranges[shown] += len(self.channel_ranges) < FOLDED_MAX or shown in self.channel_ranges
         if operation is None:

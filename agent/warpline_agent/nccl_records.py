@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from datetime import datetime, tzinfo
 from typing import Final, NamedTuple
 
+from .values import epoch_ns, whole
+
 HOSTS_MAX: Final = 4096
 """Host names kept to recognise a torn line by; more are read as they stand."""
 
@@ -105,7 +107,7 @@ class RecordReader:
             return None
         try:
             moment = datetime.fromisoformat(text).replace(tzinfo=self._zone)
-            return int(moment.timestamp()) * 1_000_000_000 + int((fraction or "").ljust(9, "0"))
+            return whole(epoch_ns(moment) + int((fraction or "").ljust(9, "0")))
         except (ValueError, OverflowError):
             return None
 

@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any, Final, NamedTuple
 
 from . import nccl
+from .values import real, scaled
 
 DEVICES_MAX: Final = 65_536
 """Ranks listed by one file that are kept."""
@@ -117,7 +118,7 @@ class ResultTables:
             if found[2] == "FAILED" and len(self.failed) < RESULTS_MAX:
                 self.failed.append(self.out_of_bounds)
         elif found := _AVERAGE.match(text):
-            self.average_bus_gigabytes = _float(found[1])
+            self.average_bus_gigabytes = real(found[1])
         elif found := _SETTINGS.match(text):
             self.iterations = int(found[1])
             checked = _VALIDATION.search(text)
@@ -157,7 +158,7 @@ class ResultTables:
     def _half(self, tokens: list[str]) -> bool:
         if self._head is None or self._halves == 2:
             return False
-        time, algorithm, bus = (_float(token) for token in tokens[:3])
+        time, algorithm, bus = (real(token) for token in tokens[:3])
         if time is None or algorithm is None or bus is None:
             return False
         wrong = (
@@ -188,10 +189,10 @@ def columns(tables: ResultTables, result: Result) -> dict[str, Any]:
         "elements": result.elements,
         "message_bytes": result.size,
         "nranks": len(tables.devices) or None,
-        "duration_ns": round(result.microseconds * 1000),
+        "duration_ns": scaled(result.microseconds, 1000),
         "timing": "summary",
-        "algorithm_bytes_per_second": result.algorithm_gigabytes * 1e9,
-        "bus_bytes_per_second": result.bus_gigabytes * 1e9,
+        "algorithm_bytes_per_second": real(result.algorithm_gigabytes * 1e9),
+        "bus_bytes_per_second": real(result.bus_gigabytes * 1e9),
         "count": tables.iterations,
         "wrong_values": result.wrong,
     }
@@ -245,10 +246,3 @@ def _by_columns(result: Result) -> str | None:
             return "reduce_scatter"
         return "all_reduce" if result.root in (None, -1) else "reduce"
     return "broadcast" if shares == 1 and result.root is not None and result.root >= 0 else None
-
-
-def _float(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
