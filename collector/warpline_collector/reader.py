@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import duckdb
 import pyarrow as pa
 
-from warpline_proto.errors import QueryError
+from warpline_proto.errors import QueryError, StoreError
 from warpline_proto.tables import TABLES, Table
 
 from . import catalog, parquet
@@ -21,6 +21,19 @@ from .schema import column_list, quoted, select_nothing, text
 ATTEMPTS_MAX: Final = 4
 """A query whose files went away, or turned out damaged, is asked again on a newer catalog at most so often."""
 MESSAGE_CHARS_MAX: Final = 2_000
+_OF_THE_QUESTION: Final = (
+    duckdb.ParserException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.OutOfMemoryException,
+    duckdb.InterruptException,
+    duckdb.PermissionException,
+    duckdb.NotImplementedException,
+)
+"""What no other file would answer differently."""
+Result = TypeVar("Result")
 Settings = dict[str, str | bool | int | float | list[str]]
 _SETTINGS: Final[Settings] = {
     "autoinstall_known_extensions": "false",
@@ -40,16 +53,17 @@ class CatalogReader:
         self.directory = directory.resolve()
         self.damaged: tuple[catalog.Damage, ...] = ()
         self._skipped: dict[str, catalog.Damage] = {}
+        self._sound: set[str] = set()
         self._seen: tuple[int, int, int] | None = None
         self._files: dict[str, catalog.Files] = {}
         self._mutex = threading.Lock()
-        catalog.read(self.directory)
+        self._newest = catalog.read(self.directory)
         settings: Settings = _SETTINGS | {"memory_limit": memory_limit} | ({"threads": str(threads)} if threads else {})
         self.connection = duckdb.connect(":memory:", config=settings)
         self.connection.execute("SET enable_progress_bar = false")
         self.connection.execute("SET TimeZone = 'UTC'")
-        self.refresh()
-        self.connection.execute(resources.files(__package__).joinpath("views.sql").read_text(encoding="utf-8"))
+        views = resources.files(__package__).joinpath("views.sql").read_text(encoding="utf-8")
+        self._insist(lambda: self.connection.execute(views))
 
     def __enter__(self) -> CatalogReader:
         return self
@@ -65,14 +79,7 @@ class CatalogReader:
         QueryError with the engine's words if it fails.
         """
         with self._mutex:
-            for attempt in range(1, ATTEMPTS_MAX + 1):
-                try:
-                    self.refresh()
-                    return self._ask(sql, parameters, rows_max)
-                except duckdb.Error as error:
-                    if attempt == ATTEMPTS_MAX or not self._renew(error):
-                        raise QueryError(words(error)) from error
-            raise AssertionError("unreachable: the last attempt returns or raises")
+            return self._insist(lambda: self._ask(sql, parameters, rows_max))
 
     def interrupt(self) -> None:
         """Stop the query that runs in another thread; it ends with a QueryError."""
@@ -82,19 +89,33 @@ class CatalogReader:
         """Give everything back; safe to call twice."""
         self.connection.close()
 
-    def refresh(self) -> None:
+    def _insist(self, ask: Callable[[], Result]) -> Result:
+        """`ask` on the newest catalog, again where its files went away or turned out damaged."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                self._refresh()
+                return ask()
+            except duckdb.Error as error:
+                if attempt == ATTEMPTS_MAX or not self._renew(error):
+                    raise QueryError(words(error)) from error
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _refresh(self) -> None:
         """Bring the views up to the newest catalog; free when it did not change."""
-        stat = (self.directory / catalog.NAME).stat()
+        try:
+            stat = (self.directory / catalog.NAME).stat()
+        except OSError as error:
+            raise StoreError(f"the store at {self.directory} is gone: {error.strerror}") from error
         seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if seen == self._seen:
             return
-        newest = catalog.read(self.directory)
+        self._newest = catalog.read(self.directory)
         for name, table in TABLES.items():
-            files = self._without_skipped(newest.tables.get(name, catalog.Files()))
+            files = self._without_skipped(self._newest.tables.get(name, catalog.Files()))
             if self._files.get(name) != files:
                 self.connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS {self._select(table, files)}")
                 self._files[name] = files
-        self.damaged = (*newest.damaged, *self._skipped.values())
+        self.damaged = (*self._newest.damaged, *self._skipped.values())
         self._seen = seen
 
     def _ask(self, sql: str, parameters: Sequence[Any], rows_max: int | None) -> pa.Table:
@@ -108,23 +129,22 @@ class CatalogReader:
             self.connection.execute("ROLLBACK")
 
     def _renew(self, error: duckdb.Error) -> bool:
-        """After a failed read: whether another attempt can end differently, on a newer catalog or without a damaged file."""
-        if not isinstance(error, (duckdb.IOException, duckdb.DataError, duckdb.InternalError)):
+        """After a failure: whether another attempt can end differently, on a newer catalog or without a damaged file."""
+        if isinstance(error, _OF_THE_QUESTION):
             return False
-        listed = catalog.read(self.directory).tables
-        changed = any(
-            self._without_skipped(listed.get(name, catalog.Files())) != self._files.get(name) for name in TABLES
-        )
         self._seen = None
-        return changed or self._skip_damaged()
+        return catalog.read(self.directory).tables != self._newest.tables or self._skip_damaged()
 
     def _skip_damaged(self) -> bool:
-        found = {
-            path: catalog.Damage(name, path, reason)
-            for name, files in self._files.items()
-            for path in (*files.segments, *files.older, *files.chunks)
-            if (reason := parquet.damage(self.directory / path, deep=True)) is not None
-        }
+        """Look into every file that was not looked into before: a question that fails on purpose must not cost that twice."""
+        found: dict[str, catalog.Damage] = {}
+        for name, files in self._newest.tables.items():
+            for path in {*files.segments, *files.older, *files.chunks} - self._sound - self._skipped.keys():
+                reason = parquet.damage(self.directory / path, deep=True)
+                if reason is None:
+                    self._sound.add(path)
+                else:
+                    found[path] = catalog.Damage(name, path, reason)
         self._skipped.update(found)
         return bool(found)
 
