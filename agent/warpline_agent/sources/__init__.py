@@ -8,6 +8,7 @@ from .flight_recorder import FlightRecorder
 from .host import Host
 from .infiniband import Infiniband, InfinibandTree
 from .inspector import Inspector
+from .kernel_log import KernelLog, KernelLogFile
 from .kineto import Kineto, KinetoFolder
 from .nccl_log import NcclLog, NcclLogSource
 from .nccl_topology import NcclTopology
@@ -25,6 +26,7 @@ SOURCES: dict[str, type[Source]] = {
     "nvml": Nvml,
     "host": Host,
     "infiniband": Infiniband,
+    "kernel_log": KernelLog,
     "kineto": KinetoFolder,
     "nccl_log": NcclLogSource,
     "synthetic": Synthetic,
@@ -47,6 +49,7 @@ FORMATS: tuple[Format, ...] = (
     Nsys(),
     NsysGpuTrace(),
     NcclTopology(),
+    KernelLogFile(),
     NcclLog(),
 )
 """Recorded formats, most specific first: the first that recognises a file reads it."""
