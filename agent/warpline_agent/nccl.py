@@ -7,7 +7,11 @@ and a benchmark table can be compared. Sizes and bandwidths follow nccl-tests' `
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
+
+NAMES_REMEMBERED: Final = 1024
+"""Spellings of operations whose meaning is kept at hand."""
 
 OPERATIONS: Final = (
     "all_reduce",
@@ -126,6 +130,7 @@ class Kernel(NamedTuple):
     datatype: str | None
 
 
+@lru_cache(maxsize=NAMES_REMEMBERED)
 def operation(name: str) -> str | None:
     """One of OPERATIONS for any spelling of it (`AllReduce`, `nccl:all_reduce`, `_allgather_base`), None for the rest."""
     compact = _NOISE.sub("", _PEERS.sub("", name).lower())

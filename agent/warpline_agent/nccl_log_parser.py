@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, tzinfo
+from itertools import islice
 from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
 
 from warpline_proto.tables import table
 
@@ -25,6 +28,9 @@ from .values import epoch_ns, scaled, whole
 
 STEPS_MAX: Final = 100_000
 """Training iterations kept between two calls of `rows`; more are counted."""
+
+ROWS_MAX: Final = 8192
+"""Rows of one batch."""
 
 KINDS_MAX: Final = 256
 """Versions told apart in the facts."""
@@ -90,23 +96,29 @@ class NcclLogParser:
 
     def rows(self) -> list[Rows]:
         """What was read since the last call, table by table; rows that found no place are counted with their table."""
-        world = self._communicators.world()
-        listed = {
-            "communicators": [self._communicators.row(member) for member in self._communicators.take()],
-            "collectives": self._collectives(world.size),
+        listed: dict[str, Iterable[dict[str, Any]]] = {
+            "communicators": self._members(),
+            "collectives": self._collectives(),
             "log_events": self._events(),
             "steps": self._steps,
             "jobs": self._job(),
         }
-        if not self._communicators.inits:
-            listed["communicators"] += self._devices()
         self._steps = []
         lost = self._lost()
         return [
-            Rows(name, table(name).from_rows(_placed(name, rows, self._live)), lost.get(name, 0))
+            Rows(name, batch, lost.pop(name, 0))
             for name, rows in listed.items()
-            if rows or lost.get(name)
+            for batch in self._batches(name, rows, bool(lost.get(name)))
         ]
+
+    def _batches(self, name: str, rows: Iterable[dict[str, Any]], always: bool) -> Iterator[pa.RecordBatch]:
+        """Rows in batches of at most ROWS_MAX; an empty one where only losses are to be told."""
+        waiting = iter(rows)
+        while chunk := list(islice(waiting, ROWS_MAX)):
+            yield table(name).from_rows(_placed(name, chunk, self._live))
+            always = False
+        if always:
+            yield table(name).empty()
 
     @property
     def read_anything(self) -> bool:
@@ -213,15 +225,23 @@ class NcclLogParser:
 
     def _moment(self, text: str, before_ns: int) -> int | None:
         try:
-            return whole(epoch_ns(datetime.fromisoformat(text).replace(tzinfo=self._zone)) - before_ns)
+            ended = epoch_ns(datetime.fromisoformat(text).replace(tzinfo=self._zone))
+            return None if ended is None else whole(ended - before_ns)
         except ValueError:
             return None
 
-    def _collectives(self, world_size: int | None) -> list[dict[str, Any]]:
-        rows = self._operations.take(self._communicators)
-        rows += [nccl_tests.columns(self._tables, result) for result in self._tables.take()]
-        place = {"nranks": world_size, "communicator": self._communicators.world_label()}
-        return rows + [{**row, **place} for row in self._bench.take()]
+    def _members(self) -> list[dict[str, Any]]:
+        members = [self._communicators.row(member) for member in self._communicators.take()]
+        return members if self._communicators.inits else members + self._devices()
+
+    def _collectives(self) -> Iterator[dict[str, Any]]:
+        seen = self._communicators
+        place = {"nranks": seen.world().size, "communicator": seen.world_label()}
+        yield from self._operations.take(seen)
+        for result in self._tables.take():
+            yield nccl_tests.columns(self._tables, result)
+        for row in self._bench.take():
+            yield {**row, **place}
 
     def _events(self) -> list[dict[str, Any]]:
         ranks = self._communicators.world().ranks

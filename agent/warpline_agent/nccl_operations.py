@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -116,17 +117,16 @@ class Operations:
             return False
         return True
 
-    def take(self, communicators: Communicators) -> list[dict[str, Any]]:
+    def take(self, communicators: Communicators) -> Iterator[dict[str, Any]]:
         """Rows since the last call. Calls are left out where the same process logs the operations themselves."""
         taken, self._operations = self._operations, []
         folded, self._folded = self._folded, Counter()
         self._awaiting.clear()
-        rows = [
-            self._row(each, communicators)
-            for each in taken
-            if not (each.called and (each.kind.host, each.kind.pid) in self._logging)
-        ]
-        return rows + [{**_columns(kind, communicators, None), "count": count} for kind, count in folded.items()]
+        for each in taken:
+            if not (each.called and (each.kind.host, each.kind.pid) in self._logging):
+                yield self._row(each, communicators)
+        for kind, count in folded.items():
+            yield {**_columns(kind, communicators, None), "count": count}
 
     def _note(self, record: Record) -> None:
         if len(self._logging) < COMMUNICATORS_MAX:

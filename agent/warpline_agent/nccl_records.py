@@ -16,6 +16,9 @@ from .values import epoch_ns, whole
 HOSTS_MAX: Final = 4096
 """Host names kept to recognise a torn line by; more are read as they stand."""
 
+TEXT_CHARS_MAX: Final = 4096
+"""NCCL writes at most 1 KB a line; what is longer is torn, and cut here."""
+
 _HEADER_CHARS_MAX: Final = 400
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07]{0,200}\x07")
 _LEVEL: Final = re.compile(r"NCCL (INFO|WARN|CALL|TRACE|ABORT|ERROR) ")
@@ -59,7 +62,7 @@ class RecordReader:
         rank = int(found[1]) if found else None
         ends = [start for start, _ in headers[1:]] + [len(line)]
         records = [
-            record._replace(text=line[level.end() : end].rstrip(), rank=rank)
+            record._replace(text=line[level.end() : min(end, level.end() + TEXT_CHARS_MAX)].rstrip(), rank=rank)
             for (_, record), level, end in zip(headers, levels, ends, strict=True)
         ]
         return line[: headers[0][0]], records
@@ -107,7 +110,8 @@ class RecordReader:
             return None
         try:
             moment = datetime.fromisoformat(text).replace(tzinfo=self._zone)
-            return whole(epoch_ns(moment) + int((fraction or "").ljust(9, "0")))
+            seconds = epoch_ns(moment)
+            return None if seconds is None else whole(seconds + int((fraction or "").ljust(9, "0")))
         except (ValueError, OverflowError):
             return None
 

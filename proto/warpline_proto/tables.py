@@ -233,7 +233,7 @@ LINK_COUNTERS = Table(
         Column("port", SMALL, "", "port or link number"),
         Column("counter", TEXT, "", "name as the device gives it; `state`, `phys_state` and `rate` are readings"),
         Column("value", UNSIGNED, "", "value in `unit`"),
-        Column("unit", TEXT, "", "B, packets, ticks, errors, bit/s or code"),
+        Column("unit", TEXT, "", "B, packets, ticks, errors, links, bit/s or code"),
         Column(
             "saturated", FLAG, "", "the counter stands at the ceiling of its width: the true value is at least this"
         ),

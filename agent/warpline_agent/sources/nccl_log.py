@@ -102,7 +102,7 @@ class NcclLogConfig:
     period_seconds: float = 1.0
     files: tuple[str, ...] = ()
     positions: str = f"{STATE_DIRECTORY}/nccl_log.json"
-    read_bytes_max: int = 512 * 1024
+    read_bytes_max: int = 256 * 1024
 
     def __post_init__(self) -> None:
         if self.period_seconds <= 0 or self.read_bytes_max < 1:
