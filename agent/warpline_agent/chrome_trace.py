@@ -174,8 +174,9 @@ def _decimal(text: str) -> int:
     """Signs and exponents, which are rare; the bound comes first because an exponent can stand for a number of any size."""
     try:
         value = Decimal(text) * 1000
+        sound = abs(value) < 2**63
     except ArithmeticError as error:
         raise ValueError(f"{text!r} is no time") from error
-    if not abs(value) < 2**63:
+    if not sound:
         raise ValueError(f"{text!r} is no time")
     return int(value)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from warpline_proto.tables import COMMUNICATORS, PHASES
 
 from . import nccl, values
-from .kernels import NO_STEP, steps_at
+from .kernels import NO_STEP, clean_name, steps_at
 from .kineto import Annotation, Trace
 from .process_groups import group_key, group_kind
 
@@ -58,23 +58,29 @@ def distributed(members: Mapping[str, Any]) -> Distributed:
     return Distributed(
         rank if rank is not None and rank >= 0 else None,
         world if world is not None and world > 0 else None,
-        values.text(given.get("nccl_version")),
+        _text(given.get("nccl_version")),
         tuple(group for group in groups if group is not None),
     )
 
 
+def _text(value: object) -> str | None:
+    """Text as it may be passed on."""
+    found = values.text(value)
+    return None if found is None else clean_name(found)
+
+
 def _group(given: Mapping[Any, Any]) -> Group | None:
-    name = values.text(str(given.get("pg_name", "")))
+    name = _text(str(given.get("pg_name", "")))
     if name is None:
         return None
     ranks = _ranks(given.get("ranks"))
     size = values.small(given.get("pg_size"))
     return Group(
         name,
-        values.text(given.get("pg_desc")),
+        _text(given.get("pg_desc")),
         len(ranks) if ranks else size,
         ranks,
-        values.text(given.get("backend_config")) or "",
+        _text(given.get("backend_config")) or "",
     )
 
 
@@ -120,14 +126,14 @@ def told_collectives(trace: Trace, job: Distributed) -> dict[int, Row]:
 
 
 def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group], rank: int | None) -> Row:
-    operation = nccl.operation(values.text(arguments.get("Collective name")) or "")
-    datatype = nccl.datatype(values.text(arguments.get("dtype")) or "")
-    name = values.text(str(arguments.get("Process Group Name", "")))
+    operation = nccl.operation(_text(arguments.get("Collective name")) or "")
+    datatype = nccl.datatype(_text(arguments.get("dtype")) or "")
+    name = _text(str(arguments.get("Process Group Name", "")))
     group = groups.get(name or "")
     ranks = _ranks(arguments.get("Process Group Ranks")) or (group.ranks if group else None)
     nranks = values.small(arguments.get("Group size")) or (len(ranks) if ranks else None)
     elements, size = _sizes(operation, datatype, nranks, arguments)
-    description = values.text(arguments.get("Process Group Description")) or (group.description if group else None)
+    description = _text(arguments.get("Process Group Description")) or (group.description if group else None)
     return {
         "operation": operation,
         "datatype": datatype,
@@ -144,7 +150,7 @@ def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group], r
 def _communicator(name: str | None, ranks: tuple[int, ...] | None, arguments: Mapping[str, Any]) -> str | None:
     if name is None and ranks is None:
         return None
-    shortened = values.text(arguments.get("Process Group Ranks")) if ranks is None else None
+    shortened = _text(arguments.get("Process Group Ranks")) if ranks is None else None
     # The first ranks of a shortened list still tell groups of one name apart.
     return f"{name or ''}{shortened}" if shortened else group_key(name or "", ranks)
 

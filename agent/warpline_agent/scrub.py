@@ -1,7 +1,8 @@
 """Takes secrets out of text that must be passed on: access tokens, keys, passwords, authorisation headers, private keys.
 
 A source that reads foreign files takes only the members it knows by name; text it passes on all the same (kernel names,
-annotations, log lines) goes through `scrub` first. What is found is replaced by MASK, so that one sees where it stood.
+annotations, log lines) goes through `scrub` first. What is found is replaced by MASK, so that one sees where it stood. The
+patterns are bounded, so that no text makes them slow.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ _WORD: Final = (
 )
 _VALUE: Final = r"""(?:\\?"(?:[^"\\\n]|\\[^"])*(?:\\?")?|'[^'\n]*'?|[^\s,;&"'\\}\]]+)"""
 # NAME_TOKEN=value, "name_token": "value", --api-key value; never C++ scopes (`token::`) or comparisons (`token==`).
-_ASSIGNED: Final = re.compile(rf"""(\b[\w.-]*{_WORD}\\?["']?\s*[:=](?![:=])\s*){_VALUE}""", re.IGNORECASE)
-_FLAG: Final = re.compile(rf"(--[\w-]*{_WORD}\s+){_VALUE}", re.IGNORECASE)
+_ASSIGNED: Final = re.compile(rf"""({_WORD}\\?["']?\s*[:=](?![:=])\s*)(?!\[secret\]){_VALUE}""", re.IGNORECASE)
+_FLAG: Final = re.compile(rf"((?<!-)--[\w-]{{0,64}}?{_WORD}\s+){_VALUE}", re.IGNORECASE)
 _HEADER: Final = re.compile(
     r"""(\b(?:proxy-)?authorization\\?["']?\s*[:=]\s*\\?["']?)(?:(?:bearer|basic|token|digest|negotiate)\s+)?[^\s"',;\\]+""",
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
-_URL: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@:\"']*:[^\s/@\"']+@", re.IGNORECASE)
+_URL: Final = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@:\"']*:[^\s/@\"']+@", re.IGNORECASE)
 _PRIVATE_KEY: Final = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
+    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
 )
 _SHAPES: Final = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -38,7 +39,7 @@ _SHAPES: Final = re.compile(
     r"|nvapi-[A-Za-z0-9_-]{20,}"  # NVIDIA
     r"|AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{20,}"  # Google
     r"|pypi-[A-Za-z0-9_-]{20,}|npm_[A-Za-z0-9]{30,}"  # registries
-    r"|eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"  # JSON web tokens
+    r"|eyJ[A-Za-z0-9_-]{8,2048}\.[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]*"  # JSON web tokens
     r")"
 )
 _HINT: Final = re.compile(
