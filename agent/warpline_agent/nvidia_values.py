@@ -94,7 +94,7 @@ def time_ns(text: str | None, offset_seconds: int = 0) -> int | None:
     elif found[9]:
         offset_seconds = (int(found[10]) * 3600 + int(found[11]) * 60) * (1 if found[9] == "+" else -1)
     seconds = _epoch(tuple(int(part) for part in found.groups()[:6]), -offset_seconds)
-    return None if seconds is None else seconds + int((found[7] or "0").ljust(9, "0"))
+    return None if seconds is None else values.count(seconds + int((found[7] or "0").ljust(9, "0")))
 
 
 def has_zone(text: str) -> bool:
@@ -109,4 +109,5 @@ def _epoch(parts: tuple[int, ...], shift_seconds: int) -> int | None:
         moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError:
         return None
-    return values.epoch_ns(moment) + shift_seconds * 1_000_000_000
+    whole_ns = values.epoch_ns(moment)
+    return None if whole_ns is None else values.count(whole_ns + shift_seconds * 1_000_000_000)

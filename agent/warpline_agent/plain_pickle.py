@@ -16,8 +16,8 @@ from typing import Any, Final, Never
 from warpline_proto.errors import Refused
 
 BYTES_MAX: Final = 64 * 1024 * 1024
-OPCODES_MAX: Final = 8_000_000
-VALUES_MAX: Final = 8_000_000
+OPCODES_MAX: Final = 4_000_000
+VALUES_MAX: Final = 4_000_000
 DEPTH_MAX: Final = 32
 DIGITS_MAX: Final = 20
 """Enough for every 64-bit number."""
@@ -206,7 +206,7 @@ def _measure(root: Any) -> None:
     while path:
         value, rest, totals = path[-1]
         for child in rest:
-            if not isinstance(child, list | tuple | dict):
+            if not isinstance(child, list | tuple | dict) or not child:
                 totals[0] += 1
             elif known := sizes.get(id(child)):
                 totals[0] += known[0]

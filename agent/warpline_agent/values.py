@@ -97,11 +97,11 @@ def json_value(content: str | bytes) -> Any:
         raise Refused(f"is not valid JSON: {error}", JSON_HINT) from None
 
 
-def epoch_ns(moment: datetime) -> int:
-    """A point in time -> nanoseconds since the Unix epoch; a time without a zone is read as UTC."""
+def epoch_ns(moment: datetime) -> int | None:
+    """A point in time -> ns since the Unix epoch, None before it or past 64 bits; a time without a zone is read as UTC."""
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     span = aware - datetime(1970, 1, 1, tzinfo=UTC)
-    return ((span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds) * 1_000
+    return count(((span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds) * 1_000)
 
 
 def digest(rows: Iterable[Rows]) -> str:

@@ -143,6 +143,12 @@ def test_json_and_pickle_say_the_same(content: bytes) -> None:
     assert _rows(reading, "communicators")[0]["last_completed"] is None
 
 
+def test_a_profiler_trace_with_the_same_group_table_is_not_taken() -> None:
+    """Traces name their process groups in the same words."""
+    trace = memory_input("trace.json", b'{"schemaVersion": 1, "distributedInfo": {"pg_config": []}, "traceEvents": []}')
+    assert not FlightRecorder().recognises(trace)
+
+
 def test_plain_data_that_is_no_dump_is_refused() -> None:
     """With the keys it would need."""
     with pytest.raises(Refused, match="neither entries nor pg_config"):

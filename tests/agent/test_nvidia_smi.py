@@ -200,6 +200,13 @@ def test_a_lost_gpu_is_an_event() -> None:
     assert len(_rows(reading)) == 1
 
 
+@pytest.mark.parametrize("time", ["9999/01/02 03:04:05.678", "1066/10/14 09:00:00", "2026/13/45 03:04:05", "soon"])
+def test_times_that_cannot_be_are_null(time: str) -> None:
+    """Before the epoch, past 64 bits, in a thirteenth month."""
+    (row,) = _rows(_read("smi.csv", f"timestamp, index, power.draw [W]\n{time}, 0, 70 W\n".encode()))
+    assert (row["time_ns"], row["power_watts"]) == (None, 70.0)
+
+
 def test_lines_cut_off_are_counted() -> None:
     """The last line of a file that somebody copied while it grew."""
     reading = _read("smi.csv", b"index, name, power.draw [W]\n0, H100, 70 W\n0, H1")

@@ -29,6 +29,7 @@ _PICKLE_NAME: Final = re.compile(r"\.(?:pkl|pickle)$|_dump_\d+$", re.IGNORECASE)
 _PICKLE_START: Final = re.compile(rb"\x80[\x02-\x05]")
 _JSON_START: Final = re.compile(rb"\s*\{")
 _JSON_KEYS: Final = (b'"pg_config"', b'"collective_seq_id"')
+_TRACE_KEYS: Final = (b'"traceEvents"', b'"distributedInfo"')
 _PEER: Final = re.compile(r"(\d+)\s*(->|<-)\s*(\d+)")
 _STATES: Final = frozenset(("scheduled", "started", "completed"))
 _KINDS: Final = (
@@ -64,7 +65,10 @@ class FlightRecorder:
         """Any pickle, by its start or name (nothing else here reads pickles), and JSON with the recorder's own keys."""
         if _PICKLE_START.match(candidate.head) or _PICKLE_NAME.search(candidate.name):
             return True
-        return bool(_JSON_START.match(candidate.head)) and any(key in candidate.head for key in _JSON_KEYS)
+        trace = any(key in candidate.head for key in _TRACE_KEYS)  # a profiler's trace may carry the same group table
+        return (
+            bool(_JSON_START.match(candidate.head)) and not trace and any(key in candidate.head for key in _JSON_KEYS)
+        )
 
     def read(self, candidate: Input) -> Reading:
         """Entries -> collectives, process groups -> communicators. A dump without entries is evidence too and is read."""
