@@ -1,0 +1,215 @@
+"""The collector over real gRPC: frames in, acknowledgements after the commit, SQL out, bad input refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from warpline_analysis.detector import Reader
+from warpline_collector import config, continuous, pool
+from warpline_collector.reader import CatalogReader
+from warpline_collector.service import serve
+from warpline_collector.stores.duckdb import DuckDBStore
+from warpline_proto import service_pb2, service_pb2_grpc, wire
+from warpline_proto.batch import Batch, Frame
+from warpline_proto.client import QueryClient
+from warpline_proto.errors import ConfigError, QueryError
+from warpline_proto.finding import Finding, FindingKind, Report, Severity, Subject
+from warpline_proto.tables import CAPTURES
+
+MakeFrame = Callable[..., Frame]
+ACCUSED = Finding(
+    FindingKind.COMPUTE_STRAGGLER, Severity.WARNING, 0.9, Subject(job="j", rank=3), "rank 3 is slow", "look at it"
+)
+
+
+def nothing(reader: Reader) -> Report:
+    """An analysis that finds nothing."""
+    return Report()
+
+
+def settings(directory: Path, listen: str = "127.0.0.1:0") -> config.Settings:
+    """Quick to analyse, one SQL worker."""
+    return config.Settings(
+        collector=config.Config(listen=listen, directory=str(directory)),
+        sql=pool.Config(workers=1, seconds_max=5.0),
+        analysis=continuous.Config(period_seconds=0.05),
+    )
+
+
+@contextmanager
+def running(directory: Path, detect: continuous.Detect = nothing) -> Iterator[str]:
+    """A collector in a thread of its own; gives its address."""
+    ready: list[str] = []
+    started = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    def tell(address: str) -> None:
+        ready.append(address)
+        started.set()
+
+    def work() -> None:
+        loop.run_until_complete(serve(settings(directory), tell, stop, detect=detect))
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert started.wait(30)
+        yield ready[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def push(address: str, messages: Sequence[service_pb2.Frame]) -> list[service_pb2.Ack]:
+    """Send all, close the sending side, take every acknowledgement."""
+    with grpc.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.WarplineStub(channel)
+        return list(stub.Push(iter(messages), timeout=30))
+
+
+def test_an_acknowledged_frame_can_be_asked_for(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """The last acknowledgement names the last frame; by then every row answers SQL, here and in another reader."""
+    with running(tmp_path) as address:
+        acks = push(address, [wire.to_message(make_frame(sequence)) for sequence in range(1, 51)])
+        assert (acks[-1].boot, acks[-1].sequence, acks[-1].refused) == ("boot-1", 50, "")
+        assert acks[-1].credit_bytes >= 64 * 1024
+        with QueryClient(address) as client:
+            assert client.query("SELECT count(*) AS rows FROM steps").to_pylist() == [{"rows": 150}]
+            status = client.status()
+            assert (status.frames, status.rows, status.agents) == (50, 150, 1)
+        with CatalogReader(tmp_path) as reader:
+            assert reader.query("SELECT max(step) AS newest FROM steps").to_pylist() == [{"newest": 50}]
+
+
+def test_an_acknowledgement_does_not_wait_for_the_next_frame(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """An agent that sends one frame and then nothing hears of it."""
+    never = threading.Event()
+
+    def one_then_silence() -> Iterator[service_pb2.Frame]:
+        yield wire.to_message(make_frame(1))
+        never.wait(30)
+
+    with running(tmp_path) as address, grpc.insecure_channel(address) as channel:
+        call = service_pb2_grpc.WarplineStub(channel).Push(one_then_silence(), timeout=30)
+        assert next(call).sequence == 1
+        never.set()
+        call.cancel()
+
+
+def test_a_frame_sent_again_after_a_restart_is_stored_once(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """The collector went away before the agent heard: the agent sends again, nothing doubles."""
+    messages = [wire.to_message(make_frame(sequence)) for sequence in range(1, 4)]
+    with running(tmp_path) as address:
+        push(address, messages)
+    with running(tmp_path) as address:
+        assert push(address, messages)[-1].sequence == 3
+        with QueryClient(address) as client:
+            assert client.query("SELECT count(*) AS rows FROM steps").to_pylist() == [{"rows": 9}]
+
+
+def test_a_malformed_frame_is_refused_and_the_rest_is_kept(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """The agent is told which frame will never be taken and why; its neighbours are stored, in order."""
+    good = [wire.to_message(make_frame(sequence)) for sequence in range(1, 6)]
+    good[1].parts[0].payload = b"garbage"
+    good[2].version = 99
+    good[3].parts[0].table = "no_such_table"
+    with running(tmp_path) as address:
+        acks = push(address, good)
+        refused = {ack.sequence: ack.refused for ack in acks if ack.refused}
+        assert sorted(refused) == [2, 3, 4]
+        assert "does not unpack" in refused[2]
+        assert "version 99" in refused[3]
+        assert "no_such_table" in refused[4]
+        assert [ack.sequence for ack in acks] == sorted(ack.sequence for ack in acks)
+        assert acks[-1].sequence == 5
+        with QueryClient(address) as client:
+            found = client.query("SELECT DISTINCT step FROM steps ORDER BY step").to_pylist()
+            assert [row["step"] for row in found] == [1, 5]
+
+
+def test_a_refused_question_is_a_sentence_and_a_hostile_one_costs_nothing(tmp_path: Path) -> None:
+    """Over the wire too: the reason arrives, the next question is answered, the collector lives."""
+    with running(tmp_path) as address, QueryClient(address) as client:
+        with pytest.raises(QueryError, match="COPY is not allowed"):
+            client.query("COPY (SELECT 1) TO '/tmp/x'")
+        with pytest.raises(QueryError, match=r"stopped|memory|Memory"):
+            client.query("SELECT length(lpad('x', 2000000000, 'y'))", seconds_max=0.5)
+        cut = client.query("SELECT * FROM range(100)", rows_max=10)
+        assert (cut.num_rows, cut.schema.metadata) == (10, {b"truncated": b"true"})
+        assert client.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_a_request_to_look_closer_reaches_the_node_it_names(tmp_path: Path) -> None:
+    """Captures asked for in the table go out once, to the right node; those already running do not."""
+    store = DuckDBStore(tmp_path)
+    wanted = {"id": "c1", "node": "node-1", "rank": 2, "what": "stacks", "state": "requested", "requested_ns": 1}
+    taken = {**wanted, "id": "c2"}
+    rows = [wanted, {**wanted, "id": "c3", "node": "node-2"}, taken, {**taken, "state": "running"}]
+    store.write([Batch(CAPTURES.name, "analysis", CAPTURES.from_rows(rows))])
+    store.close()
+    with running(tmp_path) as address, grpc.insecure_channel(address) as channel:
+        call = service_pb2_grpc.WarplineStub(channel).Captures(service_pb2.CaptureWatch(node="node-1"), timeout=30)
+        found = next(call)
+        call.cancel()
+    assert (found.id, found.rank, found.what) == ("c1", 2, "stacks")
+
+
+def test_findings_open_and_outlive_a_restart(tmp_path: Path) -> None:
+    """What the analysis finds is asked for like anything else, and keeps the moment it was opened."""
+    seen = threading.Event()
+
+    def accuse(reader: Reader) -> Report:
+        if reader.query("SELECT id FROM current_findings").num_rows:
+            seen.set()
+        return Report((ACCUSED,))
+
+    opened = []
+    for _ in range(2):
+        seen.clear()
+        with running(tmp_path, accuse) as address, QueryClient(address) as client:
+            assert seen.wait(30)
+            opened.append(client.query("SELECT id, rank, opened_ns FROM current_findings").to_pylist())
+    assert opened[0] == opened[1]
+    assert [(row["id"], row["rank"]) for row in opened[0]] == [(ACCUSED.id, 3)]
+
+
+def test_a_broken_detector_is_told_and_ends_nothing(tmp_path: Path) -> None:
+    """The pass fails, source_health says so, frames and questions go on, and the next pass is tried."""
+    passes = []
+    twice = threading.Event()
+
+    def broken(reader: Reader) -> Report:
+        passes.append(1)
+        if len(passes) > 1:
+            twice.set()
+        raise ZeroDivisionError("of its own making")
+
+    with running(tmp_path, broken) as address, QueryClient(address) as client:
+        assert twice.wait(30)
+        told = client.query("SELECT DISTINCT state, reason FROM source_health WHERE source = 'analysis'").to_pylist()
+    assert told == [{"state": "dead", "reason": "ZeroDivisionError: of its own making"}]
+
+
+def test_an_address_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
+    """A second collector on the same port says which address, and leaves its store closed."""
+    with running(tmp_path / "first") as address, pytest.raises(ConfigError, match="cannot listen on"):
+        asyncio.run(_serve_once(tmp_path / "second", address))
+    DuckDBStore(tmp_path / "second").close()
+
+
+async def _serve_once(directory: Path, address: str) -> None:
+    chosen = settings(directory)
+    taken = replace(chosen, collector=replace(chosen.collector, listen=address))
+    await serve(taken, lambda _: None, asyncio.Event(), detect=nothing)

@@ -1,0 +1,187 @@
+"""SQL of users: what is answered, what is refused, and that no question takes more than its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from warpline_collector.pool import Config, WorkerPool
+from warpline_collector.statements import parse
+from warpline_collector.stores.duckdb import DuckDBStore
+from warpline_proto.batch import Frame
+from warpline_proto.errors import QueryError
+
+MakeFrame = Callable[..., Frame]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with twelve rows that nobody runs."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def pool(directory: Path) -> Iterator[WorkerPool]:
+    """Two workers."""
+    DuckDBStore(directory).close()
+    opened = WorkerPool(directory, Config(seconds_max=20.0, rows_max=1_000))
+    yield opened
+    opened.close()
+
+
+def values(pool: WorkerPool, sql: str) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pool.query(sql).rows().to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1",
+        "SELECT 1;",
+        "SELECT 1 -- with a remark",
+        "WITH a AS (SELECT 1) SELECT * FROM a",
+        "FROM steps",
+        "SHOW TABLES",
+        "DESCRIBE steps",
+        "SUMMARIZE steps",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT count(*) FROM steps",
+        "SELECT now()",
+        "SELECT 'é' AS \"ü\", 1::HUGEINT AS large, [1, 2] AS list",
+    ],
+)
+def test_what_reads_is_answered(pool: WorkerPool, sql: str) -> None:
+    """Everything that only reads works, in whatever dress."""
+    assert pool.query(sql).payload
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "",
+        "   -- nothing",
+        "SELECT 1; SELECT 2",
+        "COPY (SELECT 1) TO '/tmp/x'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO 'x'",
+        "ATTACH ':memory:' AS other",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET threads = 8",
+        "PRAGMA database_list",
+        "CALL pragma_version()",
+        "CREATE TEMP TABLE x (a INT)",
+        "DROP VIEW steps",
+        "INSERT INTO steps (step) VALUES (1)",
+        "WITH t AS (INSERT INTO steps (step) VALUES (1) RETURNING *) SELECT * FROM t",
+        "BEGIN",
+        "FROM checkpoint()",
+        "SELECT 1) UNION (SELECT 2",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELEC 1",
+        "SELECT * FROM no_such_table",
+    ],
+)
+def test_everything_else_is_refused_in_a_sentence(pool: WorkerPool, sql: str) -> None:
+    """A refusal says what is wrong, and the worker lives on."""
+    with pytest.raises(QueryError) as caught:
+        pool.query(sql)
+    assert 0 < len(str(caught.value)) < 2_500
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "WITH t AS ({copy}) SELECT 1",
+        "WITH t AS MATERIALIZED ({copy}) SELECT * FROM t",
+        "(WITH t AS ({copy}) SELECT 1)",
+        "EXPLAIN ANALYZE WITH t AS ({copy}) SELECT 1",
+        "FROM json_execute_serialized_sql(json_serialize_sql('WITH t AS ({quoted}) SELECT 1'))",
+        "FROM query('FROM json_execute_serialized_sql(json_serialize_sql(''WITH t AS ({twice}) SELECT 1''))')",
+    ],
+)
+def test_a_select_that_hides_a_copy_writes_nothing(pool: WorkerPool, directory: Path, form: str) -> None:
+    """The engine calls these SELECT and would overwrite a file of the store: they are stopped before they run."""
+    victim = directory / "warpline.duckdb"
+    before = victim.read_bytes()
+    copy = f"COPY (SELECT 1 AS a) TO '{victim}' (FORMAT csv, USE_TMP_FILE false)"
+    quoted = copy.replace("'", "''")
+    with pytest.raises(QueryError):
+        pool.query(form.format(copy=copy, quoted=quoted, twice=quoted.replace("'", "''")))
+    assert victim.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count(*) FROM range(100000000) a, range(100000000) b",
+        "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
+        "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
+    ],
+)
+def test_an_endless_question_is_stopped(pool: WorkerPool, sql: str) -> None:
+    """Its worker is killed at the bound, and another one answers the next question."""
+    with pytest.raises(QueryError, match=r"stopped|memory|Memory"):
+        pool.query(sql, seconds_max=0.5)
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT length(lpad('x', 2000000000, 'y'))",
+        "SELECT repeat('x', 2000000000)",
+        "SELECT list(range) FROM range(1000000000)",
+    ],
+)
+def test_a_greedy_question_costs_its_worker_at_most(pool: WorkerPool, sql: str) -> None:
+    """What the engine's own memory limit does not see, the process's does."""
+    with pytest.raises(QueryError):
+        pool.query(sql, seconds_max=1.0)
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_more_rows_than_the_bound_are_cut_and_said_so(pool: WorkerPool) -> None:
+    """The first rows come, in the order asked for, and the answer says there were more."""
+    answer = pool.query("SELECT range AS n FROM range(5000) ORDER BY n DESC", rows_max=3)
+    assert (answer.rows().column("n").to_pylist(), answer.truncated) == ([4999, 4998, 4997], True)
+    assert answer.rows().schema.metadata[b"truncated"] == b"true"
+    assert pool.query("SELECT range AS n FROM range(3)", rows_max=3).truncated is False
+    assert pool.query("SELECT range AS n FROM range(5000)", rows_max=10**9).rows().num_rows == 1_000
+
+
+def test_an_answer_too_wide_is_refused(pool: WorkerPool) -> None:
+    """Few rows can be large too."""
+    with pytest.raises(QueryError, match="the bound is"):
+        pool.query("SELECT repeat('x', 1000000) AS wide FROM range(100)")
+
+
+def test_workers_follow_a_store_that_grows(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """A worker that was started before the rows came sees them."""
+    store = DuckDBStore(tmp_path)
+    pool = WorkerPool(tmp_path, Config(workers=1))
+    for sequence in range(1, 4):
+        store.append([make_frame(sequence)])
+        assert values(pool, "SELECT count(*) AS rows FROM steps") == [{"rows": 3 * sequence}]
+    pool.close()
+    pool.close()
+    store.close()
+
+
+def test_a_pool_over_no_store_says_so(tmp_path: Path) -> None:
+    """The reason a worker could not start reaches whoever asked."""
+    pool = WorkerPool(tmp_path / "nowhere", Config(workers=1))
+    with pytest.raises(QueryError, match="no store at"):
+        pool.query("SELECT 1")
+    pool.close()
+
+
+def test_a_statement_too_long_is_not_parsed() -> None:
+    """The parser is not fed megabytes."""
+    with pytest.raises(QueryError, match="longer than"):
+        parse("SELECT " + "1," * 200_000 + "1")
