@@ -114,6 +114,16 @@ def test_values_that_are_no_number_are_null() -> None:
     assert found.skipped == 2
 
 
+def test_secrets_in_labels_are_masked() -> None:
+    """By what the label is called and by what its value looks like; the other labels stay."""
+    token = "hf_" + "a1B2" * 9
+    reading = _read("m", f'x{{api_key="s3cretvalue123",note="{token}",zone="a"}} 1\n'.encode())
+    shown = _rows(reading, "metrics")[0]["labels"]
+    assert "s3cretvalue123" not in shown
+    assert token not in shown
+    assert json.loads(shown)["zone"] == "a"
+
+
 def test_two_jobs_in_one_text_are_kept_apart() -> None:
     """Rows without a job would be given to one of them."""
     reading = _read("m", b'x{job_name="a",rank="0"} 1\nx{job_name="b",rank="0"} 2\n')

@@ -11,6 +11,7 @@ from warpline_proto.tables import COLLECTIVES, DEVICE_SAMPLES, LOG_EVENTS, METRI
 
 from .. import dcgm, exposition, nccl, values
 from ..exposition import Exposition, Sample
+from ..scrub import scrub
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]
@@ -111,10 +112,19 @@ def _metric(sample: Sample, found: Exposition) -> Row:
         "gpu_uuid": sample.labels.get("UUID") or None,
         "time_ns": sample.time_ns,
         "metric": sample.name,
-        "labels": json.dumps(labels, sort_keys=True, ensure_ascii=False),
+        "labels": _shown(labels),
         "value": sample.value,
         "unit": found.units.get(sample.name) or stated,
     }
+
+
+def _shown(labels: dict[str, str]) -> str:
+    """Labels as JSON; a secret in one of them is masked, by its shape or by the label's name."""
+    shown = json.dumps(labels, sort_keys=True, ensure_ascii=False)
+    if scrub(shown) == shown:
+        return shown
+    masked = {name: scrub(f"{name}={value}").partition("=")[2] for name, value in labels.items()}
+    return json.dumps(masked, sort_keys=True, ensure_ascii=False)
 
 
 def _with_job(found: Exposition) -> Iterable[Row]:

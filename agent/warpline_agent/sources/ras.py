@@ -12,6 +12,7 @@ from warpline_proto.errors import Refused
 from warpline_proto.tables import COMMUNICATORS, LOG_EVENTS
 
 from .. import nccl, values
+from ..scrub import scrub
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]
@@ -173,7 +174,7 @@ def _log(kind: str, message: str, node: str | None, pid: int | None, time_ns: in
         "kind": f"ras_{kind.lower()}",
         "severity": "critical" if kind in _CRITICAL else "warning",
         "pid": pid,
-        "message": message[:MESSAGE_CHARS_MAX],
+        "message": scrub(message)[:MESSAGE_CHARS_MAX],
         "count": 1,
     }
 
