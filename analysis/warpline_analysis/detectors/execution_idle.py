@@ -142,9 +142,10 @@ def _finding(reader: Reader, group: Group, floors: dict[str | None, float]) -> F
         evidence=(
             show(
                 reader,
-                "SELECT node, gpu, make_timestamp_ns(start_ns) AS start, round(seconds, 1) AS seconds, round(joules) AS joules "
+                "SELECT node, gpu, CAST(make_timestamp(start_ns // 1000) AS VARCHAR) AS start, round(seconds, 1) AS seconds, "
+                "round(joules) AS joules "
                 f"FROM ({intervals_sql()}) WHERE state = 'low' AND seconds >= {THRESHOLDS[DEFINED]} AND gpu IN "
-                f"({', '.join(literal(gpu.gpu) for gpu in group.gpus[:NAMED_MAX])}) ORDER BY seconds DESC, gpu, start",
+                f"({', '.join(literal(gpu.gpu) for gpu in group.gpus[:NAMED_MAX])}) ORDER BY seconds DESC, gpu, start_ns",
             ),
         ),
         ruled_out=(
