@@ -17,6 +17,7 @@ from warpline_proto.errors import WarplineError
 STOP_SECONDS: Final = 4.0
 """How long children may take to end after SIGTERM; then they are killed."""
 LOG_LINES_SHOWN: Final = 8
+_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class ChildEnded(WarplineError):
@@ -57,8 +58,15 @@ class Processes:
                 raise ChildEnded(f"{name} ended with exit code {child.returncode}: " + " | ".join(words))
 
     def stop(self) -> None:
-        """End all of them, the last started first; safe to call twice."""
-        children = list(reversed(self._children.values()))
+        """End all of them, the last started first; a signal meanwhile does not cut it short. Safe to call twice."""
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+        try:
+            self._end(list(reversed(self._children.values())))
+        finally:
+            for number, answer in before.items():
+                signal.signal(number, answer)
+
+    def _end(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
         for child in children:
             if child.poll() is None:
                 child.send_signal(signal.SIGTERM)
