@@ -23,6 +23,7 @@ VALUE_CHARS_MAX: Final = 16 * 1024 * 1024
 """Longest single event, or member beside the events."""
 
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
+_GAP: Final = re.compile(r"[ \t\r\n]*,?[ \t\r\n]*")
 
 
 class ChromeTrace:
@@ -66,15 +67,10 @@ class ChromeTrace:
             raise Refused('JSON, but no trace: it has no array "traceEvents"')
 
     def _array(self) -> Iterator[dict[str, Any]]:
-        text = self._text
-        text.skip("[")
-        while text.next_character() != "]":
-            event = text.value()
-            text.skip_gap()
+        for event in self._text.elements():
             self.count += 1
             if type(event) is dict:
                 yield event
-        text.skip("]")
 
 
 class _Text:
@@ -129,6 +125,29 @@ class _Text:
                     self._position = end
                     return value
             wanted = min(wanted * 2, VALUE_CHARS_MAX)
+
+    def elements(self) -> Iterator[Any]:
+        """Take a JSON array, value by value."""
+        self.skip("[")
+        while self.next_character() != "]":
+            yield self.value()
+            yield from self._whole_values()
+            self.skip_gap()
+        self.skip("]")
+
+    def _whole_values(self) -> Iterator[Any]:
+        """The values of an array that follow and lie whole in the window: nearly all of them, without a look at its edge."""
+        window, position, parse, gap = self._window, self._position, self._parse, _GAP.match
+        while found := gap(window, position):
+            try:
+                value, end = parse(window, found.end())
+            except (ValueError, RecursionError):
+                break
+            if end == len(window):
+                break
+            position = end
+            yield value
+        self._position = position
 
     def _more_or_refuse(self, size: int, problem: str = "") -> None:
         if not self._more(size):
