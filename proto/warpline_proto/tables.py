@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import pyarrow as pa
@@ -49,7 +50,7 @@ class Table:
     columns: tuple[Column, ...]
     large: bool = False
 
-    @property
+    @cached_property
     def schema(self) -> pa.Schema:
         """The Arrow schema; every column may be NULL."""
         return pa.schema([pa.field(column.name, column.type) for column in self.columns])
