@@ -35,7 +35,7 @@ class Cluster:
         self.settings = folder / "agent.toml"
         self.settings.write_text(
             f'[agent]\nnode = "node0"\ncollector = "{self.address}"\nspool_directory = "{self.spool}"\ndrain_seconds = 2\n'
-            'sources = ["synthetic"]\n[sources.synthetic]\nspeed_up = 4.0\n'
+            'sources = ["synthetic"]\n'
         )
 
     def collector(self) -> subprocess.Popen[str]:

@@ -31,8 +31,9 @@ class SyntheticConfig:
     """The job, this node's place in it, its time and its fault; the nodes of a job agree on all but `node*` and `serving`.
 
     Made-up time starts at `origin_ns` when the wall clock shows `start_ns` (0: when the source is opened) and runs
-    `speed_up` times as fast. `victim` is a rank or a stage, as `warpline_agent.simulation.Fault` says. With `serving` this
-    node has one more GPU, which serves requests and belongs to no training job.
+    `speed_up` times as fast until it has caught up with the wall clock. `victim` is a rank or a stage, as
+    `warpline_agent.simulation.Fault` says. With `serving` this node has one more GPU, which serves requests and belongs to
+    no training job.
     """
 
     job: str = "synthetic"
@@ -124,7 +125,8 @@ class Synthetic:
         self._next = None
 
     def _now_ns(self) -> int:
-        return self._origin_ns + int((self._clock_ns() - self._start_ns) * self._config.speed_up)
+        wall_ns = self._clock_ns()
+        return min(self._origin_ns + int((wall_ns - self._start_ns) * self._config.speed_up), wall_ns)
 
     def _ended(self, now_ns: int) -> Iterator[Step]:
         for _ in range(STEPS_PER_READ_MAX):

@@ -55,11 +55,11 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, _leave)
     with _folder(options.keep) as folder:
         try:
-            found = _play(options, plan, folder)
+            found, over = _play(options, plan, folder)
         except ChildEnded as error:
             print(f"demo: {error}", file=sys.stderr)
             return 1
-    return _tell(plan, found)
+    return _tell(plan, found, over)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -87,12 +87,13 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> list[dict[str, Any]]:
-    """Run everything for the time asked; the findings that are open at the end."""
+def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Run everything; the findings that are open at the end, and whether the time was over then."""
     from warpline_cli.processes import Processes, free_address
     from warpline_proto.client import QueryClient
 
     address = free_address()
+    end_seconds = START_SECONDS + options.seconds + LAST_PASS_SECONDS
     with Processes(folder) as processes:
         started = time.monotonic()
         agents = _start(processes, plan, folder, address, options.seconds)
@@ -102,8 +103,8 @@ def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> list[dic
             _say(started, f"{agents} agents send to the collector at {address}")
             if options.tui:
                 _screen(client)
-                return _findings(client)
-            return _watch(processes, client, started, START_SECONDS + options.seconds)
+                return _findings(client), time.monotonic() - started >= end_seconds
+            return _watch(processes, client, started, end_seconds), True
 
 
 def _start(processes: Processes, plan: Scenario, folder: Path, address: str, seconds: float) -> int:
@@ -145,7 +146,7 @@ def _answers(client: QueryClient, agents: int) -> bool:
 def _watch(processes: Processes, client: QueryClient, started: float, seconds: float) -> list[dict[str, Any]]:
     """Print findings as they are opened and resolved, until the time is over."""
     seen: dict[str, dict[str, Any]] = {}
-    while time.monotonic() - started < seconds + LAST_PASS_SECONDS:
+    while time.monotonic() - started < seconds:
         processes.check()
         now = {finding["id"]: finding for finding in _findings(client)}
         for identifier in now.keys() - seen.keys():
@@ -182,11 +183,14 @@ def _say(started: float, words: str) -> None:
     print(f"{time.monotonic() - started:6.1f} s  {words}", flush=True)
 
 
-def _tell(plan: Scenario, found: list[dict[str, Any]]) -> int:
-    """The truth beside what was said."""
+def _tell(plan: Scenario, found: list[dict[str, Any]], over: bool) -> int:
+    """The truth beside what was said; nothing is judged of a run that was left early."""
     expected = plan.expectation()
     outcome = plan.judge(found)
     print(f"\ninjected: {expected.words if expected else 'nothing, this run is healthy'}")
+    if not over:
+        print("Left before the run was over: not judged.")
+        return 0
     if outcome.right:
         named = (
             "Found what was injected, and accused nobody else."
