@@ -113,7 +113,8 @@ class Continuous:
         for check in checks:
             subject = check.detector if check.job is None else f"{check.detector} of job {check.job}"
             state = "fresh" if check.verdict == Verdict.HEALTHY else "unsupported"
-            reason = "; missing: ".join(filter(None, (check.detail, ", ".join(check.missing))))
+            missing = ", ".join(each for each in check.missing if each not in check.detail)
+            reason = "; missing: ".join(filter(None, (check.detail, missing)))
             before, written_ns = self._checks.get(subject, ("", 0))
             if before != state or now_ns - written_ns >= CHECKS_REFRESH_NS:
                 self._checks[subject] = (state, now_ns)
