@@ -165,13 +165,13 @@ async def test_the_kernel_table_follows_the_chosen_rank(database: Database) -> N
         await settle(pilot)
         await pilot.press("3")
         await settle(pilot)
-        assert "rank 0 of train" in words(pilot, "#heading")
+        assert "rank 1 of train" in words(pilot, "#heading"), "the accused rank comes first"
         assert "ampere_gemm" in words(pilot, "#kernels")
-        assert "5 µs" in words(pilot, "#kernels")
+        assert "10 µs" in words(pilot, "#kernels")
         await pilot.press("right_square_bracket")
         await settle(pilot)
-        assert "rank 1 of train" in words(pilot, "#heading")
-        assert "10 µs" in words(pilot, "#kernels")
+        assert "rank 0 of train" in words(pilot, "#heading")
+        assert "5 µs" in words(pilot, "#kernels")
 
 
 async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Database) -> None:

@@ -92,18 +92,30 @@ class Feed:
     def _ask(self, selected: RankKey | None) -> Snapshot:
         gpus = tuple(_gpu(row) for row in self._query(GPUS).to_pylist())
         ranks = tuple(Rank(**row) for row in self._query(RANKS).to_pylist() if row["job"] is not None)
-        chosen = selected if selected is not None else (ranks[0].key if ranks else None)
+        incidents = tuple(_incident(row) for row in self._query(INCIDENTS).to_pylist())
+        chosen = selected if selected is not None else _worth_a_look(ranks, incidents)
         kernels = self._query(kernels_of(chosen)).to_pylist() if chosen is not None else []
         return Snapshot(
             taken_ns=self._clock(),
             newest_ns=max((gpu.time_ns for gpu in gpus if gpu.time_ns is not None), default=None),
             gpus=gpus,
             ranks=ranks,
-            incidents=tuple(_incident(row) for row in self._query(INCIDENTS).to_pylist()),
+            incidents=incidents,
             sources=tuple(SourceState(**_texts(row)) for row in self._query(SOURCES).to_pylist()),
             selected=chosen,
             kernels=tuple(Kernel(**row) for row in kernels),
         )
+
+
+def _worth_a_look(ranks: tuple[Rank, ...], incidents: tuple[Incident, ...]) -> RankKey | None:
+    """The rank that an open finding accuses, else the first."""
+    accused = {
+        (incident.finding.subject.job, incident.finding.subject.rank)
+        for incident in incidents
+        if incident.state == "open"
+    }
+    keys = [rank.key for rank in ranks]
+    return next((key for key in keys if key in accused), keys[0] if keys else None)
 
 
 def _gpu(row: dict[str, Any]) -> Gpu:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from warpline_proto.finding import Finding, Subject
@@ -82,6 +83,23 @@ def subject(who: Subject) -> str:
     if who.node is not None:
         words.append(f"on {who.node}")
     return ", ".join(words) or (who.job or UNKNOWN)
+
+
+UUID_CHARS = 12
+"""Of a GPU's UUID, in a table; the detail has all of it."""
+
+
+def who(accused: Subject) -> str:
+    """Who is accused, short enough for a column."""
+    gpu = None if accused.gpu is None else accused.gpu[:UUID_CHARS]
+    return subject(replace(accused, gpu=gpu, link=None if accused.link == accused.communicator else accused.link))
+
+
+def since_when(finding: Finding) -> str:
+    """Since when, short enough for a column: time of day where known, else the step."""
+    if finding.onset.time_ns is not None:
+        return datetime.fromtimestamp(finding.onset.time_ns / 1e9, UTC).strftime("%H:%M:%S UTC")
+    return since(finding)
 
 
 def since(finding: Finding) -> str:

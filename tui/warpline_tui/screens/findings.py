@@ -13,7 +13,7 @@ from textual.widgets import DataTable, Static
 
 from ..snapshot import Incident, Snapshot
 from ..widgets.table import Cell, LiveTable
-from ..words import UNKNOWN, cost, moment, since, subject
+from ..words import UNKNOWN, cost, moment, since, since_when, subject, who
 from .page import Page
 
 COLUMNS = ("", "finding", "who", "since", "cost", "sure", "job")
@@ -82,8 +82,8 @@ def _row(incident: Incident) -> list[Cell]:
     return [
         Text(f" {finding.severity} " if incident.state == "open" else f" {incident.state} ", style),
         str(finding.kind),
-        subject(finding.subject),
-        since(finding),
+        who(finding.subject),
+        since_when(finding),
         cost(finding),
         f"{finding.confidence:.0%}",
         finding.subject.job or UNKNOWN,
