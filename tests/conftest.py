@@ -1,4 +1,4 @@
-"""What tests share: the recorded data sets, and a compiler for the fake libraries."""
+"""What tests share: the recorded data sets, a compiler for the fake libraries, rows to ask, frames to store."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from warpline_proto.tables import TABLES
+from warpline_proto.batch import Batch, Frame
+from warpline_proto.tables import STEPS, TABLES
+
+MakeFrame = Callable[..., Frame]
 
 FAKES = Path(__file__).parent / "fakes"
 DATA = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
@@ -87,3 +90,27 @@ def reader_of() -> Iterator[Callable[[Mapping[str, Any]], RowsReader]]:
     yield make
     for reader in opened:
         reader.close()
+
+
+@pytest.fixture
+def make_frame() -> MakeFrame:
+    """A frame of `rows` rows of table steps; column `step` repeats the sequence, `rank` numbers the rows."""
+
+    def make(
+        sequence: int, rows: int = 3, boot: str = "boot-1", agent: str = "node-1", dropped: int = 0, lost: int = 0
+    ) -> Frame:
+        listed = [
+            {
+                "node": agent,
+                "job": boot,
+                "rank": rank,
+                "scope": "step",
+                "step": sequence,
+                "start_ns": sequence * 1_000 + rank,
+            }
+            for rank in range(rows)
+        ]
+        batch = Batch(STEPS.name, "synthetic", STEPS.from_rows(listed), dropped)
+        return Frame(agent, boot, sequence, 1_000_000 + sequence, (batch,), lost)
+
+    return make

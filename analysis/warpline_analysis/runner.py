@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
-from warpline_proto.finding import Report
+from warpline_proto.finding import Check, Report, Verdict
 
 from .detector import Detector, Reader
 from .detectors import DETECTORS
 
+_LOG = logging.getLogger(__name__)
+
 
 def run(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> Report:
-    """One pass of all detectors, in their order."""
+    """One pass of all detectors, in their order. One that fails answers `unknown` and blinds no other."""
     report = Report()
-    for detector in detectors.values():
-        report += detector(reader)
+    for name, detector in detectors.items():
+        report += _ask(name, detector, reader)
     return report
+
+
+def _ask(name: str, detector: Detector, reader: Reader) -> Report:
+    """The analysis' rim: whatever a detector raises (a query past its bound, an unforeseen row) becomes a check."""
+    try:
+        return detector(reader)
+    except Exception as error:
+        _LOG.exception("detector %s failed", name)
+        words = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        return Report(checks=(Check(name, Verdict.UNKNOWN, None, f"the detector failed: {words}"),))

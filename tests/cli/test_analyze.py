@@ -18,7 +18,7 @@ import pytest
 from warpline_agent.describe import reference_name
 from warpline_cli.findings_text import answer, clean
 from warpline_cli.main import main
-from warpline_cli.verbs.analyze import plain
+from warpline_proto.plain import plain
 
 
 def analyze(capsys: pytest.CaptureFixture[str], *paths: Path) -> tuple[int, dict[str, Any]]:
@@ -164,7 +164,7 @@ def test_foreign_control_characters_do_not_reach_the_terminal() -> None:
 def test_exact_numbers_of_sql_become_json() -> None:
     """HUGEINT sums arrive as decimals, NaN has no JSON form."""
     assert plain({"sum": Decimal(2**70), "share": Decimal("0.5"), "none": float("nan"), "bytes": b"x"}) == {
-        "sum": 2**70, "share": 0.5, "none": None, "bytes": "b'x'",
+        "sum": 2**70, "share": 0.5, "none": None, "bytes": "eA==",
     }  # fmt: skip
 
 

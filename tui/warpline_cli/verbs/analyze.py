@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def analyze(paths: list[Path], keep: Path | None = None) -> dict[str, Any]:
     """The answer as one JSON object: verdict, inputs, findings, checks. `keep` is a new folder for the rows."""
     from warpline_agent.offline import read_paths
+    from warpline_proto.plain import plain
 
     with _folder(keep) as folder:
         imported = read_paths(paths)
@@ -69,21 +68,6 @@ def analyze(paths: list[Path], keep: Path | None = None) -> dict[str, Any]:
         "checks": [asdict(check) for check in report.checks],
     }
     return {key: plain(value) for key, value in document.items()}
-
-
-def plain(value: Any) -> Any:
-    """A value that JSON can hold: exact numbers of SQL become numbers, what has no JSON form becomes text, NaN is null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, Decimal):
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    return value if value is None or isinstance(value, (bool, int)) else str(value)
 
 
 @contextmanager
