@@ -26,7 +26,7 @@ from .identity import stamp
 from .own import NAME as OWN
 from .own import rows as own_rows
 from .slot import Round, Slot
-from .source import NoData, Source
+from .source import Source
 from .spool import Spool
 from .worker import ThreadWorker, Worker
 
@@ -159,8 +159,6 @@ class Agent:
                 stamped = stamp(rows.batch, **self._place, source=name)
                 batches.append(Batch(rows.table, name, stamped, rows.dropped))
             parts = list(islice(source.health(), PARTS_MAX))
-        except NoData:
-            reason = ""
         except (Unsupported, Denied, Busy) as error:
             state, reason = _STATES[type(error)], str(error)
         except Exception as error:

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from warpline_proto.tables import KERNEL_NAMES, STEPS
 
-from . import nccl
+from .parsers import nccl
 from .scrub import scrub
 
 CATEGORIES: Final = ("compute", "communication", "memcpy", "memset")

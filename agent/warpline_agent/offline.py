@@ -15,14 +15,14 @@ import pyarrow as pa
 from warpline_proto.batch import Batch
 from warpline_proto.errors import Reference, Refused, WarplineError
 
-from .archive import Limits, Member, file_input, is_archive, unpack
-from .describe import describe, holds_verdicts, reference_name
 from .identity import stamp
-from .inputs import READ, REFERENCE_REASON, REFUSED, InputReport, member_line, plain, refuse, say, sum_up
-from .jobs import Assignment, Piece, assign, identifier, job_rows, of_a_job, stem
+from .recordings.archive import Limits, Member, file_input, is_archive, unpack
+from .recordings.describe import describe, holds_verdicts, reference_name
+from .recordings.inputs import READ, REFERENCE_REASON, REFUSED, InputReport, member_line, plain, refuse, say, sum_up
+from .recordings.jobs import Assignment, Piece, assign, identifier, job_rows, of_a_job, stem
+from .recordings.walk import files_below
 from .source import Format, Input, Reading, Rows, Tree, TreeFormat
 from .sources import FORMATS, TREE_FORMATS
-from .walk import files_below
 
 
 @dataclass

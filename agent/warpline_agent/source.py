@@ -16,10 +16,6 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import pyarrow as pa
 
 
-class NoData(Exception):
-    """Nothing to read now; the next round may be different."""
-
-
 class Rows(NamedTuple):
     """Rows of one table as a source read them. `dropped` counts rows of it that were lost on the way."""
 
@@ -44,8 +40,8 @@ class Source(Protocol):
     """Something that can be read again and again on a live machine.
 
     `open` takes what it needs (raises Unsupported, Denied or Busy if it cannot have it), `read` gives what is new since the
-    last call and returns at once, `health` tells the parts that are not fresh, `close` gives everything back and may be
-    called twice or without `open`.
+    last call (nothing new is no error) and returns at once, `health` tells the parts that are not fresh, `close` gives
+    everything back and may be called twice or without `open`.
     """
 
     name: str

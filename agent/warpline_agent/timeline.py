@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from warpline_proto.tables import COLLECTIVES
 
-from . import nccl
 from .compressor import compress
 from .kernels import (
     COMMUNICATION,
@@ -26,6 +25,7 @@ from .kernels import (
     step_rows,
     union_ns,
 )
+from .parsers import nccl
 from .source import Rows
 
 Row = dict[str, Any]

@@ -15,7 +15,7 @@ from warpline_agent.config import AgentConfig, build_sources, sections
 from warpline_agent.exporter import Sent
 from warpline_agent.own import cost, parse_stat
 from warpline_agent.slot import BACKOFF_SECONDS_MAX, HANG_SECONDS_MIN, HEALTH_SECONDS, Round
-from warpline_agent.source import Health, NoData, Rows
+from warpline_agent.source import Health, Rows
 from warpline_agent.spool import Key, Spool
 from warpline_proto import wire
 from warpline_proto.batch import Frame
@@ -217,7 +217,7 @@ def test_a_source_that_recovers_is_fresh_again(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read_is_not_an_error(tmp_path: Path) -> None:
-    source = Fake(fail(NoData()))
+    source = Fake(list)
     bench = Bench(tmp_path, quiet=source)
     bench.run(4.0)
     assert {state for state, _ in bench.states("quiet")} == {"fresh"}

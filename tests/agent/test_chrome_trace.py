@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpline_agent import chrome_trace
-from warpline_agent.chrome_trace import ChromeTrace, nanoseconds
+from warpline_agent.parsers import chrome_trace
+from warpline_agent.parsers.chrome_trace import ChromeTrace, nanoseconds
 from warpline_proto.errors import Refused
 
 EVENT = {"ph": "X", "cat": "kernel", "name": 'a }, {"b" ], ü', "ts": 1, "dur": 2, "args": {"grid": [1, 2], "x": None}}

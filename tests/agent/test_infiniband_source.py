@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from warpline_agent.link_counters import card_reading, reading
+from warpline_agent.parsers.link_counters import card_reading, reading
 from warpline_agent.source import Tree
 from warpline_agent.sources.infiniband import Infiniband, InfinibandConfig, InfinibandTree
 from warpline_proto.errors import Refused, Unsupported

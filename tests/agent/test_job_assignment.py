@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from warpline_agent.jobs import Piece, assign, job_rows
+from warpline_agent.recordings.jobs import Piece, assign, job_rows
 from warpline_agent.source import Origin, Reading, Rows
 from warpline_proto.tables import COMMUNICATORS, JOBS, STEPS
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from warpline_agent.kernel_events import KernelEvents, fold
-from warpline_agent.kernel_records import Record, records
+from warpline_agent.parsers.kernel_events import KernelEvents, fold
+from warpline_agent.parsers.kernel_records import Record, records
 from warpline_agent.source import Input, memory_input
 from warpline_agent.sources.kernel_log import KernelLog, KernelLogConfig, KernelLogFile
 from warpline_proto.errors import Denied, Refused, Unsupported

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from warpline_agent.archive import Limits, file_input
 from warpline_agent.kernels import COMPUTE, MEMCPY, MEMSET, union_ns
-from warpline_agent.kineto import read_trace
+from warpline_agent.parsers.kineto import read_trace
+from warpline_agent.recordings.archive import Limits, file_input
 from warpline_agent.source import Reading, memory_input
 from warpline_agent.sources.kineto import Kineto
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from warpline_agent import nccl
+from warpline_agent.parsers import nccl
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpline_agent import nccl_faults, nccl_operations
-from warpline_agent.nccl_log_parser import Live, NcclLogParser
-from warpline_agent.nccl_records import RecordReader, plain
+from warpline_agent.parsers import nccl_faults, nccl_operations
+from warpline_agent.parsers.nccl_log_parser import Live, NcclLogParser
+from warpline_agent.parsers.nccl_records import RecordReader, plain
 from warpline_agent.source import memory_input
 from warpline_agent.sources.nccl_log import NcclLog
 from warpline_proto.errors import Refused

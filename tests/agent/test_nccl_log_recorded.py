@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from warpline_agent.archive import Limits, file_input
+from warpline_agent.recordings.archive import Limits, file_input
 from warpline_agent.source import Reading
 from warpline_agent.sources import FORMATS
 from warpline_agent.sources.nccl_log import NcclLog

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from warpline_agent.archive import Limits, file_input
+from warpline_agent.recordings.archive import Limits, file_input
 from warpline_agent.source import memory_input
 from warpline_agent.sources.nccl_topology import NcclTopology
 from warpline_proto.errors import Refused

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from warpline_agent.archive import Limits, file_input
+from warpline_agent.recordings.archive import Limits, file_input
 from warpline_agent.source import Format, Reading, memory_input
 from warpline_agent.sources import nsys
 from warpline_agent.sources.nsys import Nsys

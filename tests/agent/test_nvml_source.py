@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 from warpline_agent.child import Child
-from warpline_agent.nvml_child import Mouth
-from warpline_agent.nvml_plan import Plan, plan_from_line
+from warpline_agent.nvml.child import Mouth
+from warpline_agent.nvml.plan import Plan, plan_from_line
 from warpline_agent.source import Health
 from warpline_agent.sources.nvml import AVOID_SECONDS, COUNTERS, Nvml, NvmlConfig
 from warpline_proto.errors import Denied, Unsupported

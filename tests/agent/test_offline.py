@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from warpline_agent.archive import Limits
-from warpline_agent.describe import reference_name
-from warpline_agent.inputs import InputReport
 from warpline_agent.offline import Formats, Import, read_paths
+from warpline_agent.recordings.archive import Limits
+from warpline_agent.recordings.describe import reference_name
+from warpline_agent.recordings.inputs import InputReport
 from warpline_agent.source import Input, Origin, Reading, Rows, Tree
 from warpline_proto.errors import Refused
 from warpline_proto.tables import DEVICE_SAMPLES, LINK_COUNTERS, STEPS

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpline_agent import plain_pickle
+from warpline_agent.parsers import plain_pickle
 from warpline_proto.errors import Refused
 
 

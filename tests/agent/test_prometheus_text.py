@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from warpline_agent import exposition
+from warpline_agent.parsers import exposition
 from warpline_agent.source import Reading, memory_input
 from warpline_agent.sources.prometheus import Prometheus
 from warpline_proto.errors import Refused

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from warpline_agent.describe import reference_name
+from warpline_agent.recordings.describe import reference_name
 from warpline_cli.findings_text import answer, clean
 from warpline_cli.main import main
 from warpline_proto.plain import plain

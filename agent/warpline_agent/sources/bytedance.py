@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from warpline_proto.errors import Refused
 from warpline_proto.tables import JOBS
 
-from ..operations import Ints, Operations, reading
+from ..parsers.operations import Ints, Operations, reading
 from ..source import Input, Origin, Reading, Rows
 
 REQUIRED: Final = ("dp_rank", "stage", "rank", "step", "optype", "start_ts", "duration")

@@ -12,7 +12,7 @@ from typing import Any, Final
 from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS
 
-from .. import nccl, plain_pickle, values
+from ..parsers import nccl, plain_pickle, values
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from typing import Any, Final
 from warpline_proto.errors import Refused, Unsupported
 from warpline_proto.tables import LINK_COUNTERS
 
-from ..link_counters import card_reading, reading
+from ..parsers.link_counters import card_reading, reading
 from ..source import Health, Reading, Rows, Tree
 
 CARD_FILES: Final = {"operstate": "state", "speed": "rate", "carrier_changes": "carrier_changes"}

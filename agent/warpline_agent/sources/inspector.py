@@ -10,7 +10,7 @@ from typing import Any, Final
 from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS
 
-from .. import nccl, values
+from ..parsers import nccl, values
 from ..source import LINE_CHARS_MAX, Input, Origin, Reading, Rows
 
 Row = dict[str, Any]

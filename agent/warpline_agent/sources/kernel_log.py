@@ -20,8 +20,8 @@ from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
 from warpline_proto.tables import LOG_EVENTS
 
 from ..child import Child
-from ..kernel_events import KernelEvents, Row, fold
-from ..kernel_records import ZONELESS, Record, records
+from ..parsers.kernel_events import KernelEvents, Row, fold
+from ..parsers.kernel_records import ZONELESS, Record, records
 from ..source import Health, Input, Origin, Reading, Rows
 
 RECORDS_PER_ROUND_MAX: Final = 5_000

@@ -13,11 +13,10 @@ from typing import Any, Final
 
 from warpline_proto.errors import Denied, Refused, Unsupported
 
-from .. import values
-from ..archive import Limits, file_input
 from ..kernels import clean_name, digest
-from ..kineto import Trace, read_trace
-from ..kineto_rows import (
+from ..parsers import values
+from ..parsers.kineto import Trace, read_trace
+from ..parsers.kineto_rows import (
     Distributed,
     communicator_rows,
     distributed,
@@ -25,7 +24,8 @@ from ..kineto_rows import (
     phase_rows,
     told_collectives,
 )
-from ..source import Health, Input, NoData, Origin, Reading, Rows
+from ..recordings.archive import Limits, file_input
+from ..source import Health, Input, Origin, Reading, Rows
 from ..timeline import collective_rows, timeline_facts, timeline_rows
 
 _KINETO: Final = re.compile(
@@ -178,7 +178,7 @@ class KinetoFolder:
             raise Denied(f"{folder} may not be listed", "let the agent's user read it")
 
     def read(self) -> Iterable[Rows]:
-        """Rows of the traces that became complete since the last round; NoData where there are none."""
+        """Rows of the traces that became complete since the last round."""
         self._refused = {}
         rows: list[Rows] = []
         ready = self._ready()
@@ -190,8 +190,6 @@ class KinetoFolder:
                 self._refused[str(path)] = str(error)
             else:
                 rows += read.rows
-        if not ready:
-            raise NoData
         return rows
 
     def health(self) -> Iterable[Health]:

@@ -21,11 +21,11 @@ from typing import Final
 from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Refused, SourceError, Unsupported
 
-from ..describe import holds_verdicts
-from ..nccl_log_parser import Live, NcclLogParser
+from ..parsers.nccl_log_parser import Live, NcclLogParser
+from ..parsers.values import mapping, whole
+from ..recordings.describe import holds_verdicts
 from ..source import LINE_CHARS_MAX, Health, Input, Reading, Rows
 from ..tail import Position, Tail
-from ..values import mapping, whole
 
 FILES_MAX: Final = 256
 """Files followed at once, the newest; the others are told in health."""

@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 from warpline_proto.errors import Refused
 from warpline_proto.tables import LINK_COUNTERS
 
-from ..bus_id import normal_bus_id
+from ..parsers.bus_id import normal_bus_id
+from ..parsers.values import count, scaled, small, text
 from ..source import Input, Reading, Rows
-from ..values import count, scaled, small, text
 
 DOCUMENT_BYTES_MAX: Final = 16 * 1024 * 1024
 """A node with hundreds of devices needs less than one."""

@@ -16,7 +16,7 @@ import numpy as np
 from warpline_proto.errors import Refused
 
 from ..kernels import digest, steps_at
-from ..nsys_export import Export, read_export
+from ..parsers.nsys_export import Export, read_export
 from ..source import Input, Origin, Reading, Rows
 from ..timeline import collective_rows, timeline_facts, timeline_rows
 

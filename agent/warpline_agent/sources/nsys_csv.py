@@ -11,8 +11,8 @@ import numpy as np
 
 from warpline_proto.errors import Refused
 
-from .. import values
 from ..kernels import COMPUTE, MEMCPY, MEMSET, KernelLog, Kernels, digest
+from ..parsers import values
 from ..source import Input, Origin, Reading, Rows
 from ..timeline import collective_rows, timeline_facts, timeline_rows
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from warpline_proto.errors import Refused
 
-from .. import nvidia_table, nvidia_values, values
-from ..nvidia_table import Cell, Readings
+from ..parsers import nvidia_table, nvidia_values, values
+from ..parsers.nvidia_table import Cell, Readings
 from ..source import Input, Origin, Reading
 
 Row = dict[str, Any]

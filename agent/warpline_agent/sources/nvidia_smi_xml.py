@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element
 from warpline_proto.errors import Refused
 from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS
 
-from .. import nvidia_table, nvidia_values, plain_xml, values
-from ..nvidia_values import quantity, whole
+from ..parsers import nvidia_table, nvidia_values, plain_xml, values
+from ..parsers.nvidia_values import quantity, whole
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]

@@ -1,6 +1,6 @@
 """NVIDIA GPUs through NVML: power, energy, clocks, utilisation, memory, links, ECC, Xid events, and GPM where offered.
 
-NVML may block for ever when a GPU falls off the bus. So one child process makes the calls (`warpline_agent.nvml_child`); this
+NVML may block for ever when a GPU falls off the bus. So one child process makes the calls (`warpline_agent.nvml.child`); this
 side never waits for it, says "driver unresponsive" after `soft_seconds` of silence and kills it after `hard_seconds`. The GPU
 that hung is left out of the next child for a while. A child that does not die is left, and no second one is started on it.
 """
@@ -18,8 +18,8 @@ from typing import Any, Final
 from warpline_proto.errors import Denied, SourceError, Unsupported
 
 from ..child import Child
-from ..nvml_messages import Inbox
-from ..nvml_plan import ALL_LINKS, Plan, call, counter, field, gpm
+from ..nvml.messages import Inbox
+from ..nvml.plan import ALL_LINKS, Plan, call, counter, field, gpm
 from ..source import Health, Rows
 
 MEBIBYTE: Final = 2**20
@@ -103,7 +103,7 @@ AVOID_SECONDS: Final = 300.0
 AVOID_SECONDS_MAX: Final = 3600.0
 DRIVER: Final = "driver"
 """What health calls the driver and the process that speaks to it."""
-COMMAND: Final = (sys.executable, "-m", "warpline_agent.nvml_child")
+COMMAND: Final = (sys.executable, "-m", "warpline_agent.nvml.child")
 
 
 @dataclass(frozen=True)

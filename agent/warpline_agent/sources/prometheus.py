@@ -9,8 +9,8 @@ from typing import Any, Final
 from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES, DEVICE_SAMPLES, LOG_EVENTS, METRICS
 
-from .. import dcgm, exposition, nccl, values
-from ..exposition import Exposition, Sample
+from ..parsers import dcgm, exposition, nccl, values
+from ..parsers.exposition import Exposition, Sample
 from ..scrub import scrub
 from ..source import Input, Origin, Reading, Rows
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from warpline_proto.errors import Refused
 from warpline_proto.tables import COMMUNICATORS, LOG_EVENTS
 
-from .. import nccl, values
+from ..parsers import nccl, values
 from ..scrub import scrub
 from ..source import Input, Origin, Reading, Rows
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES
 
-from .. import nccl, values
+from ..parsers import nccl, values
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeGuard
 
 from warpline_proto.errors import Refused
 
-from .source import Rows
+from ..source import Rows
 
 SMALL_MAX: Final = 2**31 - 1
 INT_MAX: Final = 2**63 - 1

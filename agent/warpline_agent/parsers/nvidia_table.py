@@ -8,9 +8,9 @@ from typing import Any, Final, NamedTuple
 
 from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS
 
+from ..source import Rows
 from . import nvidia_values, values
 from .nvidia_values import GPU_LOST
-from .source import Rows
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from .source import LINE_CHARS_MAX
+from ..source import LINE_CHARS_MAX
 from .values import epoch_ns, text, whole
 
 MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

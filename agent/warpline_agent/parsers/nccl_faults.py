@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
+from ..scrub import scrub
 from .nccl_records import Record
-from .scrub import scrub
 from .values import whole
 
 EVENTS_MAX: Final = 10_000

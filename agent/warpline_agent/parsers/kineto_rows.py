@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from warpline_proto.tables import COMMUNICATORS, PHASES
 
+from ..kernels import NO_STEP, clean_name, steps_at
 from . import nccl, values
-from .kernels import NO_STEP, clean_name, steps_at
 from .kineto import Annotation, Trace
 from .process_groups import group_key, group_kind
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .nvml_plan import Counter, Way
+from .plan import Counter, Way
 
 Value = int | float | str
 GONE: Final = {15: "gpu_lost", 28: "gpu_lost", 16: "reset_required"}

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from warpline_proto.errors import Refused
 
-from .source import HEAD_BYTES, Input
+from ..source import HEAD_BYTES, Input
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from ctypes import c_void_p, cast
 from typing import Any, Final
 
-from .bus_id import normal_bus_id
-from .nvml_device import GONE, NO_PERMISSION, NOT_OFFERED, Device, Gone, Visit
-from .nvml_plan import Plan, plan_from_line
+from ..parsers.bus_id import normal_bus_id
+from .device import GONE, NO_PERMISSION, NOT_OFFERED, Device, Gone, Visit
+from .plan import Plan, plan_from_line
 
 MESSAGE_BYTES_MAX: Final = 4096
 """PIPE_BUF: up to here a write to a pipe is whole or does not happen."""

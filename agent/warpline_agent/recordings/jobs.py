@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from warpline_proto.tables import JOBS
 
-from .source import Reading, Rows
+from ..source import Reading, Rows
 
 MEASURED: Final = ("steps", "phases", "kernel_clusters", "collectives")
 """Tables of which one rank has one recording: the same rank in two files of one kind means two runs."""

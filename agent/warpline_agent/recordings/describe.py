@@ -10,7 +10,7 @@ from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
-from .source import Input
+from ..source import Input
 
 REFERENCE_NAMES: Final = (
     "result-*.json",

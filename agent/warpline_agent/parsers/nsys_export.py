@@ -18,8 +18,8 @@ import numpy as np
 
 from warpline_proto.errors import Refused
 
+from ..kernels import COMPUTE, MEMCPY, MEMSET, KernelLog, Kernels, StepSpan, Times, clean_name
 from . import values
-from .kernels import COMPUTE, MEMCPY, MEMSET, KernelLog, Kernels, StepSpan, Times, clean_name
 
 RECORDS_MAX: Final = 50_000_000
 """More records than this are not read; the rest is counted as dropped."""

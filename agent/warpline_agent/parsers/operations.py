@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, JOBS, PHASES, STEPS
 
-from .source import Origin, Reading, Rows
+from ..source import Origin, Reading, Rows
 
 GROUP_OPERATIONS: Final = ("params-all-gather", "grads-reduce-scatter")
 """Operations over the data-parallel replicas of one stage, in their order within a step. The groups of the other all-reduces

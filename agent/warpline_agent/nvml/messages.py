@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from warpline_proto.tables import DEVICE_SAMPLES, LINK_COUNTERS, LOG_EVENTS
 
-from .source import Health, Rows
-from .values import INT_MAX, SMALL_MAX
-from .xid import severity
+from ..parsers.values import INT_MAX, SMALL_MAX
+from ..parsers.xid import severity
+from ..source import Health, Rows
 
 WAITING_MAX: Final = 20_000
 """Rows kept until they are taken; further ones are dropped and counted."""

@@ -16,8 +16,7 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
-from .chrome_trace import ChromeTrace, nanoseconds
-from .kernels import (
+from ..kernels import (
     COMPUTE,
     MEMCPY,
     MEMSET,
@@ -29,6 +28,7 @@ from .kernels import (
     steps_at,
     union_ns,
 )
+from .chrome_trace import ChromeTrace, nanoseconds
 
 WANTED: Final = (
     "deviceProperties",

@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from warpline_proto.tables import table
 
+from ..source import Origin, Rows
 from . import nccl_tests
 from .all_reduce_bench import AllReduceBench
 from .nccl_communicators import Communicators
 from .nccl_faults import Event, Faults, columns
 from .nccl_operations import Operations
 from .nccl_records import Record, RecordReader, plain, without_launcher
-from .source import Origin, Rows
 from .values import epoch_ns, scaled, whole
 
 STEPS_MAX: Final = 100_000

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from ..scrub import scrub
 from .bus_id import normal_bus_id
 from .kernel_records import Record
-from .scrub import scrub
 from .values import whole
 from .xid import severity
 

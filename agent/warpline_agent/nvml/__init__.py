@@ -1,0 +1,1 @@
+"""The killable child process that makes every NVML call."""

@@ -1,0 +1,1 @@
+"""Pure readers of one text or byte format each: no file is opened here, nothing foreign is trusted."""
