@@ -320,3 +320,16 @@ def test_a_source_without_a_folder_says_what_to_do(tmp_path: Path) -> None:
             KinetoFolder(KinetoConfig(directory=directory)).open()
     with pytest.raises(ValueError, match="period_seconds"):
         KinetoConfig(period_seconds=0)
+
+
+def test_a_watched_folder_gives_its_traces_to_one_job(tmp_path: Path) -> None:
+    """The configured name, else the folder's: without a job nothing could be compared between ranks."""
+    for job, expected in (("", "run-7"), ("llama", "llama")):
+        folder = tmp_path / "run-7"
+        folder.mkdir(exist_ok=True)
+        write(folder / f"{job}rank4.json.gz", job)
+        source = KinetoFolder(KinetoConfig(directory=str(folder), job=job))
+        source.open()
+        list(source.read())
+        rows = [row for each in source.read() if each.table == "steps" for row in each.batch.to_pylist()]
+        assert {(row["job"], row["rank"]) for row in rows} == {(expected, 4)}

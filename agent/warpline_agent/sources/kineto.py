@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from warpline_proto.errors import Denied, Refused, Unsupported
 
+from ..identity import stamp
 from ..kernels import clean_name, digest
 from ..parsers import values
 from ..parsers.kineto import Trace, read_trace
@@ -128,9 +129,13 @@ def _notes(trace: Trace) -> list[str]:
 
 @dataclass(frozen=True)
 class KinetoConfig:
-    """Where jobs write their traces. Without a directory the source is off."""
+    """Where a job writes its traces. Without a directory the source is off.
+
+    `job` names the job the folder belongs to; empty, it is the run id in the trace, else the name of the folder.
+    """
 
     directory: str = ""
+    job: str = ""
     pattern: str = "*.json*"
     period_seconds: float = 5.0
 
@@ -189,8 +194,13 @@ class KinetoFolder:
             except Refused as error:
                 self._refused[str(path)] = str(error)
             else:
-                rows += read.rows
+                rows += self._owned(read)
         return rows
+
+    def _owned(self, read: Reading) -> Iterable[Rows]:
+        job = self._config.job or read.origin.run_id or Path(self._config.directory).resolve().name
+        for rows in read.rows:
+            yield rows._replace(batch=stamp(rows.batch, job=job, rank=read.origin.rank, node=read.origin.node))
 
     def health(self) -> Iterable[Health]:
         """The files of the last round that could not be read, each with the reason."""

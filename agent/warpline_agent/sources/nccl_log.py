@@ -21,6 +21,7 @@ from typing import Final
 from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Refused, SourceError, Unsupported
 
+from ..identity import stamp
 from ..parsers.nccl_log_parser import Live, NcclLogParser
 from ..parsers.values import mapping, whole
 from ..recordings.describe import holds_verdicts
@@ -97,10 +98,14 @@ def _lines(candidate: Input) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class NcclLogConfig:
-    """Settings: `files` are named as in NCCL_DEBUG_FILE; `positions` remembers over restarts how far each was read."""
+    """Settings: `files` are named as in NCCL_DEBUG_FILE; `positions` remembers over restarts how far each was read.
+
+    `job` names the job that writes them; empty, the rows belong to no job, because a log alone does not tell.
+    """
 
     period_seconds: float = 1.0
     files: tuple[str, ...] = ()
+    job: str = ""
     positions: str = f"{STATE_DIRECTORY}/nccl_log.json"
     read_bytes_max: int = 256 * 1024
 
@@ -158,7 +163,8 @@ class NcclLogSource:
         self._health = []
         self._save()
         self._find()
-        rows = [row for path in self._in_turn() for row in self._read_one(path)]
+        read = [rows for path in self._in_turn() for rows in self._read_one(path)]
+        rows = [each._replace(batch=stamp(each.batch, job=self._config.job or None)) for each in read]
         self._forget()
         return rows
 
