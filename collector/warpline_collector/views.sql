@@ -43,24 +43,25 @@ SELECT
 FROM steps WHERE scope = 'step' AND step IS NOT NULL
 GROUP BY job, step;
 
--- Collectives: how many of each operation on each communicator. A row without `count` stands for one operation.
+-- Collectives: how many of each operation on each communicator. A row without `count` stands for one operation. Sources stay
+-- apart in these three: a log and a table of results may speak of the same operations.
 CREATE OR REPLACE VIEW collective_counts AS
-SELECT job, communicator, operation, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
-FROM collectives GROUP BY job, communicator, operation;
+SELECT job, source, communicator, operation, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
+FROM collectives GROUP BY job, source, communicator, operation;
 
 -- Collectives: bytes moved by each operation. Operations whose size is not known are counted apart.
 CREATE OR REPLACE VIEW collective_sizes AS
 SELECT
-    job, operation,
+    job, source, operation,
     CAST(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS BIGINT) AS count,
     sum(message_bytes * coalesce(count, 1))
         / sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS average_bytes,
     min(message_bytes) AS min_bytes, max(message_bytes) AS max_bytes,
     CAST(sum(message_bytes * coalesce(count, 1)) AS BIGINT) AS total_bytes,
     CAST(coalesce(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NULL), 0) AS BIGINT) AS unknown_size_count
-FROM collectives GROUP BY job, operation;
+FROM collectives GROUP BY job, source, operation;
 
 -- Collectives: how often each message size was used by each operation on each communicator.
 CREATE OR REPLACE VIEW collective_size_distribution AS
-SELECT job, communicator, operation, message_bytes, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
-FROM collectives GROUP BY job, communicator, operation, message_bytes;
+SELECT job, source, communicator, operation, message_bytes, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
+FROM collectives GROUP BY job, source, communicator, operation, message_bytes;

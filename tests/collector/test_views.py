@@ -115,7 +115,7 @@ def test_collectives_are_counted_by_communicator_and_operation(ask: Ask) -> None
 
 def test_sizes_of_collectives_weigh_by_count_and_keep_unknowns_apart(ask: Ask) -> None:
     """The average is over operations, not rows; a size nobody knows is no zero, and a measured zero is one."""
-    sql = "SELECT * EXCLUDE (job) FROM collective_sizes ORDER BY operation"
+    sql = "SELECT * EXCLUDE (job, source) FROM collective_sizes ORDER BY operation"
     assert ask({"collectives": COLLECTIVES}, sql) == [
         {"operation": "all_reduce", "count": 4, "average_bytes": 250.0, "min_bytes": 100, "max_bytes": 400,
          "total_bytes": 1000, "unknown_size_count": 5},
