@@ -21,7 +21,9 @@ WAIT_SHARE_MIN: Final = 0.1
 LATE_RATIO: Final = 0.5
 """The last to arrive spends at most this part of the others' median time in the operation ..."""
 MARGIN: Final = 1.5
-"""... and everybody else at least this many times as long as it."""
+"""... and everybody else at least this many times as long as it ..."""
+WAITING_SECONDS_MIN: Final = 1e-3
+"""... and the others wait this long for it; less is a matter of launch order."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def _last(waits: Waits) -> int | None:
     first = int(order[0])
     others = np.delete(waits.seconds, first)
     clear = waits.seconds[first] <= LATE_RATIO * np.median(others) and others.min() >= MARGIN * waits.seconds[first]
+    clear = clear and float(np.median(np.delete(waits.waiting, first))) >= WAITING_SECONDS_MIN
     share = float(waits.least_share[first])
     members = len(waits.ranks)
     hits = round(share * waits.operations) if not np.isnan(share) else waits.operations

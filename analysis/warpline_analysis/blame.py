@@ -173,10 +173,10 @@ def replica_imbalance(reader: Reader, job: Job, times: SelfTime, found: Sequence
 
 def data_imbalance(reader: Reader, job: Job, times: SelfTime, group: PeerGroup, even: Evenness) -> Finding:
     """A large excess that rotates."""
-    first = int(group.steps[0])
-    steps, who = len(group.steps), group.members[even.slowest].rank
+    first = int(group.steps[even.start])
+    steps, who = even.steps, group.members[even.slowest].rank
     where = f" of stage {group.stage}" if group.stage is not None else ""
-    slowest = float(np.median(np.nanmax(group.seconds, axis=1)))
+    slowest = float(np.median(np.nanmax(group.seconds[even.start :], axis=1)))
     lost = even.excess / (1 + even.excess) * slowest
     return Finding(
         kind=FindingKind.DATA_IMBALANCE,

@@ -96,7 +96,7 @@ def slow_members(values: Array, rows_min: int, window_min: int) -> Slow | None:
     which starts late is found; where it starts and ends is then sought over the whole window. A regime of fewer than `rows_min`
     rows is none.
     """
-    for start in _starts(len(values), window_min):
+    for start in windows(len(values), window_min):
         found = _persistent(values[start:])
         if found is None:
             continue
@@ -106,7 +106,8 @@ def slow_members(values: Array, rows_min: int, window_min: int) -> Slow | None:
     return None
 
 
-def _starts(rows: int, window_min: int) -> list[int]:
+def windows(rows: int, window_min: int) -> list[int]:
+    """First rows of the windows to judge: all rows, the newest half, quarter and so on down to `window_min` rows."""
     starts, length = [0], rows // 2
     while length >= window_min:
         starts.append(rows - length)
@@ -176,8 +177,12 @@ def _regime(values: Array, slow: tuple[int, ...]) -> tuple[int, int]:
     """First row and end of the run of rows in which the set is slow: the one with the largest surplus of slow rows."""
     ratio, _ = _relative(values, slow)
     level = float(np.nanmedian(ratio[ratio >= 1 + EXCESS_GATE / 2]))
-    vote = np.where(np.isnan(ratio), 0.0, np.where(ratio >= 1 + (level - 1) / 2, 1.0, -1.0))
-    total = np.concatenate([[0.0], np.cumsum(vote)])
+    return longest_run(np.where(np.isnan(ratio), 0.0, np.where(ratio >= 1 + (level - 1) / 2, 1.0, -1.0)))
+
+
+def longest_run(votes: Array) -> tuple[int, int]:
+    """Start and end of the run of rows with the largest surplus of +1 over -1 (0 does not vote)."""
+    total = np.concatenate([[0.0], np.cumsum(votes)])
     surplus = total - np.minimum.accumulate(total)
     end = len(surplus) - 1 - int(np.argmax(surplus[::-1]))
     return int(np.argmin(total[: end + 1])), end
@@ -206,30 +211,44 @@ def _measured(values: Array, slow: tuple[int, ...], start: int, stop: int) -> Sl
 
 @dataclass(frozen=True)
 class Evenness:
-    """How even a group is over a window, whoever is slow: typical excess of the slowest, who it mostly is, how often.
+    """How even a group is from row `start` on, whoever is slow: typical excess of the slowest, who it mostly is, how often.
 
     `spread` is the typical excess of the member at the upper quartile.
     """
 
+    start: int
+    steps: int
     excess: float
     slowest: int
     share: float
     spread: float
 
 
-def evenness(values: Array) -> Evenness:
-    """Of a (steps, members) matrix with at least one row of two members."""
+def evenness(values: Array, window_min: int) -> Evenness:
+    """Of a (steps, members) matrix with at least one row of two members.
+
+    Over all rows, or over the newest regime in which the excess passes the gate if there is one.
+    """
     ratio = values / peers_median(values)
     filled = np.where(np.isnan(ratio), -np.inf, ratio)
-    slowest = np.argmax(filled, axis=1)
+    excess = filled.max(axis=1) - 1
+    start = next((row for row in windows(len(values), window_min) if np.median(excess[row:]) >= EXCESS_GATE), None)
+    if start is not None:
+        level = max(float(np.median(excess[start:])) / 2, EXCESS_GATE / 2)
+        first, end = longest_run(np.where(excess >= level, 1.0, -1.0))
+        start = first if end == len(values) and end - first >= window_min else start
+    begin = start or 0
+    slowest = np.argmax(filled[begin:], axis=1)
     winners = np.bincount(slowest, minlength=values.shape[1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        quartile = np.nanpercentile(values, 75, axis=1) / np.nanmedian(values, axis=1)
+        quartile = np.nanpercentile(values[begin:], 75, axis=1) / np.nanmedian(values[begin:], axis=1)
     return Evenness(
-        excess=float(np.median(filled[np.arange(len(values)), slowest])) - 1,
+        start=begin,
+        steps=len(slowest),
+        excess=float(np.median(excess[begin:])),
         slowest=int(np.argmax(winners)),
-        share=float(winners.max() / len(values)),
+        share=float(winners.max() / len(slowest)),
         spread=float(median(quartile)) - 1,
     )
 

@@ -11,9 +11,9 @@ import numpy as np
 from warpline_proto.finding import Finding, FindingKind, Onset, Severity, Subject
 
 from .blame import cost_of, percent
-from .detector import Reader, show
+from .detector import Reader, literal, show
 from .jobs import Job, step_time
-from .robust import Array, median, share_gate
+from .robust import CHANCE_MAX, Array, by_chance, longest_run, median, share_gate, windows
 from .self_time import SelfTime, cells
 
 STAGE_GATE: Final = 0.20
@@ -22,9 +22,10 @@ STAGE_GATE: Final = 0.20
 
 @dataclass(frozen=True)
 class Stages:
-    """Typical compute of each stage: `seconds` by stage, the heaviest and its excess over the mean of the others.
+    """Typical compute of each stage in the newest regime: `seconds` by stage, the heaviest, its excess over the others' mean.
 
-    `share` is the share of steps in which it is the heaviest, `peers` the fewest unaccused ranks of any stage.
+    `share` is the share of steps in which it is the heaviest, `first` the step from which on, `peers` the fewest unaccused
+    ranks of any stage.
     """
 
     seconds: dict[int, float]
@@ -32,35 +33,56 @@ class Stages:
     excess: float
     share: float
     steps: int
+    first: int
     peers: int
 
     @property
     def heavy(self) -> bool:
-        """The stages differ by the gates."""
-        return self.excess >= STAGE_GATE and self.share >= share_gate(1, len(self.seconds))
+        """The stages differ by the gates, and not by chance."""
+        count = len(self.seconds)
+        chance = count * by_chance(round(self.share * self.steps), self.steps, 1 / count)
+        return self.excess >= STAGE_GATE and self.share >= share_gate(1, count) and chance <= CHANCE_MAX
 
 
-def compare_stages(times: SelfTime, accused: Collection[int], steps_min: int) -> Stages | None:
-    """Stage against stage over the steps that all of them have, accused ranks left out; None without two stages."""
+def compare_stages(times: SelfTime, accused: Collection[int], steps_min: int, window_min: int) -> Stages | None:
+    """Stage against stage over the steps that all of them have, accused ranks left out; None without two stages.
+
+    Over the whole window, or over the newest regime in which one stage is heavy if there is one.
+    """
     names = sorted({group.stage for group in times.groups if group.stage is not None})
     if len(names) < 2:
         return None
-    columns, peers = [], []
-    for stage in names:
-        by_step, count = _stage_series(times, stage, accused)
-        columns.append(by_step)
-        peers.append(count)
+    columns, peers = zip(*(_stage_series(times, stage, accused) for stage in names), strict=True)
     common = sorted(set(columns[0]).intersection(*columns[1:]))
     if len(common) < steps_min or min(peers) < 1:
         return None
     table: Array = np.array([[column[step] for column in columns] for step in common])
+
+    def judge(start: int) -> Stages:
+        return _judge(table[start:], names, common[start], min(peers))
+
+    judged = [judge(start) for start in windows(len(table), window_min)]
+    found = next((stages for stages in judged if stages.heavy), None)
+    if found is None:
+        return judged[0]
+    ratio = _over_others(table, names.index(found.heaviest))
+    start, end = longest_run(np.where(ratio >= 1 + found.excess / 2, 1.0, -1.0))
+    refined = judge(start) if end - start >= steps_min else found
+    return refined if refined.heavy else found
+
+
+def _over_others(table: Array, stage: int) -> Array:
+    ratio: Array = table[:, stage] / np.delete(table, stage, axis=1).mean(axis=1)
+    return ratio
+
+
+def _judge(table: Array, names: list[int], first: int, peers: int) -> Stages:
     typical = median(table, axis=0)
     heaviest = int(np.argmax(typical))
-    others = np.delete(table, heaviest, axis=1)
-    excess = float(np.median(table[:, heaviest] / others.mean(axis=1))) - 1
-    share = float(np.mean(table[:, heaviest] >= others.max(axis=1)))
+    share = float(np.mean(table[:, heaviest] >= np.delete(table, heaviest, axis=1).max(axis=1)))
+    excess = float(np.median(_over_others(table, heaviest))) - 1
     seconds = {stage: float(value) for stage, value in zip(names, typical, strict=True)}
-    return Stages(seconds, names[heaviest], excess, share, len(common), min(peers))
+    return Stages(seconds, names[heaviest], excess, share, len(table), first, peers)
 
 
 def _stage_series(times: SelfTime, stage: int, accused: Collection[int]) -> tuple[dict[int, float], int]:
@@ -82,15 +104,16 @@ def stage_imbalance(reader: Reader, job: Job, times: SelfTime, stages: Stages, l
     """One stage has more to do: the partition is at fault, no GPU."""
     heavy, mean = stages.seconds[stages.heaviest], float(np.mean(list(stages.seconds.values())))
     listed = ", ".join(f"{stage}: {seconds:.3g} s" for stage, seconds in stages.seconds.items())
-    first = min(int(group.steps[0]) for group in times.groups if len(group.steps))
-    place = f"SELECT DISTINCT rank, pp FROM {times.table} WHERE job = '{times.job.replace(chr(39), chr(39) * 2)}'"
+    first = stages.first
+    place = f"SELECT DISTINCT rank, pp FROM {times.table} WHERE job = {literal(times.job)}"
     return Finding(
         kind=FindingKind.STAGE_IMBALANCE,
         severity=Severity.WARNING,
         confidence=0.9 if stages.peers >= 2 and stages.steps >= 20 else 0.75,
         subject=Subject(job=job.name, stage=stages.heaviest, group=f"all ranks of stage {stages.heaviest}"),
         summary=f"Stage {stages.heaviest} computes {percent(stages.excess)} longer than the mean of the other stages in "
-        f"{percent(stages.share)} of {stages.steps} steps, on all its replicas alike (seconds a step: {listed})",
+        f"{percent(stages.share)} of {stages.steps} steps since step {first}, on all its replicas alike (seconds a step: "
+        f"{listed})",
         next_step=f"Move layers (or the embedding and the loss) away from stage {stages.heaviest}, or give it fewer; no GPU "
         "needs to be replaced",
         onset=Onset(step_time(reader, times.table, job.name, first), first),

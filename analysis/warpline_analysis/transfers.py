@@ -8,12 +8,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from .detector import Reader, literal
+from .detector import Reader
 from .robust import Array
-from .waits import POINT_TO_POINT, UNTIMED
+from .waits import timed
 
 WINDOW_INSTANCES: Final = 1000
 """Newest operations of each communicator, operation and size that are looked at."""
+WINDOW_OPERATIONS: Final = 5000
+"""Newest operations of each communicator, of whatever operation and size, that are looked at."""
 BYTES_FLOOR: Final = 64 * 1024
 """Smaller messages are bound by latency and say nothing about a link."""
 SERIES_MIN: Final = 5
@@ -61,10 +63,8 @@ def instances(job: str) -> str:
     """SELECT of one row an operation whose ranks were all recorded: the shortest duration over them is the transfer."""
     return (
         "SELECT communicator, operation, message_bytes, sequence, max(nranks) AS nranks, min(step) AS step, "
-        "min(duration_ns) AS transfer_ns, max(duration_ns) AS longest_ns FROM collectives "
-        f"WHERE job = {literal(job)} AND coalesce(timing, 'host') NOT IN {UNTIMED} AND duration_ns > 0 "
-        f"AND operation NOT IN {POINT_TO_POINT} AND rank IS NOT NULL AND sequence IS NOT NULL AND communicator IS NOT NULL "
-        f"AND message_bytes >= {BYTES_FLOOR} AND nranks > 1 GROUP BY communicator, operation, message_bytes, sequence "
+        f"min(duration_ns) AS transfer_ns {timed(job, WINDOW_OPERATIONS)} AND message_bytes >= {BYTES_FLOOR} AND nranks > 1 "
+        "GROUP BY communicator, operation, message_bytes, sequence "
         "HAVING count(DISTINCT rank) = max(nranks)"
     )
 

@@ -52,26 +52,27 @@ class Waits:
         return float(self.waiting.sum()) / total if total > 0 else 0.0
 
 
-def collective_instances(job: str) -> str:
-    """SELECT of timed rows (name, operation, instance, rank, duration_ns, nranks, step) of real collectives."""
+def timed(job: str, window: int) -> str:
+    """FROM and WHERE of the rows of collectives with a place and a duration, the newest `window` of each communicator."""
+    name = literal(job)
     return (
-        "SELECT communicator AS name, operation, sequence AS instance, rank, duration_ns, nranks, step, start_ns, clock, "
-        "message_bytes "
-        f"FROM collectives WHERE job = {literal(job)} AND coalesce(timing, 'host') NOT IN {UNTIMED} AND duration_ns > 0 "
-        f"AND operation NOT IN {POINT_TO_POINT} AND rank IS NOT NULL AND sequence IS NOT NULL AND communicator IS NOT NULL "
-        f"QUALIFY sequence > max(sequence) OVER (PARTITION BY communicator, operation) - {WINDOW_OPERATIONS}"
+        f"FROM collectives JOIN (SELECT communicator, max(sequence) - {window} AS before FROM collectives WHERE job = {name} "
+        f"AND communicator IS NOT NULL GROUP BY communicator) USING (communicator) WHERE job = {name} AND sequence > before "
+        f"AND coalesce(timing, 'host') NOT IN {UNTIMED} AND duration_ns > 0 AND rank IS NOT NULL "
+        f"AND operation NOT IN {POINT_TO_POINT}"
     )
 
 
 def load_waits(reader: Reader, job: str) -> list[Waits]:
     """Wait and transfer by communicator and operation, heaviest first; published summaries where no single one was timed."""
-    found = _timed(reader, collective_instances(job)) or _summaries(reader, job)
+    found = _timed(reader, job) or _summaries(reader, job)
     return sorted(found, key=lambda waits: -waits.weight)
 
 
-def _timed(reader: Reader, instances: str) -> list[Waits]:
+def _timed(reader: Reader, job: str) -> list[Waits]:
     rows = reader.query(
-        f"WITH instances AS ({instances}), whole AS (SELECT name, operation, instance, min(duration_ns) AS transfer, "
+        "WITH instances AS (SELECT communicator AS name, operation, sequence AS instance, rank, duration_ns, nranks, step "
+        f"{timed(job, WINDOW_OPERATIONS)}), whole AS (SELECT name, operation, instance, min(duration_ns) AS transfer, "
         "arg_min(rank, duration_ns) AS last FROM instances GROUP BY name, operation, instance "
         "HAVING count(DISTINCT rank) > 1 AND count(DISTINCT rank) = coalesce(max(nranks), count(DISTINCT rank))) "
         "SELECT name, operation, rank, count(*) AS operations, nullif(count(DISTINCT step), 0) AS steps, "

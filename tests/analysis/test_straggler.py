@@ -141,6 +141,26 @@ def test_a_fault_within_the_window_is_found_with_its_onset(reader_of: ReaderOf, 
     assert ("even again" in finding.summary) == (stop is not None)
 
 
+def test_imbalance_that_begins_within_the_window_is_dated(reader_of: ReaderOf) -> None:
+    rotating = healthy(21, steps=100)
+    rotating[40:] = healthy(21, steps=60, jitter=0.3)
+    finding = only(judge(reader_of, rotating))
+    assert finding.kind == FindingKind.DATA_IMBALANCE
+    assert finding.onset.step is not None and abs(finding.onset.step - 40) <= 2
+    heavy = healthy(22, steps=100)
+    heavy[60:, 4:] *= 1.5
+    finding = only(judge(reader_of, heavy, stages=2))
+    assert (finding.kind, finding.subject.stage, finding.onset.step) == (FindingKind.STAGE_IMBALANCE, 1, 60)
+
+
+def test_a_rank_that_is_last_by_microseconds_is_not_accused(reader_of: ReaderOf) -> None:
+    tiny = collective_rows(slowed(healthy(1) / 1000, 3, 0.5))
+    short = tiny.set_column(
+        tiny.schema.get_field_index("duration_ns"), "duration_ns", pc.subtract(tiny["duration_ns"], 3_990_000)
+    )
+    assert straggler.detect(reader_of({"collectives": short})).findings == ()
+
+
 def test_work_that_is_slow_on_another_rank_each_time_is_imbalance(reader_of: ReaderOf) -> None:
     for seed in range(10):
         finding = only(judge(reader_of, healthy(seed, jitter=0.3)))

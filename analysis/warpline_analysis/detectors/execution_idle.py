@@ -143,8 +143,8 @@ def _finding(reader: Reader, group: Group, floors: dict[str | None, float]) -> F
             show(
                 reader,
                 "SELECT node, gpu, CAST(make_timestamp(start_ns // 1000) AS VARCHAR) AS start, round(seconds, 1) AS seconds, "
-                "round(joules) AS joules "
-                f"FROM ({intervals_sql()}) WHERE state = 'low' AND seconds >= {THRESHOLDS[DEFINED]} AND gpu IN "
+                f"round(joules) AS joules FROM ({intervals_sql()}) WHERE state = 'low' AND seconds >= {THRESHOLDS[DEFINED]} "
+                "AND gpu IN "
                 f"({', '.join(literal(gpu.gpu) for gpu in group.gpus[:NAMED_MAX])}) ORDER BY seconds DESC, gpu, start_ns",
             ),
         ),

@@ -26,9 +26,10 @@ WINDOW_MIN: Final = 16
 """Shortest newest part of the window that is judged by itself."""
 ROTATION_STEPS_MIN: Final = 10
 """Steps from which an excess can be called rotating."""
-SPREAD_MEMBERS: Final = 8
+SPREAD_MEMBERS: Final = 64
 SPREAD_SHARE: Final = 0.15
-"""In groups of SPREAD_MEMBERS and more, uneven work shows at the upper quartile too: at least this part of the excess."""
+"""In groups of SPREAD_MEMBERS and more, uneven work shows at the upper quartile too: at least this part of the
+excess. Among so many, some single rank is slow in every step for reasons of its own."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
 
 
 def _judge(group: PeerGroup) -> Judged:
-    return Judged(group, slow_members(group.seconds, STEPS_MIN, WINDOW_MIN), evenness(group.seconds))
+    return Judged(group, slow_members(group.seconds, STEPS_MIN, WINDOW_MIN), evenness(group.seconds, WINDOW_MIN))
 
 
 def _too_little(times: SelfTime) -> str:
@@ -124,12 +125,12 @@ def _spread(item: Judged) -> bool:
 def _rotates(item: Judged) -> bool:
     if item.even.share >= share_gate(1, len(item.group.members)):
         return False
-    return len(item.group.steps) >= max(ROTATION_STEPS_MIN, steps_needed(1, len(item.group.members)))
+    return item.even.steps >= max(ROTATION_STEPS_MIN, steps_needed(1, len(item.group.members)))
 
 
 def _partition(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
     ranks = {item.group.members[member].rank for item in judged if item.slow for member in item.slow.members}
-    stages = compare_stages(times, ranks, STEPS_MIN)
+    stages = compare_stages(times, ranks, STEPS_MIN, WINDOW_MIN)
     if stages is None or not stages.heavy or stages.peers < 2 - bool(ranks):
         return []
     calm = [item.even.excess for item in judged if not item.slow]
@@ -139,7 +140,7 @@ def _partition(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judge
 def _even(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> Check:
     worst = max(judged, key=lambda item: item.even.excess)
     figures = (
-        f"largest excess {percent(worst.even.excess)}, gate {percent(EXCESS_GATE)}, over {len(worst.group.steps)} steps of "
+        f"largest excess {percent(worst.even.excess)}, gate {percent(EXCESS_GATE)}, over {worst.even.steps} steps of "
         f"{times.ranks} ranks"
     )
     if worst.even.excess >= EXCESS_GATE:
@@ -158,7 +159,7 @@ def _typical(group: PeerGroup) -> float:
 
 def _without_replicas(job: Job, times: SelfTime) -> Check:
     """Every stage is one rank: what is slow cannot be told from what has more to do."""
-    stages = compare_stages(times, (), STEPS_MIN)
+    stages = compare_stages(times, (), STEPS_MIN, WINDOW_MIN)
     text = _too_little(times)
     if stages and stages.heavy:
         text = f"stage {stages.heaviest} computes {percent(stages.excess)} longer, but has no replica to compare with"
@@ -166,7 +167,7 @@ def _without_replicas(job: Job, times: SelfTime) -> Check:
 
 
 def _undecided(item: Judged) -> str:
-    members, steps = len(item.group.members), len(item.group.steps)
+    members, steps = len(item.group.members), item.even.steps
     needed = max(ROTATION_STEPS_MIN, steps_needed(1, members))
     if steps < needed:
         return f"{steps} steps; {needed} needed to tell a slow rank from uneven work"
