@@ -22,7 +22,7 @@ DEFINED: Final = 1
 GAP_SECONDS_MAX: Final = 2.0
 """Samples further apart break an interval, and nothing is claimed of the time between them."""
 WINDOW_SECONDS: Final = 3600
-"""Newest part of the samples that is looked at."""
+"""Newest part of each GPU's samples that is looked at."""
 
 _COMPUTE: Final = ("sm_active_percent", "tensor_active_percent", "fp64_active_percent", "fp32_active_percent",
                    "fp16_active_percent")  # fmt: skip
@@ -93,10 +93,9 @@ WITH samples AS (
     {pcie} AS pcie_rate, {nvlink} AS nvlink_rate,
     (lead(time_ns) OVER ordered - time_ns) / 1e9 AS ahead, (time_ns - lag(time_ns) OVER ordered) / 1e9 AS since,
     lead(power_watts) OVER ordered AS next_watts, lead(energy_joules) OVER ordered AS next_joules
-  FROM device_samples
-  WHERE time_ns >= (SELECT max(time_ns) FROM device_samples) - {WINDOW_SECONDS * 10**9}
-    AND coalesce(gpu_uuid, gpu_index::VARCHAR) IS NOT NULL
+  FROM device_samples WHERE coalesce(gpu_uuid, gpu_index::VARCHAR) IS NOT NULL
   WINDOW ordered AS (PARTITION BY node, source, gpu_uuid, gpu_index ORDER BY time_ns)
+  QUALIFY time_ns >= max(time_ns) OVER (PARTITION BY node, source, gpu_uuid, gpu_index) - {WINDOW_SECONDS * 10**9}
 ), states AS (
   SELECT *, CASE
       WHEN resident_processes = 0 THEN 'deep'

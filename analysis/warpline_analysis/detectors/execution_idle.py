@@ -52,7 +52,7 @@ def detect(reader: Reader) -> Report:
     floors = _floors(gpus)
     checks: list[Check] = []
     idle: list[Idle] = []
-    for group in _grouped(gpus):
+    for group in _grouped(gpus, one_by_one=False):
         why = _blind(group.gpus)
         if why:
             checks.append(Check(DETECTOR, Verdict.UNKNOWN, group.job, f"{_where(group)}: {why}", (why,)))
@@ -62,13 +62,15 @@ def detect(reader: Reader) -> Report:
         rest = Group(group.job, tuple(gpu for gpu in group.gpus if gpu not in accused))
         if rest.gpus:
             checks.append(_check(rest))
-    return Report(tuple(_finding(reader, group, floors) for group in _grouped(idle)), tuple(checks))
+    return Report(tuple(_finding(reader, group, floors) for group in _grouped(idle, one_by_one=True)), tuple(checks))
 
 
-def _grouped(gpus: Iterable[Idle]) -> list[Group]:
+def _grouped(gpus: Iterable[Idle], one_by_one: bool) -> list[Group]:
+    """GPUs of a job together; those of no known job by node, or each by itself."""
     groups: dict[tuple[str | None, ...], list[Idle]] = {}
     for gpu in gpus:
-        groups.setdefault((gpu.job,) if gpu.job else (None, gpu.node, gpu.gpu), []).append(gpu)
+        alone = (None, gpu.node, gpu.gpu) if one_by_one else (None, gpu.node)
+        groups.setdefault((gpu.job,) if gpu.job else alone, []).append(gpu)
     return [Group(key[0], tuple(members)) for key, members in groups.items()]
 
 
