@@ -15,7 +15,7 @@ OPERATIONS_MIN: Final = 20
 """Operations of one kind on one communicator from which persistence is judged."""
 STEPS_MIN: Final = 5
 DOMINANT_SHARE: Final = 0.2
-"""A communicator matters when it holds at least this share of the job's collective time."""
+"""A communicator matters when a rank spends at least this part of the time in it that ranks spend in the heaviest one."""
 WAIT_SHARE_MIN: Final = 0.1
 """Below this share of waiting nobody is being waited for."""
 LATE_RATIO: Final = 0.5
@@ -80,8 +80,8 @@ class Late:
 
 def late_rank(waits: Sequence[Waits]) -> Late:
     """The one rank that arrives last, persistently and by a clear margin, in everything that dominates; or nobody."""
-    total = sum(candidate.weight for candidate in waits)
-    dominant = [candidate for candidate in waits if candidate.weight >= DOMINANT_SHARE * total]
+    heaviest = max((candidate.weight for candidate in waits), default=0.0)
+    dominant = [candidate for candidate in waits if candidate.weight >= DOMINANT_SHARE * heaviest]
     if not dominant:
         return Late(None, "no collective with all its ranks recorded", enough=False)
     for candidate in dominant:

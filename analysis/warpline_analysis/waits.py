@@ -42,8 +42,8 @@ class Waits:
 
     @property
     def weight(self) -> float:
-        """Seconds that all ranks spent in it."""
-        return float(self.seconds.sum() * self.operations)
+        """Seconds that a rank spent in it."""
+        return float(self.seconds.mean() * self.operations)
 
     @property
     def wait_share(self) -> float:
