@@ -35,8 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 def sections() -> dict[str, type[Any]]:
     """Every section of the file that agent and collector share."""
-    from warpline_collector.config import sections as of_collector
-
     from warpline_agent.config import sections as of_agent
+    from warpline_collector.config import sections as of_collector
 
     return {**of_agent(), **of_collector()}
