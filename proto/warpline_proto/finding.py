@@ -31,6 +31,8 @@ class FindingKind(StrEnum):
     REGRESSION = "regression"
     HANG = "hang"
     GPU_LOST = "gpu_lost"
+    GPU_ERROR = "gpu_error"
+    PROCESS_DIED = "process_died"
     WRONG_DATA = "wrong_data"
     IDLE_SPIN = "idle_spin"
     EXECUTION_IDLE = "execution_idle"
