@@ -2,16 +2,16 @@
 
 A statement that the parser calls SELECT can still write: DuckDB 2.0 takes COPY and INSERT as the body of a CTE at the top
 level, and json_execute_serialized_sql runs any tree. So the user's text always runs as a subquery, where the engine refuses
-such a CTE, and its plan is looked at before it runs.
+such a CTE; its tree is looked at before the engine resolves a name in it (that alone opens files), its plan before it runs.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -25,16 +25,35 @@ FORBIDDEN: Final = re.compile(
     "EXTERNAL_RESOURCE|PANDAS_SCAN|ARROW_SCAN|PYTHON_MAP"
 )
 """Operators and table functions that do more than read."""
+TABLE_FUNCTIONS: Final = frozenset(
+    (
+        "range", "generate_series", "unnest", "repeat", "json_each", "json_tree", "summary", "histogram", "histogram_values",
+        "duckdb_columns", "duckdb_databases", "duckdb_functions", "duckdb_keywords", "duckdb_schemas", "duckdb_tables",
+        "duckdb_types", "pragma_table_info", "pragma_show", "pragma_version", "pg_timezone_names",
+    )
+)  # fmt: skip
+"""Functions a user may read from. Files of the store are read through its tables only, never by name."""
+HIDDEN: Final = frozenset(
+    ("current_setting", "getvariable", "write_log", "pg_settings", "pg_views")
+)  # fmt: skip
+"""Functions and views that speak of this process and its paths, not of the rows."""
+_FILE_NAME: Final = re.compile(r"[/\\.:*?]")
 _EXPLAIN: Final = re.compile(r"\s*explain(?:\s+(analyze))?\s+", re.IGNORECASE)
 _HINT: Final = "one SELECT, EXPLAIN, DESCRIBE, SUMMARIZE or SHOW TABLES at a time"
 
 
+class Ask(Protocol):
+    """A trusted statement and what fills its `?` -> rows."""
+
+    def __call__(self, sql: str, parameters: Sequence[Any], /) -> pa.Table: ...
+
+
 @dataclass(frozen=True)
 class Statement:
-    """A checked statement: `sql` is what runs, `plan` asks for the plan of its reading part as JSON."""
+    """A checked statement: `sql` is what runs, `reading` the part of it that reads."""
 
     sql: str
-    plan: str
+    reading: str
 
 
 def parse(sql: str) -> Statement:
@@ -51,25 +70,46 @@ def parse(sql: str) -> Statement:
     inner = f"SELECT * FROM ({body.rstrip().rstrip(';')}\n)"
     if not (_only(body) == _only(inner) == duckdb.StatementType.SELECT):
         raise _refusal(sql)
-    return Statement(before + inner, f"EXPLAIN (FORMAT JSON) {inner}")
+    return Statement(before + inner, inner)
 
 
-def judge(statement: Statement, ask: Callable[[str], pa.Table]) -> None:
-    """QueryError if the plan that `ask` gets does more than read."""
-    for row in ask(statement.plan).to_pylist():
-        for name in _operators(json.loads(row["explain_value"])):
-            if FORBIDDEN.search(name.upper()):
+def judge(statement: Statement, ask: Ask) -> None:
+    """QueryError if the statement names what is not for users, or if its plan does more than read."""
+    [tree] = ask("SELECT json_serialize_sql(?) AS tree", [statement.reading]).to_pylist()
+    for node in _nodes(json.loads(tree["tree"])):
+        _check_name(node)
+    for row in ask(f"EXPLAIN (FORMAT JSON) {statement.reading}", ()).to_pylist():
+        for operator in _nodes(json.loads(row["explain_value"])):
+            name = operator.get("name")
+            if isinstance(name, str) and FORBIDDEN.search(name.upper()):
                 raise QueryError(f"{name} is not allowed: this door only reads", _HINT)
 
 
-def _operators(plan: Any) -> Iterator[str]:
-    if isinstance(plan, dict):
-        if isinstance(plan.get("name"), str):
-            yield plan["name"]
-        plan = list(plan.values())
-    if isinstance(plan, list):
-        for part in plan:
-            yield from _operators(part)
+def _check_name(node: Mapping[str, Any]) -> None:
+    if node.get("error") is True:
+        raise QueryError(f"the statement cannot be looked into: {node.get('error_message')}", _HINT)
+    table, function = node.get("table_name"), node.get("function_name")
+    if node.get("type") == "BASE_TABLE" and isinstance(table, str):
+        if _FILE_NAME.search(table) or table.lower() in HIDDEN:
+            raise QueryError(f"{table!r} is no table that may be read here", "SHOW TABLES lists them")
+    elif node.get("type") == "TABLE_FUNCTION":
+        called = str(node["function"].get("function_name")).lower()
+        if called not in TABLE_FUNCTIONS:
+            raise QueryError(f"reading from {called}() is not allowed", "SHOW TABLES lists what may be read")
+    elif isinstance(function, str) and function.lower() in HIDDEN:
+        raise QueryError(f"{function.lower()}() is not allowed: this door only reads rows", _HINT)
+
+
+def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
+    """Every object in a JSON document, without recursion: a user decides how deep it is."""
+    waiting = [tree]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
 
 
 def _only(sql: str) -> duckdb.StatementType:

@@ -92,6 +92,8 @@ def _serve(link: socket.socket, reader: CatalogReader, request: dict[str, Any]) 
         if len(payload) > RESULT_BYTES_MAX:
             raise QueryError(f"the answer is {len(payload)} bytes, the bound is {RESULT_BYTES_MAX}", "ask for less")
         send(link, {"error": None, "truncated": found.num_rows > rows_max}, payload)
+    except RecursionError:
+        send(link, {"error": "the statement is nested too deeply", "retire": True})
     except MemoryError:
         send(link, {"error": "the query needs more memory than a worker may have", "retire": True})
     except WarplineError as error:

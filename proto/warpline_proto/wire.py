@@ -19,7 +19,12 @@ from .errors import SchemaError, WireError
 from .tables import fit
 
 VERSION = 1
+NAME_CHARS_MAX = 256
+"""Longest name of an agent, a boot or a source."""
+COUNT_MAX = 2**63 - 1
+"""Largest sequence and largest count: what a column of whole numbers holds."""
 _LEVEL = 3
+_SIZE_NOT_DECLARED = -1
 
 
 def to_message(frame: Frame) -> service_pb2.Frame:
@@ -52,9 +57,7 @@ def from_message(message: service_pb2.Frame) -> Frame:
         raise WireError(f"frame of version {message.version}", f"this side speaks version {VERSION}")
     if not message.agent or not message.boot or message.sequence < 1:
         raise WireError("frame without agent, boot or sequence")
-    total = sum(part.unpacked_bytes for part in message.parts)
-    if total > FRAME_UNPACKED_BYTES_MAX:
-        raise WireError(f"frame unpacks to {total} bytes", f"the bound is {FRAME_UNPACKED_BYTES_MAX}")
+    _check_bounds(message)
     return Frame(
         agent=message.agent,
         boot=message.boot,
@@ -104,14 +107,36 @@ def from_ipc(data: bytes) -> pa.Table:
     return read
 
 
-def _batch(part: service_pb2.Part) -> Batch:
+def _check_bounds(message: service_pb2.Frame) -> None:
+    total = sum(part.unpacked_bytes for part in message.parts)
+    if total > FRAME_UNPACKED_BYTES_MAX:
+        raise WireError(f"frame unpacks to {total} bytes", f"the bound is {FRAME_UNPACKED_BYTES_MAX}")
+    longest = max(map(len, (message.agent, message.boot, *(part.source for part in message.parts))))
+    if longest > NAME_CHARS_MAX:
+        raise WireError(f"frame with a name of {longest} characters", f"the bound is {NAME_CHARS_MAX}")
+    largest = max((message.sequence, message.lost, *(part.dropped for part in message.parts)))
+    if largest > COUNT_MAX:
+        raise WireError(f"frame that counts to {largest}", f"the bound is {COUNT_MAX}")
+
+
+def _unpack(part: service_pb2.Part) -> bytes:
+    """The Arrow stream of `part`. The size that the zstd frame itself declares is looked at before anything is unpacked."""
     try:
+        declared = zstandard.frame_content_size(part.payload)
+        if declared not in (part.unpacked_bytes, _SIZE_NOT_DECLARED):
+            raise WireError(f"part of table {part.table!r} unpacks to {declared} bytes, not {part.unpacked_bytes}")
         plain = zstandard.ZstdDecompressor().decompress(part.payload, max_output_size=max(part.unpacked_bytes, 1))
     except zstandard.ZstdError as error:
         raise WireError(f"part of table {part.table!r} does not unpack: {error}") from error
     if len(plain) != part.unpacked_bytes:
         raise WireError(f"part of table {part.table!r} unpacks to {len(plain)} bytes, not {part.unpacked_bytes}")
-    read = from_ipc(plain)
+    return plain
+
+
+def _batch(part: service_pb2.Part) -> Batch:
+    read = from_ipc(_unpack(part))
+    if any(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) for kind in read.schema.types):
+        raise WireError(f"part of table {part.table!r} holds columns that unpack without a bound", "send plain columns")
     if read.num_rows != part.rows:
         raise WireError(f"part of table {part.table!r} holds {read.num_rows} rows, not {part.rows}")
     try:

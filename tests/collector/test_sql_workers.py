@@ -84,6 +84,7 @@ def test_what_reads_is_answered(pool: WorkerPool, sql: str) -> None:
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELEC 1",
         "SELECT * FROM no_such_table",
+        pytest.param("SELECT " + "abs(" * 900 + "1" + ")" * 900, id="nested"),
     ],
 )
 def test_everything_else_is_refused_in_a_sentence(pool: WorkerPool, sql: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pyarrow as pa
 import pytest
 import zstandard
@@ -65,10 +67,45 @@ def test_a_bomb_that_hides_its_size_is_refused() -> None:
         wire.from_message(message)
 
 
-def test_a_bomb_that_states_its_size_is_not_unpacked_beyond_the_claim() -> None:
+def test_a_bomb_that_states_its_size_is_refused_before_it_is_unpacked() -> None:
+    """The size that zstd declares wins over any bound given to it: 10 KB would become 300 MB."""
     message = wire.to_message(frame())
-    message.parts[0].payload = zstandard.ZstdCompressor().compress(b"\0" * 50_000_000)
-    with pytest.raises(WireError):
+    message.parts[0].payload = zstandard.ZstdCompressor().compress(b"\0" * 300_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match="unpacks to 300000000 bytes, not"):
+            wire.from_message(message)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("field", ["sequence", "lost"])
+def test_a_count_that_no_column_holds_is_refused(field: str) -> None:
+    """Sequences travel as 64 bits without a sign and are kept with one."""
+    message = wire.to_message(frame())
+    setattr(message, field, 2**63)
+    with pytest.raises(WireError, match="counts to"):
+        wire.from_message(message)
+
+
+def test_a_name_of_megabytes_is_refused() -> None:
+    """The ledger keeps each agent's name for good."""
+    message = wire.to_message(frame())
+    message.agent = "n" * 1_000_000
+    with pytest.raises(WireError, match="a name of 1000000"):
+        wire.from_message(message)
+
+
+def test_columns_that_unpack_without_a_bound_are_refused() -> None:
+    """A dictionary of one long text and a million references to it is small on the wire and a gigabyte as rows."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int8()), pa.array(["x" * 1_000]))
+    table = pa.table({"job": words})
+    plain = wire.to_ipc(table.schema, table.to_batches())
+    message = service_pb2.Frame(version=1, agent="a", boot="b", sequence=1)
+    payload = zstandard.ZstdCompressor().compress(plain)
+    message.parts.add(table="steps", rows=1_000, unpacked_bytes=len(plain), payload=payload)
+    with pytest.raises(WireError, match="without a bound"):
         wire.from_message(message)
 
 
