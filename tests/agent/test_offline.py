@@ -132,6 +132,13 @@ def test_a_file_that_nobody_reads_says_what_it_looks_like(
     assert words in (report.reason or "")
 
 
+def test_a_hostile_beginning_is_described_at_once(tmp_path: Path) -> None:
+    """Markup made to backtrack does not hold up the reader."""
+    path = tmp_path / "x"
+    path.write_bytes(b"<!---->" * 9_000 + b"x")
+    assert read_paths([path]).inputs[0].kind == "text"
+
+
 def test_a_truncated_gzip_is_refused_with_one_sentence(tmp_path: Path) -> None:
     """Cut within the head or far behind it: the same clear words."""
     whole = gzip.compress(b"steps 0 1 " + os.urandom(100_000).hex().encode())

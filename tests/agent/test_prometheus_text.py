@@ -30,7 +30,7 @@ DCGM_FI_PROF_SM_ACTIVE{gpu="1",UUID="GPU-2",Hostname="n1"} 0.25
 # HELP DCGM_FI_DEV_POWER_VIOLATION Throttling duration due to power constraints (in us).
 DCGM_FI_DEV_POWER_VIOLATION{gpu="1",UUID="GPU-2",Hostname="n1"} 12000
 DCGM_FI_DEV_THERMAL_VIOLATION{gpu="1",UUID="GPU-2",Hostname="n1"} 7
-DCGM_FI_DEV_XID_ERRORS{gpu="0",UUID="GPU-1",Hostname="n1"} 79
+DCGM_FI_DEV_XID_ERRORS{gpu="0",UUID="GPU-1",Hostname="n1",pci_bus_id="00000000:4E:00.0"} 79
 DCGM_FI_DEV_XID_ERRORS{gpu="1",UUID="GPU-2",Hostname="n1"} 0
 DCGM_FI_DEV_ENC_UTIL{gpu="1",UUID="GPU-2",Hostname="n1"} 5
 """
@@ -86,13 +86,14 @@ def test_dcgm_blanks_are_null_and_zero_is_zero() -> None:
     reading = _read("metrics.txt", DCGM.encode())
     blank, read = _rows(reading, "device_samples")
     assert (blank["gpu_uuid"], blank["node"], blank["sm_clock_mhz"]) == ("GPU-1", "n1", 1980)
-    assert blank["bus_id"] == "00000000:4e:00.0"
+    assert blank["bus_id"] == "0000:4e:00.0"
     for column in ("power_watts", "power_method", "gpu_utilization_percent", "memory_used_bytes", "time_ns"):
         assert blank[column] is None
     assert (read["power_watts"], read["power_method"], read["gpu_utilization_percent"]) == (69.5, "unstated", 0.0)
     assert (read["memory_used_bytes"], read["energy_joules"]) == (3 * 2**20, 1.5)
     assert (read["sm_active_percent"], read["power_cap_ns"], read["thermal_ns"]) == (25.0, 12_000_000, None)
-    assert [(row["code"], row["gpu_uuid"]) for row in _rows(reading, "log_events")] == [(79, "GPU-1")]
+    (fault,) = _rows(reading, "log_events")
+    assert (fault["code"], fault["gpu_uuid"], fault["severity"]) == (79, "GPU-1", "critical")
     kept = {row["metric"] for row in _rows(reading, "metrics")}
     assert kept == {"DCGM_FI_DEV_XID_ERRORS", "DCGM_FI_DEV_ENC_UTIL", "DCGM_FI_DEV_THERMAL_VIOLATION"}
 
@@ -112,6 +113,13 @@ def test_values_that_are_no_number_are_null() -> None:
     found = exposition.parse(["a NaN", "a +Inf", "a one", "a{b=c} 1", "a 1"])
     assert [sample.value for sample in found.samples] == [None, None, 1.0]
     assert found.skipped == 2
+
+
+def test_a_long_hostile_line_is_done_at_once() -> None:
+    """Lines made to backtrack are skipped in a time that grows with their length, not with its power."""
+    lines = ["a" + "1" * 60_000 + "x", "a{" + 'b="c",' * 9_000 + " x", "a 1" + " " * 60_000 + "x"]
+    assert not exposition.recognises("\n".join(lines))
+    assert exposition.parse(lines).skipped == len(lines)
 
 
 def test_secrets_in_labels_are_masked() -> None:

@@ -19,10 +19,13 @@ PROBE_LINES: Final = 20
 """How many samples a head must show in good form to be taken for an exposition."""
 
 _NAME: Final = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
-_NUMBER: Final = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|[nN]a[nN]|[iI]nf)"
-_LABEL: Final = r'[a-zA-Z_][a-zA-Z0-9_]*\s*=\s*"(?:[^"\\]|\\.)*"'
+_NUMBER: Final = (
+    r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?(?:[eE][-+]?\d{1,4})?|\.\d{1,40}(?:[eE][-+]?\d{1,4})?|[nN]a[nN]|[iI]nf)"
+)
+_LABEL: Final = r'[a-zA-Z_][a-zA-Z0-9_]*\s*=\s*"(?:[^"\\]|\\.)*+"'
+# Each part ends where the next can begin in one way only, so that no line takes longer than its length.
 _SAMPLE: Final = re.compile(
-    rf"({_NAME})\s*(?:\{{\s*((?:{_LABEL}\s*(?:,\s*|(?=\}})))*)\}})?\s*({_NUMBER})(?:\s+({_NUMBER}))?\s*(?:#.*)?"
+    rf"({_NAME})(?:\s*+\{{\s*+((?:{_LABEL}\s*+(?:,\s*+|(?=\}})))*+)\}}\s*+|\s++)({_NUMBER})(?:\s++({_NUMBER}))?\s*+(?:#.*)?"
 )
 _ONE_LABEL: Final = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"')
 _META: Final = re.compile(rf"#\s*(HELP|TYPE|UNIT)\s+({_NAME})(?:\s+(.*))?")

@@ -112,10 +112,14 @@ def _magic(candidate: Input) -> Looks | None:
     return None
 
 
+_XML_START: Final = re.compile(
+    rb"\s*+(?:<\?xml[^>]*+>\s*+)?(?:(?><!--.*?-->)\s*+|<!DOCTYPE[^>]*+>\s*+)*+<([A-Za-z_][\w.-]*+)", re.DOTALL
+)
+"""Declaration, comments and document type, then the root element; each part ends in one way only."""
+
+
 def _xml(candidate: Input) -> Looks | None:
-    match = re.match(
-        rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*)*<([A-Za-z_][\w.-]*)", candidate.head, re.S
-    )
+    match = _XML_START.match(candidate.head)
     if match is None:
         return None
     root = match[1].decode()

@@ -10,7 +10,9 @@ from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES, DEVICE_SAMPLES, LOG_EVENTS, METRICS
 
 from ..parsers import dcgm, exposition, nccl, values
+from ..parsers.bus_id import normal_bus_id
 from ..parsers.exposition import Exposition, Sample
+from ..parsers.xid import severity
 from ..scrub import scrub
 from ..source import Input, Origin, Reading, Rows
 
@@ -161,8 +163,8 @@ def _xids(found: Exposition) -> Iterable[Row]:
                 "time_ns": sample.time_ns,
                 "kind": "xid",
                 "code": code,
-                "severity": "warning",
-                "bus_id": (sample.labels.get("pci_bus_id") or "").lower() or None,
+                "severity": severity(code),
+                "bus_id": normal_bus_id(sample.labels.get("pci_bus_id", "")),
                 "message": f"dcgm-exporter: last Xid of GPU {sample.labels.get('gpu', '?')} is {code}",
                 "count": 1,
             }
@@ -199,7 +201,7 @@ def _device(sample: Sample) -> Row:
         "gpu_uuid": uuid,
         "gpu_index": values.small(labels.get("gpu")),
         "gpu_name": labels.get("modelName") or None,
-        "bus_id": (labels.get("pci_bus_id") or "").lower() or None,
+        "bus_id": normal_bus_id(labels.get("pci_bus_id", "")),
         "time_ns": sample.time_ns,
     }
 
