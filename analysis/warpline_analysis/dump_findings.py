@@ -70,16 +70,17 @@ class _Judge:
         groups: dict[tuple[Any, ...], list[Culprit]] = {}
         for culprit in culprits:
             alone = None if culprit.operation or culprit.circle else culprit.rank
-            groups.setdefault((culprit.tie, culprit.operation, culprit.circle, alone), []).append(culprit)
+            together = culprit.circle or (culprit.tie, culprit.operation, alone)
+            groups.setdefault(together, []).append(culprit)
         return [self._culprits(members) for members in list(groups.values())[:FINDINGS_MAX]]
 
     def _culprits(self, members: Sequence[Culprit]) -> Finding:
-        first, ranks = members[0], tuple(culprit.rank for culprit in members)
+        first, ranks = members[0], tuple(sorted(culprit.rank for culprit in members))
         return Finding(
             kind=FindingKind.HANG,
             severity=Severity.CRITICAL if first.tie != Tie.QUEUED else Severity.WARNING,
             confidence=self._confidence(first, ranks),
-            subject=self._subject(ranks, first.operation),
+            subject=self._subject(ranks, None if first.circle else first.operation),
             summary=self._accusation(first, ranks),
             next_step=self._next_step(first, ranks),
             onset=Onset(first.since_ns),
@@ -154,7 +155,7 @@ class _Judge:
         return f"{_capital(stack)}: interpreter lock, data loader, checkpoint or file system; then {gpu}"
 
     def _evidence(self, culprit: Culprit, ranks: Sequence[int]) -> Evidence:
-        group = self._group(culprit.operation)
+        group = None if culprit.circle else self._group(culprit.operation)
         if group is not None:
             return show(self.reader, progress_sql(self.dumps.job, group.communicator, group.ranks))
         return self._oldest([*ranks, *culprit.waiting])
@@ -244,7 +245,7 @@ class _Judge:
     def of_absent(self) -> list[Finding]:
         """The only rank without a dump, if everything waits for it."""
         found = alone_absent(self.outcome.ends)
-        if found is None:
+        if found is None or found[0] in self.graph.stale:
             return []
         rank, operation = found
         return [
