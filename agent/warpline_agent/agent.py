@@ -25,6 +25,7 @@ from .gathering import FRAME_MEMORY_BYTES_MAX, Gathering, halves
 from .identity import stamp
 from .own import NAME as OWN
 from .own import rows as own_rows
+from .scrub import scrub_rows
 from .slot import Round, Slot
 from .source import Source
 from .spool import Spool
@@ -156,7 +157,7 @@ class Agent:
             if not opened:
                 source.open()
             for rows in source.read():
-                stamped = stamp(rows.batch, **self._place, source=name)
+                stamped = stamp(scrub_rows(rows.batch), **self._place, source=name)
                 batches.append(Batch(rows.table, name, stamped, rows.dropped))
             parts = list(islice(source.health(), PARTS_MAX))
         except (Unsupported, Denied, Busy) as error:
@@ -181,7 +182,7 @@ class Agent:
         if listed:
             common = {**self._place, "source": slot.name, "time_ns": self._clock.wall_ns()}
             health = SOURCE_HEALTH.from_rows({**common, **row} for row in listed)
-            self._gathering.add(Batch("source_health", slot.name, health))
+            self._gathering.add(Batch("source_health", slot.name, scrub_rows(health)))
 
     def _add(self, batches: Iterable[Batch]) -> None:
         for batch in batches:

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from .recordings.describe import describe, holds_verdicts, reference_name
 from .recordings.inputs import READ, REFERENCE_REASON, REFUSED, InputReport, member_line, plain, refuse, say, sum_up
 from .recordings.jobs import Assignment, Piece, assign, identifier, job_rows, of_a_job, stem
 from .recordings.walk import files_below
-from .source import Format, Input, Reading, Rows, Tree, TreeFormat
+from .scrub import MASK, scrub, scrub_rows
+from .source import Format, Input, Origin, Reading, Rows, Tree, TreeFormat
 from .sources import FORMATS, TREE_FORMATS
 
 
@@ -224,7 +225,20 @@ def _guarded(name: str, read: Any) -> Reading:
         raise Refused(
             f"reader {name} failed: {type(error).__name__}: {error}", "please report it with the file"
         ) from error
-    return reading
+    rows = [each._replace(batch=scrub_rows(each.batch)) for each in reading.rows]
+    return replace(reading, rows=rows, origin=_without_secrets(reading.origin))
+
+
+def _without_secrets(origin: Origin) -> Origin:
+    """Identifiers in which a secret was are no evidence: masked, two of them would look the same."""
+    run_id = origin.run_id and scrub(origin.run_id)
+    return replace(
+        origin,
+        run_id=None if run_id and MASK in run_id else run_id,
+        communicators=tuple(each for each in origin.communicators if MASK not in scrub(each[0])),
+        node=origin.node and scrub(origin.node),
+        sibling=origin.sibling and scrub(origin.sibling),
+    )
 
 
 def _tell(read: _Read, assignment: Assignment, index: int, pieces: Sequence[Piece], owner: dict[int, str]) -> None:

@@ -1,19 +1,24 @@
 """Takes secrets out of text that must be passed on: access tokens, keys, passwords, authorisation headers, private keys.
 
-A source that reads foreign files takes only the members it knows by name; text it passes on all the same (kernel names,
-annotations, log lines) goes through `scrub` first. What is found is replaced by MASK, so that one sees where it stood. The
-patterns are bounded, so that no text makes them slow.
+A source that reads foreign files takes only the members it knows by name. Whatever text it passes on all the same (kernel
+names, log lines, labels) goes through here before it leaves the agent: whoever drives the sources calls `scrub_rows`, and a
+source that cuts text short calls `scrub` before it cuts. What is found is replaced by MASK, so that one sees where it stood.
+The patterns are bounded, so that no text makes them slow.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
+
+import pyarrow as pa
 
 MASK: Final = "[secret]"
 
 _WORD: Final = (
-    r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|API[-_]?KEY|ACCESS[-_]?KEY|PRIVATE[-_]?KEY|AUTH[-_]?KEY)"
+    r"(?:TOKEN|SECRET(?:[-_]?KEY)?(?:[-_]?BASE)?|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?"
+    r"|(?:API|ACCESS|PRIVATE|AUTH|ACCOUNT|ENCRYPTION|SIGNING|MASTER)[-_]?KEY"
+    r"|(?:DB|PG|MYSQL|REDIS|SMTP|FTP|PROXY|USER|ADMIN|ROOT|LOGIN)[-_]?(?:PASS|PWD))"
 )
 _VALUE: Final = r"""(?:\\?"(?:[^"\\\n]|\\[^"])*(?:\\?")?|'[^'\n]*'?|[^\s,;&"'\\}\]]+)"""
 # NAME_TOKEN=value, "name_token": "value", --api-key value; never C++ scopes (`token::`) or comparisons (`token==`).
@@ -24,7 +29,9 @@ _HEADER: Final = re.compile(
     re.IGNORECASE,
 )
 _BEARER: Final = re.compile(r"(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
-_URL: Final = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/@:\"']*:[^\s/@\"']+@", re.IGNORECASE)
+# A user and a password, or a user so long that it is a token.
+_URL: Final = re.compile(r"(\b[a-z][a-z0-9+.-]{0,20}://)(?:[^\s/@:\"']*:[^\s/@\"']+|[^\s/@:\"']{20,})@", re.IGNORECASE)
+_SIGNED: Final = re.compile(r"([?&](?:sig|signature|x-(?:amz|goog)-signature)=)[^&\s\"']+", re.IGNORECASE)
 _PRIVATE_KEY: Final = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL
 )
@@ -43,7 +50,7 @@ _SHAPES: Final = re.compile(
     r")"
 )
 _HINT: Final = re.compile(
-    rf"{_WORD}|authorization|bearer|://[^\s/]*@|PRIVATE KEY"
+    rf"{_WORD}|authorization|bearer|://[^\s/]*@|PRIVATE KEY|[?&](?:sig|x-)"
     r"|hf_|A[KSBC][IC]A|gh[pousr]_|github_pat_|glpat-|xox|sk-|nvapi-|AIza|ya29|pypi-|npm_|eyJ",
     re.IGNORECASE,
 )
@@ -57,6 +64,29 @@ def scrub(text: str) -> str:
     text = _HEADER.sub(rf"\1{MASK}", text)
     text = _BEARER.sub(rf"\1{MASK}", text)
     text = _URL.sub(rf"\1{MASK}@", text)
+    text = _SIGNED.sub(rf"\1{MASK}", text)
     text = _SHAPES.sub(MASK, text)
     text = _FLAG.sub(rf"\1{MASK}", text)
     return _ASSIGNED.sub(rf"\1{MASK}", text)
+
+
+def scrub_rows(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """`scrub` on every text of a batch, lists of text included; a batch without a secret comes back as it is."""
+    given = rows.columns
+    columns = [_column(column) for column in given]
+    if all(new is old for new, old in zip(columns, given, strict=True)):
+        return rows
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
+
+
+def _column(column: pa.Array) -> pa.Array:
+    if pa.types.is_string(column.type):
+        encoded = column.dictionary_encode()
+        known = encoded.dictionary.to_pylist()
+        cleaned = [scrub(text) for text in known]
+        return column if cleaned == known else pa.array(cleaned, column.type).take(encoded.indices)
+    if pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+        lists: list[Any] = column.to_pylist()
+        cleaned_lists = [each and [text and scrub(text) for text in each] for each in lists]
+        return column if cleaned_lists == lists else pa.array(cleaned_lists, column.type)
+    return column

@@ -21,7 +21,7 @@ from warpline_proto import wire
 from warpline_proto.batch import Frame
 from warpline_proto.config import load
 from warpline_proto.errors import Busy, ConfigError, Denied, Unsupported
-from warpline_proto.tables import HOST_SAMPLES
+from warpline_proto.tables import HOST_SAMPLES, LOG_EVENTS
 
 
 class Time:
@@ -155,6 +155,17 @@ def test_rows_carry_cluster_node_and_source_and_leave_once_a_second(tmp_path: Pa
     assert len(rows) in (4, 5)
     assert {(row["cluster"], row["node"], row["source"]) for row in rows} == {("c", "node-a", "host")}
     assert [frame.sequence for frame in bench.frames()] == [1, 2, 3, 4]
+
+
+def test_secrets_in_rows_and_reasons_do_not_leave_the_node(tmp_path: Path) -> None:
+    secret = "hf_" + "Qw3rTy" * 5
+    batch = LOG_EVENTS.from_rows([{"message": f"started with {secret}"}])
+    source = Fake(lambda: [Rows("log_events", batch)])
+    source.parts = [Health("file", "denied", f"cannot open https://user:{secret}@host/")]
+    bench = Bench(tmp_path, log=source)
+    bench.run(5.0)
+    assert {row["message"] for row in bench.rows("log_events", "log")} == {"started with [secret]"}
+    assert ("denied", "cannot open https://[secret]@host/") in bench.states("log")
 
 
 def test_sources_are_staggered_within_their_period(tmp_path: Path) -> None:

@@ -33,6 +33,11 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.abc-def_123"
         (f"cookie {JWT}", JWT),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIabc\n-----END RSA PRIVATE KEY-----", "MIIabc"),
         ("DB_PASSWORD=hunter2;x", "hunter2"),
+        ("S3_SECRET_KEY=abc123 next", "abc123"),
+        ("MYSQL_PWD=hunter2", "hunter2"),
+        ("AccountKey=Zm9vYmFy==;EndpointSuffix=x", "Zm9vYmFy"),
+        ("git clone https://0123456789abcdef0123456789@example.org/x", "0123456789abcdef0123456789"),
+        ("https://store.example.org/a?se=1&sig=abc%2Fdef", "abc%2Fdef"),
     ],
 )
 def test_secrets_are_masked(text: str, secret: str) -> None:
@@ -51,6 +56,7 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
         "max_tokens=4096 prompt_tokens: 17",
         "static_assert(kToken == 4)",
         "http://127.0.0.1:9400/metrics",
+        "ssh://build@node17/home PWD=/home/build backward_pass: 0.3",
         "nid008553:1701896:1701896 [0] NCCL INFO Bootstrap : Using hsn0:10.249.0.1<0>",
     ],
 )

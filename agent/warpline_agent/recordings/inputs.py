@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from warpline_proto.errors import Reference, Refused
 
+from ..scrub import scrub
+
 READ: Final = "read"
 REFUSED: Final = "refused"
 REFERENCE: Final = "reference"
@@ -40,7 +42,7 @@ class InputReport:
 def refuse(report: InputReport, error: Refused) -> None:
     """Write into the report why its file was not read."""
     report.status = REFERENCE if isinstance(error, Reference) else REFUSED
-    report.reason = str(error)
+    report.reason = scrub(str(error))
 
 
 def member_line(name: str, inner: InputReport) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def sum_up(report: InputReport, lines: Sequence[dict[str, Any]]) -> None:
 
 def say(report: InputReport, line: dict[str, Any] | None, words: str) -> None:
     """Add words to the reason, of the member's line where there is one."""
+    words = scrub(words)
     if line is not None:
         line["reason"] = f"{line['reason']}; {words}" if line["reason"] else words
     else:
@@ -71,13 +74,13 @@ def say(report: InputReport, line: dict[str, Any] | None, words: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Facts as plain JSON: whatever has no JSON form becomes text."""
+    """Facts as plain JSON without secrets: whatever has no JSON form becomes text."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {scrub(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in (sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)]
-    if value is None or isinstance(value, (str, bool, int)):
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return str(value)
+    return scrub(str(value))
