@@ -90,38 +90,53 @@ def coverage(reader: Reader) -> list[Coverage]:
     return list(best.values())
 
 
-def _condition(table: str, job: str) -> str:
+def _condition(table: str, job: str, phase: str | None = None) -> str:
     own = f"kind IN {SELF_KINDS} AND duration_ns" if table == "phases" else "scope = 'step' AND compute_ns"
-    return f"FROM {table} WHERE job = {literal(job)} AND {own} IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL"
+    only = "" if phase is None else f" AND phase = {literal(phase)}"
+    return (
+        f"FROM {table} WHERE job = {literal(job)} AND {own} IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL{only}"
+    )
 
 
-def cells(table: str, job: str, first: int) -> str:
-    """SELECT of (step, rank, seconds, parts): one row a rank and step, from step `first` on."""
+def cells(table: str, job: str, first: int, phase: str | None = None) -> str:
+    """SELECT of (step, rank, seconds, parts): one row a rank and step, from step `first` on, of one phase or of all."""
     time = "sum(duration_ns)" if table == "phases" else "avg(compute_ns)"
     parts = "count(*)" if table == "phases" else "1"
     return (
-        f"SELECT step, rank, {time} / 1e9 AS seconds, {parts} AS parts {_condition(table, job)} AND step >= {first} "
+        f"SELECT step, rank, {time} / 1e9 AS seconds, {parts} AS parts {_condition(table, job, phase)} AND step >= {first} "
         "GROUP BY step, rank"
     )
 
 
-def load(reader: Reader, covered: Coverage) -> SelfTime:
-    """The newest WINDOW_STEPS steps of a job, by peer group."""
-    condition = _condition(covered.table, covered.job)
-    first: int = reader.query(
+def load(reader: Reader, covered: Coverage, phase: str | None = None) -> SelfTime:
+    """The newest WINDOW_STEPS steps of a job, by peer group; of one phase of table phases, or of all compute."""
+    condition = _condition(covered.table, covered.job, phase)
+    first = first_step(reader, condition) or 0
+    select = cells(covered.table, covered.job, first, phase)
+    return beside_peers(reader, covered.job, covered.table, f"{condition} AND step >= {first}", select)
+
+
+def first_step(reader: Reader, condition: str) -> int | None:
+    """First of the newest WINDOW_STEPS steps among the rows of `condition` (FROM and WHERE), None where there is none."""
+    found: int | None = reader.query(
         f"SELECT min(step) AS first FROM (SELECT DISTINCT step {condition} ORDER BY step DESC LIMIT {WINDOW_STEPS})"
     )["first"][0].as_py()
-    rows = reader.query(cells(covered.table, covered.job, first))
+    return found
+
+
+def beside_peers(reader: Reader, job: str, table: str, condition: str, select: str) -> SelfTime:
+    """Rows of `select` (step, rank, seconds, parts) by peer group; the ranks' places are those in rows of `condition`."""
+    rows = reader.query(select)
     members = [
         Member(**row)
         for row in reader.query(
             "SELECT rank, max(dp) AS dp, max(tp) AS tp, max(pp) AS pp, max(ep) AS ep, max(node) AS node, "
-            f"max(gpu_uuid) AS gpu {condition} AND step >= {first} GROUP BY rank ORDER BY rank"
+            f"max(gpu_uuid) AS gpu {condition} GROUP BY rank ORDER BY rank"
         ).to_pylist()
     ]
     across_tp = not _with_peers(members, across_tp=False)
     groups = _groups(rows, members, across_tp=across_tp)
-    return SelfTime(covered.job, covered.table, len(np.unique(_numbers(rows, "step"))), groups, across_tp)
+    return SelfTime(job, table, len(np.unique(_numbers(rows, "step"))), groups, across_tp)
 
 
 def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
