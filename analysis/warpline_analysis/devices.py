@@ -1,0 +1,231 @@
+"""Readings of GPUs side by side on a grid of time, and which rank ran on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from warpline_proto.finding import Subject
+
+from .detector import Reader, literal
+from .robust import Array, median
+
+WINDOW_SECONDS: Final = 300
+"""Newest part of each GPU's samples that is looked at."""
+CELL_SECONDS: Final = 2
+"""Width of a cell of the grid: readings of several nodes are compared cell by cell, whatever their phase."""
+HOLD_SECONDS: Final = 120
+"""A value that is read seldom (limits, residency) holds for so long."""
+CELLS_MAX: Final = WINDOW_SECONDS // CELL_SECONDS + 1
+KEY: Final = "coalesce(gpu_uuid, coalesce(node, '?') || ':' || gpu_index)"
+"""What a GPU is called."""
+_SUMMED: Final[Mapping[str, str]] = {"clock_event_reasons": "bit_or"}
+_NS: Final = 10**9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU and the rank that ran on it, where known."""
+
+    key: str
+    node: str | None
+    index: int | None
+    name: str | None
+    job: str | None
+    rank: int | None = None
+    dp: int | None = None
+    tp: int | None = None
+    pp: int | None = None
+    ep: int | None = None
+
+    @property
+    def label(self) -> str:
+        """GPU 3 of node0 (rank 11)."""
+        name = f"GPU {self.index}" if self.index is not None else f"GPU {self.key}"
+        where = f" of {self.node}" if self.node else ""
+        return f"{name}{where}{f' (rank {self.rank})' if self.rank is not None else ''}"
+
+    @property
+    def subject(self) -> Subject:
+        """This GPU and its rank as the accused."""
+        return Subject(
+            job=self.job,
+            rank=self.rank,
+            stage=self.pp,
+            dp=self.dp,
+            tp=self.tp,
+            ep=self.ep,
+            node=self.node,
+            gpu=self.key,
+        )
+
+
+@dataclass(frozen=True)
+class Grid:
+    """GPUs of one job, or of one node where no job is known, over the newest WINDOW_SECONDS.
+
+    Cells are (time, gpu); the cell at row `r` begins `start_ns + r * CELL_SECONDS * 1e9` since the Unix epoch.
+    """
+
+    job: str | None
+    node: str | None
+    gpus: tuple[Gpu, ...]
+    start_ns: int
+    cells: int
+    _rows: npt.NDArray[np.int64]
+    _columns: npt.NDArray[np.int64]
+    _values: pa.Table
+
+    def raw(self, name: str) -> Array:
+        """What was read: the mean of each cell (of reasons: all bits; of counters: the highest); NaN where nothing was."""
+        result: Array = np.full((self.cells, len(self.gpus)), np.nan)
+        result[self._rows, self._columns] = self._values.column(name).to_numpy(zero_copy_only=False)
+        return result
+
+    def sampled(self, name: str) -> Array:
+        """`raw`, each value held until the next reading is due."""
+        values = self.raw(name)
+        return held(values, typical_gap(values))
+
+    def settled(self, name: str) -> Array:
+        """`raw`, each value held for HOLD_SECONDS: for what is read seldom and changes seldom."""
+        return held(self.raw(name), HOLD_SECONDS // CELL_SECONDS)
+
+    def time_ns(self, row: int) -> int:
+        """When a cell begins."""
+        return self.start_ns + row * CELL_SECONDS * _NS
+
+    @property
+    def label(self) -> str:
+        """8 GPUs on node0."""
+        count = self.gpus[0].label if len(self.gpus) == 1 else f"{len(self.gpus)} GPUs"
+        return f"{count} on {self.node}" if self.node and len(self.gpus) > 1 else count
+
+
+def held(values: Array, cells: int) -> Array:
+    """Each value of a (time, gpu) matrix carried forward over at most `cells` cells without one."""
+    place = np.where(np.isnan(values), -1, np.arange(len(values))[:, None])
+    last = np.maximum.accumulate(place, axis=0)
+    age = np.arange(len(values))[:, None] - last
+    filled = np.take_along_axis(values, np.maximum(last, 0), axis=0)
+    result: Array = np.where((last >= 0) & (age <= cells), filled, np.nan)
+    return result
+
+
+def typical_gap(values: Array) -> int:
+    """Cells between two readings of a GPU, less one, and one more for jitter."""
+    counts = np.sum(~np.isnan(values), axis=0)
+    most = int(counts.max(initial=0))
+    return min(len(values) // most, HOLD_SECONDS // CELL_SECONDS) if most else 0
+
+
+def load_grids(reader: Reader, columns: Sequence[str]) -> list[Grid]:
+    """Every GPU that was sampled, together with the others of its job (else of its node); `columns` of device_samples."""
+    values = reader.query(_cells_sql(columns))
+    if values.num_rows == 0:
+        return []
+    known = _gpus(reader)
+    keys, place = np.unique(np.asarray(values.column("gpu").to_pylist(), dtype=object).astype(str), return_inverse=True)
+    groups: dict[tuple[str | None, str | None], list[int]] = {}
+    for at, key in enumerate(keys.tolist()):
+        gpu = known[key]
+        groups.setdefault((gpu.job, None if gpu.job else gpu.node), []).append(at)
+    cell = values.column("cell").to_numpy().astype(np.int64)
+    kept = values.select(list(columns))
+    return [_grid(job, node, [known[str(keys[at])] for at in members], np.asarray(members), place, cell, kept)
+            for (job, node), members in sorted(groups.items(), key=_sortable)]  # fmt: skip
+
+
+def _sortable(item: tuple[tuple[str | None, str | None], list[int]]) -> tuple[str, str]:
+    return (item[0][0] or "", item[0][1] or "")
+
+
+def _grid(
+    job: str | None,
+    node: str | None,
+    gpus: Iterable[Gpu],
+    members: npt.NDArray[np.int64],
+    place: npt.NDArray[np.int64],
+    cell: npt.NDArray[np.int64],
+    values: pa.Table,
+) -> Grid:
+    column = np.full(int(place.max()) + 1, -1)
+    column[members] = np.arange(len(members))
+    mine = column[place] >= 0
+    last = int(cell[mine].max())
+    mine &= cell > last - CELLS_MAX
+    first = int(cell[mine].min())
+    rows = values.filter(pa.array(mine)) if not mine.all() else values
+    return Grid(job, node, tuple(gpus), first * CELL_SECONDS * _NS, last - first + 1, cell[mine] - first,
+                column[place][mine], rows)  # fmt: skip
+
+
+def _cells_sql(columns: Sequence[str]) -> str:
+    chosen = ", ".join(
+        f"{_SUMMED.get(name) or ('max' if name.endswith('_ns') else 'avg')}({name})::DOUBLE AS {name}"
+        for name in columns
+    )
+    return (
+        f"WITH newest AS (SELECT {KEY} AS gpu, max(time_ns) AS newest_ns FROM device_samples WHERE time_ns IS NOT NULL "
+        f"GROUP BY gpu) SELECT gpu, time_ns // {CELL_SECONDS * _NS} AS cell, {chosen} FROM (SELECT *, {KEY} AS gpu FROM "
+        "device_samples) JOIN newest USING (gpu) "
+        f"WHERE time_ns > newest_ns - {WINDOW_SECONDS * _NS} GROUP BY gpu, cell"
+    )
+
+
+def _gpus(reader: Reader) -> dict[str, Gpu]:
+    ranks = _ranks(reader)
+    rows = reader.query(
+        f"SELECT {KEY} AS key, arg_max(node, time_ns) AS node, arg_max(gpu_index, time_ns) AS index, "
+        "arg_max(gpu_name, time_ns) AS name, arg_max(job, time_ns) AS job, arg_max(bus_id, time_ns) AS bus_id "
+        f"FROM device_samples WHERE {KEY} IS NOT NULL AND time_ns IS NOT NULL GROUP BY key"
+    ).to_pylist()
+    found = {}
+    for row in rows:
+        place = ranks.get(row["key"]) or ranks.get(f"{row['node']}/{row.pop('bus_id')}") or {}
+        row.pop("bus_id", None)
+        same = row["job"] is None or place.get("job") == row["job"]
+        found[row["key"]] = Gpu(**(row | (place if same else {})))
+    return found
+
+
+def _ranks(reader: Reader) -> dict[str, dict[str, Any]]:
+    """Job and place of the rank that used a GPU last, by the GPU's UUID and by `node/bus id`."""
+    place = "job, rank, dp, tp, pp, ep, coalesce(start_ns, 0) AS at_ns"
+    whole = "rank IS NOT NULL AND job IS NOT NULL"
+    rows = reader.query(
+        "SELECT key, unnest(arg_max({'job': job, 'rank': rank, 'dp': dp, 'tp': tp, 'pp': pp, 'ep': ep}, at_ns)) FROM ("
+        f"SELECT gpu_uuid AS key, {place} FROM steps WHERE gpu_uuid IS NOT NULL AND {whole} UNION ALL "
+        f"SELECT coalesce(gpu_uuid, node || '/' || bus_id), {place} FROM communicators WHERE {whole}) "
+        "WHERE key IS NOT NULL GROUP BY key"
+    ).to_pylist()
+    return {row.pop("key"): row for row in rows}
+
+
+def share_of_time(counter: Array) -> Array:
+    """A (time, gpu) counter of nanoseconds -> for each reading the share of the time since the one before; else NaN."""
+    place = np.where(np.isnan(counter), -1, np.arange(len(counter))[:, None])
+    before = np.vstack([np.full((1, counter.shape[1]), -1), np.maximum.accumulate(place, axis=0)[:-1]])
+    value = np.take_along_axis(counter, np.maximum(before, 0), axis=0)
+    elapsed = (np.arange(len(counter))[:, None] - before) * CELL_SECONDS * 1e9
+    growth = counter - value
+    result: Array = np.where((before >= 0) & (growth >= 0), np.minimum(growth / elapsed, 1.0), np.nan)
+    return result
+
+
+def typical(values: Array, where: npt.NDArray[np.bool_]) -> float:
+    """Median of the chosen cells."""
+    return float(median(values[where]))
+
+
+def samples_of(gpus: Sequence[str], first_ns: int, end_ns: int) -> str:
+    """FROM and WHERE of the samples of these GPUs in a span of time."""
+    return (
+        f"FROM device_samples WHERE {KEY} IN ({', '.join(literal(key) for key in gpus)}) "
+        f"AND time_ns BETWEEN {first_ns} AND {end_ns}"
+    )
