@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +47,7 @@ class Formats:
 def read_paths(paths: Iterable[str | Path], limits: Limits | None = None, formats: Formats | None = None) -> Import:
     """Files and folders -> what they hold. Never raises for what a file holds; what is not read says why."""
     reader = _Reader(limits or Limits(), formats or Formats())
-    for path in dict.fromkeys(Path(path) for path in paths):
+    for path in dict.fromkeys(str(path) for path in paths):
         reader.take(path)
     return reader.finish()
 
@@ -69,14 +71,17 @@ class _Reader:
         self._reads: list[_Read] = []
         self._seen: set[Path] = set()
 
-    def take(self, path: Path) -> None:
+    def take(self, named: str) -> None:
         """One path that the user named."""
-        if path.is_dir():
-            self._take_folder(path)
-        elif path.exists():
-            self._take_file(path)
+        try:
+            folder = stat.S_ISDIR(_mode(named))
+        except Refused as error:
+            self._reports.append(InputReport(named, None, REFUSED, str(error)))
+            return
+        if folder:
+            self._take_folder(Path(named))
         else:
-            self._reports.append(InputReport(str(path), None, REFUSED, "there is no such file"))
+            self._take_file(Path(named))
 
     def _take_folder(self, folder: Path) -> None:
         files, passed = files_below(folder, self._limits)
@@ -210,6 +215,18 @@ class _Reader:
             if index not in assignment.repeats:
                 batches += _stamped(read.piece, owner.get(index))
         return Import(self._reports, batches)
+
+
+def _mode(named: str) -> int:
+    """Type and permissions of a file; Refused where there is none."""
+    if not named:
+        raise Refused("an empty name", "is a variable of the command line not set?")
+    try:
+        return os.stat(named).st_mode
+    except FileNotFoundError as error:
+        raise Refused("there is no such file") from error
+    except OSError as error:
+        raise Refused(f"cannot be read: {error.strerror or error}") from error
 
 
 def _guarded(name: str, read: Any) -> Reading:

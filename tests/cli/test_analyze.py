@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from warpline_agent.recordings.describe import reference_name
-from warpline_cli.findings_text import answer, clean
+from warpline_cli.findings_text import answer
 from warpline_cli.main import main
 from warpline_proto.plain import plain
 
@@ -153,12 +153,13 @@ def test_the_text_answers_first_and_shows_what_to_do(data: Path, capsys: pytest.
 
 
 def test_foreign_control_characters_do_not_reach_the_terminal() -> None:
-    """A file name or a log line may hold escape sequences."""
-    item: dict[str, Any] = {"path": "a\x1b[2Jb", "kind": None, "status": "refused", "reason": "no\rise", "facts": {}}
+    """A file name or a log line may hold escape sequences, and line ends that would forge a line of the answer."""
+    path = "a\x1b[2Jb\x9b\n  read"
+    item: dict[str, Any] = {"path": path, "kind": None, "status": "refused", "reason": "no\rise", "facts": {}}
     text = answer({"verdict": "unknown", "inputs": [item], "findings": [], "checks": []})
     assert "\x1b" not in text
     assert "\r" not in text
-    assert clean("a\x9bb\n") == "a?b\n"
+    assert text.endswith("a?[2Jb??  read: no?ise\n")
 
 
 def test_exact_numbers_of_sql_become_json() -> None:

@@ -51,6 +51,20 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
+    child = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert child.stdout is not None
+    with child.stdout as said:
+        assert "starting a collector and 3 agents" in said.readline()
+        assert "3 agents send" in said.readline()
+        child.kill()
+        child.wait()
+    end = time.monotonic() + SECONDS_MAX
+    while (left := running(tmp_path)) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert left == []
+
+
 def test_a_child_that_ends_by_itself_is_told_with_its_last_words(tmp_path: Path) -> None:
     with Processes(tmp_path) as processes:
         processes.start("odd", ["no-such-verb"])

@@ -19,14 +19,14 @@ _ENDINGS: Final = {
 
 
 def answer(document: Mapping[str, Any]) -> str:
-    """The JSON answer of `warpline analyze` as text; control characters of foreign files do not reach the terminal."""
+    """The JSON answer of `warpline analyze` as text."""
     parts = [verdict_line(document)]
     parts += ["\n".join(finding_lines(finding)) for finding in by_severity(document["findings"])]
     checks = document["checks"]
     parts += _section("Inputs", _input_lines(document["inputs"]))
     parts += _section("Judged healthy", _check_lines(check for check in checks if check["verdict"] == "healthy"))
     parts += _section("Could not be judged", _check_lines(check for check in checks if check["verdict"] != "healthy"))
-    return clean("\n\n".join(parts)) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def verdict_line(document: Mapping[str, Any]) -> str:
@@ -47,6 +47,10 @@ def by_severity(findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 def finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
     """One finding in its published form."""
+    return map(one_line, _finding_lines(finding))
+
+
+def _finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
     yield f"[{finding['severity']}] {finding['kind']}: {subject(finding['subject'])}   confidence {finding['confidence']:.2f}"
     yield f"  {finding['summary']}"
     yield f"  since     {since(finding['onset'])}"
@@ -97,9 +101,9 @@ def grid(rows: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
         yield f"... {len(rows) - most} more rows"
 
 
-def clean(text: str) -> str:
-    """Text without control characters other than line ends."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", "?", text)
+def one_line(text: str) -> str:
+    """Text without line ends and control characters: what a foreign file is called or holds moves nothing on the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", text)
 
 
 def _input_lines(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -115,12 +119,13 @@ def _input_lines(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def _check_lines(checks: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     for check in checks:
         job = f" job {check['job']}:" if check["job"] else ""
-        missing = f"   missing: {', '.join(check['missing'])}" if check["missing"] else ""
+        untold = [each for each in check["missing"] if each not in check["detail"]]
+        missing = f"   missing: {', '.join(untold)}" if untold else ""
         yield f"  {check['detector']}:{job} {check['detail']}{missing}"
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:
-    listed = list(lines)
+    listed = list(map(one_line, lines))
     return ["\n".join([title, *listed])] if listed else []
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn, Protocol, cast
 
+from warpline_cli import streams
+
 EXIT_USAGE = 64
 """Usage or configuration error (EX_USAGE of sysexits.h); verdict codes 0 to 3 are left to `analyze`."""
+EXIT_BROKEN = 70
+"""A fault of warpline's own (EX_SOFTWARE): never 1, which is a verdict."""
+EXIT_OUTPUT = 74
+"""A file or stream failed while it was read or written (EX_IOERR): the disk is full, standard output is closed."""
 
 VERBS = {
     "demo": "a whole run on this machine without a GPU: faults injected, findings printed",
@@ -28,6 +34,8 @@ EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "findings": "collector", "sql": "collector",
 }  # fmt: skip
+WITH_DUCKDB = ("collector", "analyze", "all")
+"""Extras that bring the database; a verb of another extra needs it only for `--store`."""
 
 
 class Verb(Protocol):
@@ -48,42 +56,67 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] in (["--version"], ["version"]):
-        print(f"warpline {_version()}")
-        return 0
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(_help())
-        return 0 if words else EXIT_USAGE
-    name, rest = words[0], words[1:]
-    if name not in VERBS:
-        print(f"warpline: there is no verb {name!r}: {_nearest(name)}", file=sys.stderr)
-        return EXIT_USAGE
-    return _run(name, rest)
+    streams.prepare()
+    name = next(iter(words), "")
+    try:
+        with streams.ended_by_signals():
+            try:
+                return _run(name, words[1:]) if name in VERBS else _about(name)
+            finally:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        streams.give_up_output()
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Exception as error:
+        return _failed(name, error)
 
 
 def _run(name: str, rest: list[str]) -> int:
     verb = cast(Verb, importlib.import_module(f"warpline_cli.verbs.{name}"))
     parser = _Parser(prog=f"warpline {name}", description=VERBS[name])
     verb.arguments(parser)
-    options = parser.parse_args(rest)
-    try:
-        return verb.run(options)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("warpline_"):
-            raise
-        extra = EXTRAS.get(name, "all")
-        print(f"warpline {name} needs {error.name}: pip install 'warpline[{extra}]'", file=sys.stderr)
+    return verb.run(parser.parse_args(rest))
+
+
+def _about(word: str) -> int:
+    """What is no verb: a question about the command itself, or a mistake."""
+    if word in ("--version", "version"):
+        print(f"warpline {_version()}")
+        return 0
+    if word in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if not word:
+        print(_help(), file=sys.stderr)
+    else:
+        print(f"warpline: there is no verb {word!r}: {_nearest(word)}", file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _failed(name: str, error: Exception) -> int:
+    """One sentence for what a user can mend; a traceback only for what is a fault of warpline's own."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("warpline_"):
+        library = error.name.partition(".")[0]
+        print(f"warpline {name} needs {library}: pip install 'warpline[{_extra(name, library)}]'", file=sys.stderr)
         return EXIT_USAGE
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Exception as error:
-        if not _ours(error):
-            raise
+    if _ours(error):
         print(f"warpline {name}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    if isinstance(error, OSError):
+        streams.give_up_output()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"warpline {name}: {where}{error.strerror or error}", file=sys.stderr)
+        return EXIT_OUTPUT
+    traceback.print_exception(error)
+    print(f"warpline {name}: this is a fault of warpline: please report it with the lines above", file=sys.stderr)
+    return EXIT_BROKEN
+
+
+def _extra(name: str, library: str) -> str:
+    extra = EXTRAS.get(name, "all")
+    return "collector" if library == "duckdb" and extra not in WITH_DUCKDB else extra
 
 
 def _ours(error: Exception) -> bool:
@@ -107,7 +140,11 @@ def _version() -> str:
 def _help() -> str:
     lines = ["usage: warpline VERB [options]", "", "Always-on GPU tracing and diagnosis.", ""]
     lines += [f"  {name:<10} {meaning}" for name, meaning in VERBS.items()]
-    lines += ["", "`warpline VERB --help` says more. Exit 64: usage or configuration error."]
+    lines += [
+        "",
+        "`warpline VERB --help` says more. Exit 64: usage or configuration error, 70: a fault of warpline itself,",
+    ]
+    lines += ["74: a disk or stream failed."]
     return "\n".join(lines)
 
 

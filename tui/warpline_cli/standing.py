@@ -10,7 +10,7 @@ from typing import Any, Final
 from warpline_proto.finding import Verdict
 
 from .asking import Query
-from .findings_text import clean, finding_lines
+from .findings_text import finding_lines, one_line
 
 FINDINGS_MAX: Final = 1_000
 """Findings asked for at once."""
@@ -83,10 +83,10 @@ def text(known: Known, now_ns: int) -> str:
     if not any(finding["state"] == "open" for finding in known.findings):
         blocks.append(_nothing(known))
     if known.pass_failed is not None:
-        blocks.append(f"The last analysis pass failed: {known.pass_failed}")
+        blocks.append(one_line(f"The last analysis pass failed: {known.pass_failed}"))
     elif known.pass_ns is not None and now_ns - known.pass_ns > STALE_NS:
         blocks.append(f"The last analysis pass was {_ago(known.pass_ns, now_ns)}.")
-    return clean("\n\n".join(blocks)) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
 def _block(finding: Mapping[str, Any], now_ns: int) -> str:
@@ -99,10 +99,10 @@ def _block(finding: Mapping[str, Any], now_ns: int) -> str:
 
 
 def _nothing(known: Known) -> str:
-    missing = [f"  {item['subject']}: {item['reason']}" for item in known.unknown]
+    missing = [one_line(f"  {item['subject']}: {item['reason']}") for item in known.unknown]
     if known.healthy:
         lines = [f"Nothing is wrong: {len(known.healthy)} questions asked, nobody accused."]
-        lines += [f"  {item['subject']}: {item['reason']}" for item in known.healthy]
+        lines += [one_line(f"  {item['subject']}: {item['reason']}") for item in known.healthy]
         return "\n".join(lines + (["Could not be told:", *missing] if missing else []))
     if missing:
         return "\n".join(["Nobody could tell whether something is wrong:", *missing])

@@ -10,8 +10,7 @@ from .words import UNKNOWN, cost, duration, number, share, since, subject
 
 def fleet(snapshot: Snapshot) -> str:
     """Findings first, then GPUs, then ranks."""
-    parts = [snapshot.error] if snapshot.error else []
-    parts.append(_findings(snapshot))
+    parts = [_findings(snapshot)]
     if snapshot.gpus:
         gpu_heading = ("NODE", "GPU", "WATTS", "UTIL", "MHZ", "C", "JOB")
         rows = [

@@ -27,13 +27,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Work until SIGTERM or SIGINT."""
+    """Work until SIGTERM, SIGINT or SIGHUP."""
     from pathlib import Path
 
     from warpline_agent.agent import Agent, new_boot
     from warpline_agent.config import build_sources, sections
     from warpline_agent.exporters.collector import CollectorExporter
     from warpline_agent.spool import Spool
+    from warpline_cli.streams import endings
     from warpline_proto.config import files, load
 
     settings = load(sections(), files(options.config))
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     spool = Spool(Path(config.spool_directory), config.node, new_boot(), time.time_ns, config.limits())
     exporter = CollectorExporter(spool, config.collector)
     told: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in endings():
         signal.signal(number, lambda received, frame: _note(told, received, frame))
     agent = Agent(config, sources, spool, exporter)
     names = ", ".join(sources) or "nothing"

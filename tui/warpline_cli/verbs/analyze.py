@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -40,9 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, analyse, print."""
-    document = analyze([Path(path) for path in options.paths], Path(options.store) if options.store else None)
+    document = analyze(options.paths, None if options.store is None else Path(options.store))
     if options.json:
-        print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+        print(json.dumps(document, indent=2, allow_nan=False))
     else:
         from ..findings_text import answer
 
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     return EXIT[document["verdict"]]
 
 
-def analyze(paths: list[Path], keep: Path | None = None) -> dict[str, Any]:
+def analyze(paths: Sequence[str | Path], keep: Path | None = None) -> dict[str, Any]:
     """The answer as one JSON object: verdict, inputs, findings, checks. `keep` is a new folder for the rows."""
     from warpline_agent.offline import read_paths
     from warpline_proto.plain import plain

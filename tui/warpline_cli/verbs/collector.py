@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Work until SIGTERM or SIGINT."""
+    """Work until SIGTERM, SIGINT or SIGHUP."""
     import asyncio
     import logging
 
@@ -35,13 +35,13 @@ def run(options: argparse.Namespace) -> int:
 
 async def _serve(loaded: dict[str, Any]) -> None:
     import asyncio
-    import signal
 
+    from warpline_cli.streams import endings
     from warpline_collector.config import from_sections
     from warpline_collector.service import serve
 
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in endings():
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = from_sections(loaded)
     directory = settings.collector.directory

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import importlib
+import sys
+from typing import Any, Final
+
+HALVES: Final = ("agent", "collector")
+"""What an agent's machine has installed is enough for the first, and that is part of what the second needs."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +30,10 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "path":
         print("\n".join(map(str, paths)) or f"no file: {SYSTEM_CONFIG} and {USER_CONFIG} do not exist, defaults hold")
         return 0
-    settings = load(sections(), paths)
+    known, absent = sections()
+    settings = load(known, paths)
+    for words in absent:
+        print(words, file=sys.stderr)
     if options.action == "print":
         print(render(settings), end="")
     else:
@@ -33,9 +41,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def sections() -> dict[str, type[Any]]:
-    """Every section of the file that agent and collector share."""
-    from warpline_agent.config import sections as of_agent
-    from warpline_collector.config import sections as of_collector
+def sections() -> tuple[dict[str, type[Any]], list[str]]:
+    """Sections of the file that agent and collector share, and a sentence for each half that is not installed here.
 
-    return {**of_agent(), **of_collector()}
+    ModuleNotFoundError where neither is.
+    """
+    known: dict[str, type[Any]] = {}
+    absent: list[ModuleNotFoundError] = []
+    for half in HALVES:
+        try:
+            known |= importlib.import_module(f"warpline_{half}.config").sections()
+        except ModuleNotFoundError as error:
+            absent.append(error)
+    if not known:
+        raise absent[0]
+    return known, [f"section [collector] is left out without {error.name}" for error in absent]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from warpline_cli.processes import Processes
@@ -51,8 +49,6 @@ def run(options: argparse.Namespace) -> int:
 
     _check(options)
     plan = scenario(options.seed)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
     with _folder(options.keep) as folder:
         try:
             found, over = _play(options, plan, folder)
@@ -63,18 +59,19 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
+    from importlib.util import find_spec
+
     from warpline_proto.errors import ConfigError
 
     if not SECONDS_MIN <= options.seconds <= SECONDS_MAX:
         raise ConfigError(f"--seconds {options.seconds:g}", f"from {SECONDS_MIN:g} to {SECONDS_MAX:g}")
     if options.seed < 1:
         raise ConfigError(f"--seed {options.seed}", "seeds start at 1")
+    for name in ("duckdb", "textual") if options.tui else ("duckdb",):
+        if find_spec(name) is None:  # told now, not by a process that was started for nothing
+            raise ModuleNotFoundError(name=name)
     if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
         raise ConfigError(f"--keep {options.keep}: the folder is not empty", "name a new one")
-
-
-def _leave(received: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + received)
 
 
 @contextlib.contextmanager
@@ -167,9 +164,9 @@ def _findings(client: QueryClient) -> list[dict[str, Any]]:
 
 
 def _told(finding: dict[str, Any]) -> str:
-    from warpline_cli.findings_text import clean, finding_lines
+    from warpline_cli.findings_text import finding_lines
 
-    return clean("\n          ".join(finding_lines(finding | {"evidence": []})))
+    return "\n          ".join(finding_lines(finding | {"evidence": []}))
 
 
 def _screen(client: QueryClient) -> None:

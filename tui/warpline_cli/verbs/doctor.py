@@ -91,19 +91,25 @@ def _configuration(explicit: str | None) -> Iterator[Check]:
 
     paths = files(explicit)
     try:
-        load(sections(), paths)
+        known, absent = sections()
+        load(known, paths)
     except ConfigError as error:
         yield Check("config", "broken", error.message, error.hint)
     except ModuleNotFoundError as error:
         yield Check("config", "absent", f"not checked without {error.name}")
     else:
-        yield Check("config", "ok", ", ".join(map(str, paths)) or "no file, defaults hold")
+        read = ", ".join(map(str, paths)) or "no file, defaults hold"
+        yield Check("config", "ok", "; ".join([read, *absent]))
 
 
 def _sources() -> Iterator[Check]:
     """Open each live source as the agent would, and give it back."""
-    from warpline_agent.config import MADE_UP, sections
-    from warpline_agent.sources import SOURCES
+    try:
+        from warpline_agent.config import MADE_UP, sections
+        from warpline_agent.sources import SOURCES
+    except ModuleNotFoundError as error:
+        yield Check("sources", "absent", f"not opened without {error.name}", "pip install 'warpline[agent]'")
+        return
     from warpline_proto.errors import Busy, Denied, SourceError, Unsupported
 
     states = {Unsupported: "absent", Denied: "limited", Busy: "limited"}
@@ -146,8 +152,9 @@ def _capture() -> Check:
 
 
 def _collector(address: str) -> Check:
-    if not _importable("grpc"):
-        return Check("collector", "absent", "not asked without grpc")
+    missing = [name for name in WIRE if not _importable(name)]
+    if missing:
+        return Check("collector", "absent", f"not asked without {', '.join(missing)}")
     from warpline_proto.client import QueryClient
     from warpline_proto.errors import QueryError
 

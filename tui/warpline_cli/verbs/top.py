@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from warpline_cli import asking
 
@@ -29,5 +30,8 @@ def run(options: argparse.Namespace) -> int:
         from warpline_tui.text import fleet
 
         snapshot = feed.take()
+        if snapshot.error:
+            print(f"warpline top: {snapshot.error}", file=sys.stderr)
+            return 1
         print(fleet(snapshot))
-        return 1 if snapshot.error else 0
+        return 0

@@ -1,0 +1,184 @@
+"""The command's edge: streams that are closed, full or narrow, signals, names that are none, libraries that are absent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import warpline_cli.verbs.doctor
+from warpline_cli.main import EXIT_BROKEN, EXIT_OUTPUT, EXIT_USAGE, main
+
+COMMAND = [sys.executable, "-m", "warpline_cli.main"]
+SECONDS_MAX = 60.0
+
+
+def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of sh in `folder`; $W is the command."""
+    told = {**os.environ, "W": " ".join(COMMAND), **environment}
+    return subprocess.run(
+        ["sh", "-c", line], cwd=folder, env=told, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+    )
+
+
+@pytest.fixture
+def meta(tmp_path: Path) -> Path:
+    """A folder with one small input that is read and judges nothing, so that `analyze` ends with 3."""
+    (tmp_path / "meta-X.yaml").write_text("trial_name: X\npp_size: 1\nworld_size: 8\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("$W analyze . >&-", 3),
+        ("$W analyze . <&- >/dev/null", 3),
+        ("$W analyze . >/dev/full", EXIT_OUTPUT),
+        ("$W --help >/dev/full", EXIT_OUTPUT),
+        ("$W config path <&- >&- 2>&-", 0),
+        ("$W sql - --store . <&-", EXIT_USAGE),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_is_no_traceback_and_no_verdict(meta: Path, line: str, code: int) -> None:
+    done = shell(line, meta)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_not_told_about_it(meta: Path) -> None:
+    """`warpline ... | head -1`, also where everything fits into one write."""
+    done = shell("{ $W analyze --json .; echo $? >&2; } | true", meta)
+    assert done.stderr.split()[-1] in ("3", "141")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_terminal_without_umlauts_gets_escapes_and_json_stays_json(meta: Path) -> None:
+    named = "größe\udcff.log"
+    (meta / named).write_bytes(b"hello\n")
+    text = shell("$W analyze .", meta, PYTHONIOENCODING="ascii")
+    assert text.returncode == 3
+    assert r"gr\xf6\xdfe" in text.stdout
+    told = shell("$W analyze --json .", meta, PYTHONIOENCODING="ascii")
+    assert json.loads(told.stdout)["inputs"][0]["path"].startswith("größe")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: signal.Signals) -> None:
+    """The store is open when the signal comes."""
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    script = (
+        "import sys, warpline_collector.stores.duckdb as home\n"
+        "real = home.DuckDBStore\n"
+        "def opened(folder):\n"
+        "    store = real(folder)\n"
+        "    print('open', flush=True)\n"
+        "    sys.stdin.read()\n"
+        "    return store\n"
+        "home.DuckDBStore = opened\n"
+        "from warpline_cli.main import main\n"
+        "raise SystemExit(main(['analyze', '/dev/null']))\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(rooms)},
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "open\n"
+    child.send_signal(number)
+    assert child.communicate(timeout=SECONDS_MAX)[1] == ""
+    assert child.returncode == 128 + number
+    assert list(rooms.iterdir()) == []
+
+
+@pytest.mark.parametrize("named", ["", "loop", "x" * 300, "file/below", "fifo"])
+def test_a_path_that_is_no_file_is_refused_with_a_reason(
+    tmp_path: Path, named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty name, as an unset variable gives, does not mean the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "fifo")
+    assert main(["analyze", "--json", named]) == 65
+    [item] = json.loads(capsys.readouterr().out)["inputs"]
+    assert (item["path"], item["status"]) == (named, "refused")
+    assert item["reason"]
+
+
+def test_a_fault_of_warpline_is_never_a_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code of 1 would say `warning` to whoever runs `analyze` in a script."""
+
+    def broken(options: Any) -> int:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(warpline_cli.verbs.doctor, "run", broken)
+    assert main(["doctor"]) == EXIT_BROKEN
+    told = capsys.readouterr().err
+    assert "ZeroDivisionError" in told
+    assert told.splitlines()[-1].startswith("warpline doctor: this is a fault of warpline")
+
+
+NEEDS = [
+    (["findings"], "pyarrow", "warpline findings needs pyarrow: pip install 'warpline[collector]'"),
+    (["top"], "textual", "warpline top needs textual: pip install 'warpline[tui]'"),
+    (["top", "--store", "."], "duckdb", "warpline top needs duckdb: pip install 'warpline[collector]'"),
+    (["analyze", "."], "duckdb", "warpline analyze needs duckdb: pip install 'warpline[analyze]'"),
+    (["demo"], "duckdb", "warpline demo needs duckdb: pip install 'warpline[all]'"),
+    (["demo", "--tui"], "textual", "warpline demo needs textual: pip install 'warpline[all]'"),
+]
+
+
+@pytest.mark.parametrize(("words", "library", "sentence"), NEEDS)
+def test_a_library_that_is_absent_is_one_sentence(meta: Path, words: list[str], library: str, sentence: str) -> None:
+    assert without(library, words, meta) == (EXIT_USAGE, "", f"{sentence}\n")
+
+
+def test_an_agents_machine_checks_its_own_half_of_the_file(meta: Path) -> None:
+    """The database is not installed where only an agent runs."""
+    (meta / "config.toml").write_text('[agent]\nnode = "n"\n[collector]\nlisten = ":1"\n')
+    code, told, aside = without("duckdb", ["config", "validate", "--config", "config.toml"], meta)
+    assert (code, told) == (0, "valid: config.toml\n")
+    assert aside == "section [collector] is left out without duckdb\n"
+
+
+def test_doctor_runs_where_nothing_is_installed(meta: Path) -> None:
+    code, told, aside = without("pyarrow", ["doctor", "--collector", "127.0.0.1:1"], meta)
+    assert (code in (0, 1), aside) == (True, "")
+    assert "pip install 'warpline[agent]'" in told
+
+
+def without(library: str, words: list[str], folder: Path) -> tuple[int, str, str]:
+    """Exit code and output of the command in an interpreter that cannot find `library`."""
+    script = (
+        "import importlib.abc, sys\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name.partition('.')[0] == {library!r}:\n"
+        "            raise ModuleNotFoundError(name=name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import importlib.util as finder\n"
+        "real = finder.find_spec\n"
+        f"finder.find_spec = lambda name, package=None: None if name == {library!r} else real(name, package)\n"
+        "from warpline_cli.main import main\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words],
+        cwd=folder, capture_output=True, text=True, timeout=SECONDS_MAX, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr

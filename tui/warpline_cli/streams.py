@@ -1,0 +1,51 @@
+"""Standard streams and signals as a command may meet them: closed, full, narrow of alphabet, or gone in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import Final, NoReturn
+
+_STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def endings() -> list[signal.Signals]:
+    """Signals that ask a command to end. SIGHUP is none of them where the caller has it ignored (nohup)."""
+    hangs_up = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangs_up else [])]
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what runs within as an exception does, so that everything held is given back."""
+    before = {number: signal.signal(number, _leave) for number in endings() if number != signal.SIGINT}
+    try:
+        yield
+    finally:
+        for number, answer in before.items():
+            signal.signal(number, answer)
+
+
+def prepare() -> None:
+    """A closed stream becomes an empty one; a character that the terminal's alphabet lacks is written as an escape."""
+    for name, mode in _STREAMS:
+        stream = getattr(sys, name)
+        if stream is None:  # opened in this order, each takes the number that was closed
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # lives as long as the process
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def give_up_output() -> None:
+    """What is still to be written goes nowhere: standard output is gone, and the interpreter would stumble over it."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _leave(received: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + received)
