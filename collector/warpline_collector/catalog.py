@@ -61,15 +61,27 @@ def write(directory: Path, catalog: Catalog) -> None:
     partial.rename(directory / NAME)
 
 
-def read(directory: Path) -> Catalog:
-    """The catalog of `directory`; StoreError if there is none or it cannot be read."""
+def content(directory: Path) -> bytes:
+    """The catalog of `directory` as it lies there: equal bytes are the same catalog. StoreError if there is none."""
     path = directory / NAME
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")), path)
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise StoreError(f"no store at {directory}", "name the directory a collector writes to") from error
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read(directory: Path) -> Catalog:
+    """The catalog of `directory`; StoreError if there is none or it cannot be read."""
+    return parse(content(directory), directory)
+
+
+def parse(encoded: bytes, directory: Path) -> Catalog:
+    """What `content` gave; StoreError if it is damaged or of another version."""
+    path = directory / NAME
+    try:
+        return _parse(json.loads(encoded), path)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{path} is damaged: {error}", "start the collector once: it writes it anew") from error
 

@@ -17,6 +17,7 @@ def write(rows: pa.Table, path: Path, *, durable: bool) -> int:
     """
     whole = [field.name for field in rows.schema if pa.types.is_integer(field.type)]
     rest = [field.name for field in rows.schema if not pa.types.is_integer(field.type)]
+    fresh = not path.parent.is_dir()
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
     try:
@@ -39,6 +40,8 @@ def write(rows: pa.Table, path: Path, *, durable: bool) -> int:
         raise
     if durable:
         sync_directory(path.parent)
+        for above in list(path.parents)[1:3] if fresh else ():  # the folders themselves are entries too
+            sync_directory(above)
     return size
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 import duckdb
 import pyarrow as pa
 
-from warpline_proto.errors import QueryError, StoreError
+from warpline_proto.errors import QueryError
 from warpline_proto.tables import TABLES, Table
 
 from . import catalog, parquet
@@ -54,7 +54,7 @@ class CatalogReader:
         self.damaged: tuple[catalog.Damage, ...] = ()
         self._skipped: dict[str, catalog.Damage] = {}
         self._sound: set[str] = set()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: bytes | None = None
         self._files: dict[str, catalog.Files] = {}
         self._mutex = threading.Lock()
         self._newest = catalog.read(self.directory)
@@ -101,15 +101,14 @@ class CatalogReader:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _refresh(self) -> None:
-        """Bring the views up to the newest catalog; free when it did not change."""
-        try:
-            stat = (self.directory / catalog.NAME).stat()
-        except OSError as error:
-            raise StoreError(f"the store at {self.directory} is gone: {error.strerror}") from error
-        seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        """Bring the views up to the newest catalog; costs one small read when it did not change.
+
+        Its bytes are compared, not its inode and times: within one tick of the clock those of two catalogs can be equal.
+        """
+        seen = catalog.content(self.directory)
         if seen == self._seen:
             return
-        self._newest = catalog.read(self.directory)
+        self._newest = catalog.parse(seen, self.directory)
         for name, table in TABLES.items():
             files = self._without_skipped(self._newest.tables.get(name, catalog.Files()))
             if self._files.get(name) != files:

@@ -15,8 +15,8 @@ import duckdb
 import pytest
 
 from warpline_cli.processes import free_address
+from warpline_collector.engine import FILE
 from warpline_collector.reader import CatalogReader
-from warpline_collector.stores.duckdb import FILE
 from warpline_proto.client import QueryClient
 from warpline_proto.errors import QueryError
 

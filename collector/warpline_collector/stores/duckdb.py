@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
 import os
 import threading
@@ -12,22 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from warpline_proto.batch import Batch, Frame
-from warpline_proto.errors import SchemaError, StoreError
+from warpline_proto.errors import StoreError
 from warpline_proto.tables import SOURCE_HEALTH, TABLES
 
-from .. import catalog, hot, ledger, segments
+from .. import catalog, engine, hot, ledger, segments
+from ..engine import refusals
 from ..grace import Grace, orphans
-from ..reader import CatalogReader, Settings
-from ..schema import column_list, create_table, quoted, sql_type
+from ..reader import CatalogReader
+from ..schema import column_list, quoted
 
-FILE: Final = "warpline.duckdb"
-LOCK: Final = "lock"
 _LOG = logging.getLogger(__name__)
 
 
@@ -55,7 +54,11 @@ class Config:
 
 
 class DuckDBStore:
-    """See `warpline_collector.store.Store`. Safe to call from several threads; `clock` gives nanoseconds since the epoch."""
+    """See `warpline_collector.store.Store`. Safe to call from several threads; `clock` gives nanoseconds since the epoch.
+
+    After a failure that leaves the engine unusable or a commit in doubt (the disk was full) the file is opened anew by the next
+    call, and what it holds then is the truth.
+    """
 
     def __init__(self, directory: Path, config: Config = Config(), clock: Callable[[], int] = time.time_ns) -> None:
         self.directory = directory
@@ -65,9 +68,10 @@ class DuckDBStore:
         self._reader: CatalogReader | None = None
         self._closed = False
         self._generation = 0
-        self._lock = _lock(directory)
+        self._doubtful = False
+        self._behind = False
+        self._lock = engine.lock(directory)
         try:
-            self._connection = _connect(directory, config)
             self._open()
         except BaseException:
             os.close(self._lock)
@@ -80,6 +84,7 @@ class DuckDBStore:
         nothing of the call is stored.
         """
         with self._mutex:
+            self._make_ready()
             admission = ledger.admit(frames, self._ledger)
             batches = [
                 batch for frame, new in zip(frames, admission.new, strict=True) if new for batch in frame.batches
@@ -93,6 +98,7 @@ class DuckDBStore:
     def write(self, batches: Sequence[Batch]) -> None:
         """Make rows of the collector's own durable."""
         with self._mutex:
+            self._make_ready()
             self._commit(_coalesce(batches), {})
 
     def acknowledged(self, agent: str, boot: str) -> int:
@@ -109,16 +115,18 @@ class DuckDBStore:
 
     def maintain(self) -> None:
         """Seal what is ready, compact small segments, export what could not be, unlink what nobody can still read."""
-        with self._mutex, _refusals():
+        with self._mutex, refusals():
+            self._make_ready()
             before = self._generation
             for name, table in TABLES.items():
                 if table.large and self._ripe(name):
                     self._seal(name)
-                if table.large and len(small := self._small(name)) >= self._config.compact_files:
+                if table.large and (small := self._small(name)):
                     self._compact(name, small)
-            if self._stale or self._generation != before:
+            if self._behind or self._stale or self._generation != before:
                 self._publish()
-            self._grace.sweep()
+            if not self._behind:  # else readers still go by a catalog that lists what would be unlinked
+                self._grace.sweep()
 
     def close(self) -> None:
         """Give everything back; safe to call twice."""
@@ -128,13 +136,26 @@ class DuckDBStore:
             self._closed = True
             if self._reader is not None:
                 self._reader.close()
-            self._connection.close()
+            with contextlib.suppress(duckdb.Error):
+                self._connection.close()
             os.close(self._lock)
 
+    def _make_ready(self) -> None:
+        """StoreError if the file is not there any more, or had to be opened anew and could not be."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        if engine.identity(self.directory) != self._identity:
+            raise StoreError(f"the store at {self.directory} is another one now", "start the collector anew")
+        if self._doubtful:
+            with contextlib.suppress(duckdb.Error):
+                self._connection.close()
+            with refusals():
+                self._open()
+            self._doubtful = False
+
     def _open(self) -> None:
-        for table in TABLES.values():
-            self._connection.execute(create_table(table))
-            _add_columns(self._connection, table.name)
+        self._connection = engine.connect(self.directory, self._config.memory_limit)
+        self._identity = engine.identity(self.directory)
         self._connection.execute(ledger.CREATE)
         self._ledger = ledger.from_rows(self._connection.sql("SELECT * FROM ledger").to_arrow_table().to_pylist())
         self._manifest = segments.Manifest(self.directory, self._connection)
@@ -143,15 +164,19 @@ class DuckDBStore:
         self._hot_rows = {name: self._count(name) for name in TABLES}
         self._hot_since_ns = dict.fromkeys((name for name, rows in self._hot_rows.items() if rows), self._clock())
         self._stale = set(self._hot_since_ns)
+        self._unswept = True
         self._publish()
+        self._report_damage(self._manifest.damaged())
+
+    def _sweep_orphans(self) -> None:
         listed = {segment.path for segment in self._manifest.segments}
         listed.update(path for name in TABLES for path in self._hot.paths(name))
         for path in orphans(self.directory, (hot.FOLDER, segments.FOLDER), listed):
-            path.unlink()
-        self._report_damage(self._manifest.damaged())
+            path.unlink(missing_ok=True)
+        self._unswept = False
 
     def _commit(self, rows: Mapping[str, pa.Table], entries: Mapping[ledger.Key, ledger.Entry]) -> None:
-        with _refusals(), self._transaction():
+        with refusals(), self._transaction():
             for name, table in rows.items():
                 self._insert(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming", "incoming", table)
             if entries:
@@ -180,7 +205,10 @@ class DuckDBStore:
             self._stale.add(name)
 
     def _publish(self) -> None:
-        """Write anew what could not be exported, then the catalog. The rows are durable whether this works or not."""
+        """Write anew what could not be exported, then the catalog. The rows are durable whether this works or not.
+
+        Until it worked the catalog is `_behind`: readers see a state that was.
+        """
         try:
             for name in sorted(self._stale):
                 self._hot.replace(name, self._hot_table(name))
@@ -188,9 +216,12 @@ class DuckDBStore:
             self._generation += 1
             tables = {name: self._files(name) for name in TABLES}
             catalog.write(self.directory, catalog.Catalog(self._generation, tables, self._manifest.damaged()))
-        except OSError as error:
-            _LOG.warning("the catalog could not be written, tried again later: %s", error)
-            self._stale.update(self._hot_since_ns)
+            self._behind = False
+            if self._unswept:
+                self._sweep_orphans()
+        except (OSError, pa.ArrowException, duckdb.Error) as error:
+            _LOG.warning("the catalog could not be written, tried again later: %s", engine.first_line(error))
+            self._behind = True
 
     def _files(self, name: str) -> catalog.Files:
         readable = self._manifest.readable(name)
@@ -209,7 +240,7 @@ class DuckDBStore:
 
     def _seal(self, name: str) -> None:
         segment = self._manifest.store(name, self._hot_table(name), self._clock())
-        with self._transaction():
+        with self._enlisting(), self._transaction():
             self._manifest.enlist(segment)
             self._connection.execute(f"DELETE FROM {quoted(name)}")
         self._manifest.adopt(segment)
@@ -220,19 +251,23 @@ class DuckDBStore:
         self._generation += 1
 
     def _small(self, name: str) -> list[segments.Segment]:
-        """The oldest small segments that together come to one of full size."""
+        """The oldest small segments, where they are many or come to one of full size; none where it is too early."""
         chosen: list[segments.Segment] = []
+        rows = 0
         for segment in self._manifest.readable(name):
-            if segment.rows < self._config.seal_rows and sum(item.rows for item in chosen) < self._config.seal_rows:
+            if segment.rows < self._config.seal_rows:
                 chosen.append(segment)
-        return chosen
+                rows += segment.rows
+                if len(chosen) >= self._config.compact_files or (len(chosen) > 1 and rows >= self._config.seal_rows):
+                    return chosen
+        return []
 
     def _compact(self, name: str, small: Sequence[segments.Segment]) -> None:
         merged, taken = self._read_all(small)
         if len(taken) < 2:
             return
         segment = self._manifest.store(name, merged, self._clock())
-        with self._transaction():
+        with self._enlisting(), self._transaction():
             self._manifest.enlist(segment, taken)
         self._manifest.adopt(segment, taken)
         for old in taken:
@@ -276,69 +311,33 @@ class DuckDBStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN")
+        """All or nothing. A commit that failed may still be in the log, and a transaction that stays open blocks the next."""
+        committing = False
         try:
+            self._connection.execute("BEGIN")
             yield
+            committing = True
             self._connection.execute("COMMIT")
         except BaseException:
-            with _quiet():
-                self._connection.execute("ROLLBACK")
+            self._doubtful = committing or not self._rolled_back()
             raise
 
+    def _rolled_back(self) -> bool:
+        try:
+            self._connection.execute("ROLLBACK")
+        except duckdb.Error as error:
+            _LOG.warning("a transaction could not be rolled back: %s", engine.first_line(error))
+            return False
+        return True
 
-def _lock(directory: Path) -> int:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise StoreError(
-            f"cannot use {directory} as a store: {error.strerror}", "name a directory you may write to"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise StoreError(
-            f"another collector writes to {directory}", "stop it, or ask it: `warpline sql` without --store"
-        ) from error
-    return descriptor
-
-
-def _connect(directory: Path, config: Config) -> duckdb.DuckDBPyConnection:
-    path = directory / FILE
-    if not path.exists() and any((directory / segments.FOLDER).glob("*/*.parquet")):
-        raise StoreError(
-            f"{directory} holds segments but no {FILE}, which says what they are",
-            f"put {FILE} back, or name an empty directory",
-        )
-    settings: Settings = {
-        "storage_compatibility_version": "v1.4.0",
-        "memory_limit": config.memory_limit,
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "python_enable_replacements": "false",
-    }
-    try:
-        return duckdb.connect(str(path), config=settings)
-    except duckdb.Error as error:
-        raise StoreError(
-            f"{path} cannot be opened: {_first_line(error)}", "its segments stay readable by any Parquet reader"
-        ) from error
-
-
-def _add_columns(connection: duckdb.DuckDBPyConnection, name: str) -> None:
-    """Columns that a newer version declares are added; what an older one had stays in the file."""
-    described = connection.sql(f"DESCRIBE {quoted(name)}").to_arrow_table().to_pylist()
-    present = {row["column_name"]: row["column_type"] for row in described}
-    for column in TABLES[name].columns:
-        wanted = sql_type(column.type)
-        if column.name not in present:
-            connection.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {quoted(column.name)} {wanted}")
-        elif present[column.name] != wanted:
-            raise StoreError(
-                f"column {name}.{column.name} is {present[column.name]} in this store, {wanted} in this version",
-                "name an empty directory",
-            )
+    @contextmanager
+    def _enlisting(self) -> Iterator[None]:
+        """A segment file that did not get into the manifest is swept by opening anew, before the next one is written."""
+        try:
+            yield
+        except BaseException:
+            self._doubtful = True
+            raise
 
 
 def _coalesce(batches: Sequence[Batch]) -> dict[str, pa.Table]:
@@ -350,26 +349,3 @@ def _coalesce(batches: Sequence[Batch]) -> dict[str, pa.Table]:
     return {
         name: pa.Table.from_batches(rows, schema=TABLES[name].schema).combine_chunks() for name, rows in grouped.items()
     }
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """What engine and disk say, as errors of the store."""
-    try:
-        yield
-    except (duckdb.DataError, pa.ArrowInvalid) as error:
-        raise SchemaError(f"rows cannot be stored: {_first_line(error)}") from error
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        raise StoreError(f"the store cannot write: {_first_line(error)}", "is the disk full?") from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    try:
-        yield
-    except duckdb.Error as error:
-        _LOG.warning("a transaction could not be rolled back: %s", error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

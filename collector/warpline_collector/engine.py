@@ -1,0 +1,113 @@
+"""The DuckDB file of a store: who may write it, how it is opened, what engine and disk say as errors of the store."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import duckdb
+import pyarrow as pa
+
+from warpline_proto.errors import SchemaError, StoreError
+from warpline_proto.tables import TABLES
+
+from .reader import Settings
+from .schema import create_table, quoted, sql_type
+from .segments import FOLDER as SEGMENTS
+
+FILE: Final = "warpline.duckdb"
+LOCK: Final = "lock"
+
+
+def lock(directory: Path) -> int:
+    """Make the directory and be its one writer -> a descriptor to close; StoreError if another process is."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise StoreError(
+            f"cannot use {directory} as a store: {error.strerror}", "name a directory you may write to"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"another collector writes to {directory}", "stop it, or ask it: `warpline sql` without --store"
+        ) from error
+    return descriptor
+
+
+def connect(directory: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    """Open the file, made if it is not there, with every declared table and column; StoreError if it cannot be."""
+    path = directory / FILE
+    if not path.exists() and any((directory / SEGMENTS).glob("*/*.parquet")):
+        raise StoreError(
+            f"{directory} holds segments but no {FILE}, which says what they are",
+            f"put {FILE} back, or name an empty directory",
+        )
+    settings: Settings = {
+        "storage_compatibility_version": "v1.4.0",
+        "memory_limit": memory_limit,
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "python_enable_replacements": "false",
+    }
+    try:
+        connection = duckdb.connect(str(path), config=settings)
+    except duckdb.Error as error:
+        raise StoreError(
+            f"{path} cannot be opened: {first_line(error)}", "its segments stay readable by any Parquet reader"
+        ) from error
+    try:
+        for table in TABLES.values():
+            connection.execute(create_table(table))
+            _add_columns(connection, table.name)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def identity(directory: Path) -> tuple[int, int]:
+    """What tells the file from another of its name; StoreError if it is not there."""
+    try:
+        found = (directory / FILE).stat()
+    except OSError as error:
+        raise StoreError(f"the store at {directory} is gone: {error.strerror}", "put it back where it was") from error
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """What engine and disk say, as errors of the store."""
+    try:
+        yield
+    except (duckdb.DataError, pa.ArrowInvalid) as error:
+        raise SchemaError(f"rows cannot be stored: {first_line(error)}") from error
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise StoreError(f"the store cannot write: {first_line(error)}", "is the disk full?") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, its name if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _add_columns(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Columns that a newer version declares are added; what an older one had stays in the file."""
+    described = connection.sql(f"DESCRIBE {quoted(name)}").to_arrow_table().to_pylist()
+    present = {row["column_name"]: row["column_type"] for row in described}
+    for column in TABLES[name].columns:
+        wanted = sql_type(column.type)
+        if column.name not in present:
+            connection.execute(f"ALTER TABLE {quoted(name)} ADD COLUMN {quoted(column.name)} {wanted}")
+        elif present[column.name] != wanted:
+            raise StoreError(
+                f"column {name}.{column.name} is {present[column.name]} in this store, {wanted} in this version",
+                "name an empty directory",
+            )
