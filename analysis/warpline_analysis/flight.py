@@ -16,6 +16,7 @@ ROWS_MAX: Final = 500_000
 """Rows of one question; a job with more is judged on these, and the finding says so."""
 SOURCE: Final = "flight_recorder"
 POINT_TO_POINT: Final = ("send", "recv")
+BRACKETS: Final = ("nccl:coalesced", "coalesced")
 
 Key = str
 """A group: its id and its ranks."""
@@ -97,16 +98,22 @@ def _of(job: str | None) -> str:
 
 
 def _entries(job: str | None) -> str:
-    """WITH clause: `members` (one row a rank and group) and `entries` (one row a rank and operation, newest word on it)."""
+    """WITH clause: `members`, one row a rank and group with something pending, and `entries`, one a rank and operation.
+
+    Left out are sends and receives whose peer is not known and the brackets around batches of them: both are numbered by
+    each rank for itself and say nothing that can be compared.
+    """
     return (
-        "WITH members AS (SELECT rank, communicator, communicator || ' ' || coalesce(md5(any_value(ranks)::VARCHAR), '') AS key, "
+        "WITH members AS (SELECT rank, communicator, communicator || ' ' || hash(any_value(ranks)) AS key, "
         "any_value(ranks) AS ranks, any_value(group_name) AS name, max(last_enqueued) AS enqueued, max(last_completed) AS "
-        f"completed FROM communicators WHERE {_of(job)} GROUP BY rank, communicator), entries AS (SELECT rank, communicator, "
+        f"completed FROM communicators WHERE {_of(job)} AND communicator IN (SELECT communicator FROM collectives WHERE "
+        f"{_of(job)} AND state != 'completed') GROUP BY rank, communicator), entries AS (SELECT rank, communicator, "
         "coalesce(members.key, communicator || ' ') AS key, sequence, operation, "
         f"CASE WHEN operation IN {POINT_TO_POINT} THEN peer END AS peer, operation IN {POINT_TO_POINT} AS paired, "
         "bool_or(state = 'completed') AS done, min(start_ns) AS start_ns, max(elements) AS elements, any_value(datatype) AS "
         "datatype, any_value(collectives.group_name) AS name FROM collectives LEFT JOIN members USING (rank, communicator) "
-        f"WHERE {_of(job)} AND sequence IS NOT NULL AND state IS NOT NULL GROUP BY ALL) "
+        f"WHERE {_of(job)} AND sequence IS NOT NULL AND state IS NOT NULL AND coalesce(operation, '') NOT IN {BRACKETS} "
+        f"AND (peer IS NOT NULL OR coalesce(operation, '') NOT IN {POINT_TO_POINT}) GROUP BY ALL) "
     )
 
 
@@ -120,7 +127,7 @@ def load_dumps(reader: Reader, job: str | None) -> Dumps:
 
     ranks = ask(
         "SELECT rank, count(key) AS entries, count(*) FILTER (NOT done) AS pending FROM (SELECT rank, key, done FROM entries "
-        "UNION ALL SELECT rank, NULL, NULL FROM members) GROUP BY rank ORDER BY rank"
+        f"UNION ALL SELECT DISTINCT rank, NULL, NULL FROM communicators WHERE {_of(job)}) GROUP BY rank ORDER BY rank"
     )
     pending = ask(
         "SELECT rank, key, min(sequence) AS sequence, arg_min(operation, sequence) AS operation, arg_min(start_ns, sequence) AS "

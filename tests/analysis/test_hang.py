@@ -223,6 +223,12 @@ def test_a_rank_that_waits_for_a_stage_is_a_victim(reader_of: ReaderOf) -> None:
     assert accused(judge(reader_of, job)) == [0]
 
 
+@pytest.mark.parametrize("extra", [{"operation": "recv"}, {"operation": "nccl:coalesced"}])
+def test_what_each_rank_numbers_for_itself_is_not_compared(reader_of: ReaderOf, extra: dict[str, Any]) -> None:
+    """A receive from nobody known, or the bracket around a batch of them, is missing nowhere."""
+    assert judge(reader_of, Job().issue("dp", [0], **extra)).findings == ()
+
+
 def test_ranks_that_wait_for_each_other_are_told_as_a_circle(reader_of: ReaderOf) -> None:
     """0 waits for 1 in their pair, 1 for 3 in its group, 3 for 2 in their pair, 2 for 0 in its group."""
     job = Job().issue("tp", [0, 3]).issue("dp", [1, 5, 7]).issue("dp", [2, 4, 6])
