@@ -41,8 +41,8 @@ _NEXT: Final = {
     32: "check fans, airflow, inlet temperature and heat sink seating, and compare the temperature with the GPU's neighbours",
     64: "check fans, airflow, inlet temperature and heat sink seating at once: the hardware itself had to step in",
     128: "check power supplies and the rack's power budget: the brake is pulled from outside of the GPU",
-    CAP: "compare its power limit with its peers' (nvidia-smi -q -d POWER) and set it alike; if they are alike, the chip needs more "
-    "power for the same work: try other cooling or another slot",
+    CAP: "compare its power limit with its peers' (nvidia-smi -q -d POWER) and set it alike; if they are alike, the chip needs "
+    "more power for the same work: try other cooling or another slot",
 }
 
 
