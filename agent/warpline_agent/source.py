@@ -15,6 +15,8 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
 
+from warpline_proto.errors import Refused
+
 
 class Rows(NamedTuple):
     """Rows of one table as a source read them. `dropped` counts rows of it that were lost on the way."""
@@ -75,10 +77,13 @@ class Input:
         """The unpacked bytes, from the start."""
         return self.opener()
 
-    def read_bytes(self) -> bytes:
-        """All of it."""
+    def read_bytes(self, bytes_max: int) -> bytes:
+        """All of it; Refused where it holds more than `bytes_max` bytes, which is told from that many."""
         with self.opener() as stream:
-            return stream.read()
+            content = stream.read(bytes_max + 1)
+        if len(content) > bytes_max:
+            raise Refused(f"holds more than {bytes_max:,} bytes, the most that is read of this format")
+        return content
 
     def lines(self) -> Iterable[str]:
         """Its lines as text without line ends; bytes that are not UTF-8 are replaced, lines are cut at LINE_CHARS_MAX."""

@@ -37,7 +37,7 @@ class Steps:
         return candidate.head.startswith(b"steps ")
 
     def read(self, candidate: Input) -> Reading:
-        _, rank, world, *durations = candidate.read_bytes().decode().split()
+        _, rank, world, *durations = candidate.read_bytes(1_000_000).decode().split()
         rows = [{"scope": "step", "step": step, "duration_ns": int(each)} for step, each in enumerate(durations)]
         origin = Origin(rank=int(rank), world_size=int(world), sibling="steps")
         return Reading([Rows("steps", STEPS.from_rows(rows))], {"durations": len(durations)}, origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ THREAD = {"name": "thread_name", "pid": 0, "tid": 4, "ph": "M", "args": {"name":
         ([event(), THREAD, event(tid=9)], "thread 9 of process 0 has no name"),
         ([event(args={"step": 2**70, "model_chunk": 0, "mb_id": 0, "seq_id": 0}), THREAD], "does not fit 64 bits"),
         ([event(args={}), THREAD], "not a readable operation timeline"),
-        ([event(ts="soon"), THREAD], "is not one"),
+        ([event(ts="soon"), THREAD], "a number that is none"),
         ([THREAD], "without operations"),
         ([event(), {**THREAD, "tid": 3}], "its rank cannot be told"),
         ({"traceEvents": 3}, "not a readable operation timeline"),
@@ -179,6 +180,32 @@ def test_a_bad_timeline_is_refused_with_one_sentence(document: Any, words: str) 
     """Ids beyond 64 bits included."""
     with pytest.raises(Refused, match=words):
         OperationTimeline().read(memory_input("timeline-X.json", json.dumps(document).encode()))
+
+
+@pytest.mark.parametrize("change", [{"ts": [1.0]}, {"dur": {}}, {"cat": "\ud800"}, {"cat": 7}, {"pid": 2**70}])
+def test_a_timeline_of_odd_values_is_read_or_refused(change: dict[str, Any]) -> None:
+    """Lists for numbers, text that cannot be written and huge ids in every event alike."""
+    events = [THREAD, *({**event(), **change} for _ in range(3))]
+    with contextlib.suppress(Refused):
+        OperationTimeline().read(memory_input("timeline-X.json", json.dumps(events).encode()))
+
+
+def test_one_long_name_in_many_rows_does_not_fill_the_memory() -> None:
+    """A few kilobytes of Parquet that stand for gigabytes of text are refused by the length of one name."""
+    with pytest.raises(Refused, match="names an operation in 1,000,000 bytes"):
+        read(written(optype=["x" * 1_000_000] * 4))
+
+
+def test_numbers_that_fit_no_column_are_unknown() -> None:
+    """A micro-batch beyond 32 bits does not cost the file."""
+    (phases,) = [rows.batch for rows in read(written(mb_id=[2**40] * 4)).rows if rows.table == "phases"]
+    assert set(phases.column("microbatch").to_pylist()) == {None}
+
+
+def test_a_meta_file_beyond_its_bound_is_refused() -> None:
+    """It holds a dozen lines."""
+    with pytest.raises(Refused, match="holds more than 65,536 bytes"):
+        RunMeta().read(memory_input("meta-X.yaml", b"pp_size: 1\nworld_size: 8\n" + b"# \n" * 30_000))
 
 
 def test_a_meta_file_is_key_value_lines_only() -> None:

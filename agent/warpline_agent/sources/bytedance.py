@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -21,13 +22,19 @@ from warpline_proto.errors import Refused
 from warpline_proto.tables import JOBS
 
 from ..parsers.operations import Ints, Operations, reading
+from ..parsers.values import SMALL_MAX, real, text, whole
 from ..source import Input, Origin, Reading, Rows
 
 REQUIRED: Final = ("dp_rank", "stage", "rank", "step", "optype", "start_ts", "duration")
 OPTIONAL: Final = ("seq_id", "mc", "mb_id")
 OPERATIONS_MAX: Final = 20_000_000
 """More rows than this in one file are refused: they would not fit in memory beside the rest."""
-TIMELINE_BYTES_MAX: Final = 1024 * 1024 * 1024
+PARQUET_BYTES_MAX: Final = 512 * 1024 * 1024
+COLUMN_BYTES_MAX: Final = 4 * 1024 * 1024 * 1024
+"""Bytes that the columns of a Parquet file may say they unpack to."""
+NAME_BYTES_MAX: Final = 100
+"""Longest name of an operation; as text it takes so much memory once for each row."""
+TIMELINE_BYTES_MAX: Final = 256 * 1024 * 1024
 META_BYTES_MAX: Final = 64 * 1024
 SECONDS_MAX: Final = 1e9
 """Larger times are not measurements, and their nanoseconds would not fit 64 bits."""
@@ -46,7 +53,7 @@ class OperationTrace:
         return candidate.head.startswith(b"PAR1")
 
     def read(self, candidate: Input) -> Reading:
-        operations = _from_parquet(candidate.read_bytes())
+        operations = _from_parquet(candidate.read_bytes(PARQUET_BYTES_MAX))
         return reading(operations, _family(candidate.name), waits=True)
 
 
@@ -62,11 +69,7 @@ class OperationTimeline:
         )
 
     def read(self, candidate: Input) -> Reading:
-        with candidate.open() as stream:
-            data = stream.read(TIMELINE_BYTES_MAX + 1)
-        if len(data) > TIMELINE_BYTES_MAX:
-            raise Refused(f"a timeline of more than {TIMELINE_BYTES_MAX:,} bytes", "give the Parquet file instead")
-        result = reading(_from_timeline(data), _family(candidate.name), waits=False)
+        result = reading(_from_timeline(candidate.read_bytes(TIMELINE_BYTES_MAX)), _family(candidate.name), waits=False)
         result.notes.append("communication is drawn here without the wait for late peers: kept as phases only")
         return result
 
@@ -81,19 +84,18 @@ class RunMeta:
         return named and all(re.search(rb"^%s\s*:" % key, candidate.head, re.M) for key in (b"pp_size", b"world_size"))
 
     def read(self, candidate: Input) -> Reading:
-        if len(candidate.head) > META_BYTES_MAX:
-            raise Refused(f"a meta file of more than {META_BYTES_MAX:,} bytes")
-        return _from_meta(parse_meta(candidate.lines()), _family(candidate.name))
+        lines = candidate.read_bytes(META_BYTES_MAX).decode("utf-8", "replace").splitlines()
+        return _from_meta(parse_meta(lines), _family(candidate.name))
 
 
-def parse_meta(lines: Any) -> dict[str, str]:
+def parse_meta(lines: Iterable[str]) -> dict[str, str]:
     """`key: value` lines -> mapping; Refused where a line is neither that, a comment nor blank."""
     found: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
-        text = line.split(" #", 1)[0].rstrip()
-        if not text or text.startswith(("#", "---")):
+        said = line.split(" #", 1)[0].rstrip()
+        if not said or said.startswith(("#", "---")):
             continue
-        match = re.fullmatch(r"([A-Za-z_]\w*)\s*:\s*(\S.*)", text)
+        match = re.fullmatch(r"([A-Za-z_]\w*)\s*:\s*(\S.*)", said)
         if match is None:
             raise Refused(f"line {number} of the meta file is not `key: value`")
         found[match[1]] = match[2].strip("'\"")
@@ -112,12 +114,12 @@ def _from_meta(meta: dict[str, str], family: str) -> Reading:
 
 
 def _size(meta: dict[str, str], key: str) -> int | None:
-    text = meta.get(key)
-    if text is None:
+    said = meta.get(key)
+    if said is None:
         return None
-    if not re.fullmatch(r"[1-9][0-9]{0,8}", text):
-        raise Refused(f"{key} of the meta file is {text[:40]!r}, not a positive number")
-    return int(text)
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", said):
+        raise Refused(f"{key} of the meta file is {said[:40]!r}, not a positive number")
+    return int(said)
 
 
 def _family(name: str) -> str:
@@ -127,23 +129,45 @@ def _family(name: str) -> str:
 
 def _from_parquet(data: bytes) -> Operations:
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(data))
-        if parquet.metadata.num_rows > OPERATIONS_MAX:
-            raise Refused(f"holds {parquet.metadata.num_rows:,} operations, more than {OPERATIONS_MAX:,}")
-        missing = [column for column in REQUIRED if column not in parquet.schema_arrow.names]
+        buffer = pa.BufferReader(data)
+        metadata = pq.read_metadata(buffer)
+        _check_size(metadata)
+        found = metadata.schema.to_arrow_schema().names
+        missing = [column for column in REQUIRED if column not in found]
         if missing:
             raise Refused(f"Parquet file without the columns of an operation trace: {', '.join(missing)} missing")
-        present = [column for column in (*REQUIRED, *OPTIONAL) if column in parquet.schema_arrow.names]
+        present = [column for column in (*REQUIRED, *OPTIONAL) if column in found]
+        # Names stay in their dictionary: a long one in each of many rows would fill the memory.
+        parquet = pq.ParquetFile(buffer, metadata=metadata, read_dictionary=["optype"])
         table = parquet.read(columns=present).combine_chunks()
         columns: dict[str, Any] = {name: table.column(name) for name in present}
-        whole = {
+        numbers = {
             name: _whole(columns.get(name), table.num_rows) for name in ("dp_rank", "stage", "rank", "step", *OPTIONAL)
         }
         seconds = {name: columns[name].cast(pa.float64()).to_numpy() for name in ("start_ts", "duration")}
-        names = columns["optype"].cast(pa.string()).combine_chunks()
+        names = _names(columns["optype"])
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise Refused(f"not a readable operation trace: {error}") from error
-    return _operations(whole, seconds["start_ts"], seconds["duration"], names)
+    return _operations(numbers, seconds["start_ts"], seconds["duration"], names)
+
+
+def _check_size(metadata: pq.FileMetaData) -> None:
+    if metadata.num_rows > OPERATIONS_MAX:
+        raise Refused(f"holds {metadata.num_rows:,} operations, more than {OPERATIONS_MAX:,}")
+    unpacked = sum(metadata.row_group(position).total_byte_size for position in range(metadata.num_row_groups))
+    if unpacked > COLUMN_BYTES_MAX:
+        raise Refused(f"unpacks to {unpacked:,} bytes, more than {COLUMN_BYTES_MAX:,}")
+
+
+def _names(column: pa.ChunkedArray) -> pa.Array:
+    """Names of operations as text."""
+    encoded = (
+        column if pa.types.is_dictionary(column.type) else column.cast(pa.string()).dictionary_encode()
+    ).combine_chunks()
+    longest = pc.max(pc.binary_length(encoded.dictionary)).as_py() or 0
+    if longest > NAME_BYTES_MAX:
+        raise Refused(f"names an operation in {longest:,} bytes, more than {NAME_BYTES_MAX:,}")
+    return encoded.dictionary_decode().cast(pa.string())
 
 
 def _whole(column: Any, rows: int) -> Ints:
@@ -153,15 +177,17 @@ def _whole(column: Any, rows: int) -> Ints:
     return np.asarray(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(), dtype=np.int64)
 
 
-def _operations(whole: dict[str, Ints], start: Reals, duration: Reals, names: pa.Array) -> Operations:
+def _operations(numbers: dict[str, Ints], start: Reals, duration: Reals, names: pa.Array) -> Operations:
     """Checked columns: rows without place, name or a finite time are left out and counted."""
     usable = np.isfinite(start) & np.isfinite(duration) & (np.abs(start) < SECONDS_MAX) & (duration < SECONDS_MAX)
     usable &= (duration >= 0) & ~np.asarray(pc.is_null(names).to_numpy(zero_copy_only=False), dtype=bool)
     for key in ("dp_rank", "stage", "rank"):
-        usable &= (whole[key] >= 0) & (whole[key] < 2**31)
+        usable &= (numbers[key] >= 0) & (numbers[key] < SMALL_MAX + 1)
     if not usable.any():
         raise Refused("holds no operation with a place and a time")
-    kept = {key: values[usable] for key, values in whole.items()}
+    kept = {key: values[usable] for key, values in numbers.items()}
+    for key in ("mc", "mb_id"):
+        kept[key] = np.where((kept[key] >= 0) & (kept[key] <= SMALL_MAX), kept[key], -1)
     return Operations(
         dp=kept["dp_rank"],
         stage=kept["stage"],
@@ -188,14 +214,11 @@ def _from_timeline(data: bytes) -> Operations:
     if not rows:
         raise Refused("a timeline without operations")
     names = pa.array([row[0] for row in rows], pa.string())
-    try:
-        numbers = np.array([row[1] for row in rows], dtype=np.int64)
-        times = np.array([row[2] for row in rows], dtype=np.float64) / 1e6
-    except (OverflowError, ValueError, TypeError) as error:
-        raise Refused(f"a number in the timeline is not one, or does not fit 64 bits: {error}") from error
+    numbers = np.array([row[1] for row in rows], dtype=np.int64)
+    times = np.array([row[2] for row in rows], dtype=np.float64) / 1e6
     keys = ("dp_rank", "stage", "rank", "step", "seq_id", "mc", "mb_id")
-    whole = {key: numbers[:, position] for position, key in enumerate(keys)}
-    return _operations(whole, _from_step(times[:, 0], whole["step"]), times[:, 1], names)
+    columns = {key: numbers[:, position] for position, key in enumerate(keys)}
+    return _operations(columns, _from_step(times[:, 0], columns["step"]), times[:, 1], names)
 
 
 def _stages(events: Any) -> dict[tuple[int, int], tuple[int, int]]:
@@ -214,13 +237,17 @@ def _stages(events: Any) -> dict[tuple[int, int], tuple[int, int]]:
     return found
 
 
-def _event(event: Any, stages: dict[tuple[int, int], tuple[int, int]]) -> tuple[str, list[Any], tuple[Any, Any]]:
+def _event(event: Any, stages: dict[tuple[int, int], tuple[int, int]]) -> tuple[str, list[int], tuple[float, float]]:
     place = stages.get((event["pid"], event["tid"]))
     if place is None:
         raise Refused(f"thread {event['tid']} of process {event['pid']} has no name: its stage cannot be told")
     extra = event["args"]
-    numbers = [event["pid"], place[1], place[0], extra["step"], extra["seq_id"], extra["model_chunk"], extra["mb_id"]]
-    return str(event["cat"]), numbers, (event["ts"], event["dur"])
+    given = (event["pid"], place[1], place[0], extra["step"], extra["seq_id"], extra["model_chunk"], extra["mb_id"])
+    numbers = [number for each in given if (number := whole(each)) is not None]
+    name, start, duration = text(event["cat"]), real(event["ts"]), real(event["dur"])
+    if name is None or start is None or duration is None or len(numbers) < len(given):
+        raise Refused("an operation of the timeline has no name, or a number that is none or does not fit 64 bits")
+    return name, numbers, (start, duration)
 
 
 def _from_step(times: Reals, steps: Ints) -> Reals:

@@ -21,8 +21,8 @@ ENTRIES_MAX: Final = 1_000_000
 """More than any ring buffer a user may set; the rest is counted as dropped."""
 
 RANKS_MAX: Final = 1_000_000
-BYTES_MAX: Final = 512 * 1024 * 1024
-"""A dump in JSON larger than this is refused."""
+BYTES_MAX: Final = 128 * 1024 * 1024
+"""A dump larger than this is refused; the largest ring that PyTorch's own default allows makes one of a few megabytes."""
 
 _RANK_IN_NAME: Final = re.compile(r"(?:dump_|rank_?)(\d{1,7})(?:\.(?:pkl|pickle|json|bin))?$", re.IGNORECASE)
 _PICKLE_NAME: Final = re.compile(r"\.(?:pkl|pickle)$|_dump_\d+$", re.IGNORECASE)
@@ -88,15 +88,10 @@ class FlightRecorder:
 
 
 def _load(candidate: Input) -> Mapping[Any, Any]:
-    content = candidate.read_bytes()
+    content = candidate.read_bytes(BYTES_MAX)
     if not content:
         raise Refused("is empty")
-    if _JSON_START.match(content):
-        if len(content) > BYTES_MAX:
-            raise Refused(f"is a dump of {len(content)} bytes, above the limit of {BYTES_MAX}")
-        dump = values.json_value(content)
-    else:
-        dump = plain_pickle.load(content)
+    dump = values.json_value(content) if _JSON_START.match(content) else plain_pickle.load(content)
     if not isinstance(dump, dict) or not ("entries" in dump or "pg_config" in dump):
         raise Refused("is plain data, but no flight-recorder dump: it has neither entries nor pg_config")
     entries = dump.get("entries")

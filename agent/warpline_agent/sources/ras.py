@@ -20,6 +20,15 @@ Row = dict[str, Any]
 LINES_MAX: Final = 1_000_000
 """A report of more lines than this is read so far and no further."""
 
+REPORT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A report in JSON larger than this is refused; one of 100,000 ranks has half of that."""
+
+LINE_CHARS_MAX: Final = 1000
+"""Lines of a report are looked at so far."""
+
+LINES_KEPT_MAX: Final = 64
+"""Lines of one warning that its message may be made of."""
+
 MEMBERS_MAX: Final = 1_000_000
 MESSAGE_CHARS_MAX: Final = 1000
 
@@ -73,7 +82,7 @@ class Ras:
     def read(self, candidate: Input) -> Reading:
         """Members -> communicators, warnings -> log_events."""
         if candidate.head.lstrip().startswith(b"{"):
-            return _from_json(values.json_value(candidate.read_bytes()))
+            return _from_json(values.json_value(candidate.read_bytes(REPORT_BYTES_MAX)))
         return _from_text(candidate.lines())
 
 
@@ -84,6 +93,7 @@ def _from_text(lines: Iterable[str]) -> Reading:
     for number, line in enumerate(lines):
         if number >= LINES_MAX:
             break
+        line = line[:LINE_CHARS_MAX]
         stripped = line.strip()
         version = version or ((found := _VERSION.search(line)) and found[1]) or None
         if found := _BLOCK.fullmatch(stripped):
@@ -114,7 +124,7 @@ def _continue(block: _Block, line: str) -> None:
         block.members.append(_member(block, member[1], member[2], member[3], member[4]))
     elif process:
         block.members.append({"node": process[2], "pid": values.count(process[1]), "communicator_rank": None})
-    if cohort or not (member or process):
+    if (cohort or not (member or process)) and len(block.lines) < LINES_KEPT_MAX:
         block.lines.append(line)
 
 
