@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -21,9 +21,9 @@ from warpline_proto.errors import SchemaError, StoreError, WarplineError
 from .store import Store
 
 GATHER_SECONDS: Final = 0.1
-QUEUE_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Frames that wait to be stored, as they came over the wire; past it the streams are read no further."""
-COMMIT_BYTES_MAX: Final = 16 * 1024 * 1024
+QUEUE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Frames that are unpacked or wait to be stored, in bytes of memory; past it the streams are read no further."""
+COMMIT_BYTES_MAX: Final = 64 * 1024 * 1024
 """A commit takes no more than this, and does not wait longer once so much is there."""
 CREDIT_BYTES_MIN: Final = 64 * 1024
 CREDIT_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -57,7 +57,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class Item:
-    """A frame on its way to the store; `frame` is None and `refused` says why where it could not be read."""
+    """A frame on its way to the store, `bytes` of memory; `frame` is None and `refused` says why where it is not taken."""
 
     stream: Stream
     boot: str
@@ -78,7 +78,7 @@ class Counts:
 
 
 class Ingest:
-    """`put` from any number of streams, `run` once as a task, `stop` to store what waits and end."""
+    """`take` from any number of streams, `run` once as a task, `stop` to store what waits and end."""
 
     def __init__(self, store: Store, clock: Callable[[], int], gather_seconds: float = GATHER_SECONDS) -> None:
         self.counts = Counts()
@@ -90,29 +90,43 @@ class Ingest:
         self._waiting: deque[Item] = deque()
         self._bytes = 0
         self._changed = asyncio.Condition()
+        self._turn = asyncio.Lock()
         self._stopping = False
 
-    async def put(self, item: Item) -> None:
-        """Queue one frame; waits while the queue is full."""
+    async def take(self, stream: Stream, size: int, read: Callable[[], Awaitable[Item]]) -> None:
+        """Queue the frame that `read` unpacks to `size` bytes; waits while there is no room for it, first come first served."""
+        async with self._turn, self._changed:
+            await self._changed.wait_for(lambda: not self._bytes or self._bytes + size <= QUEUE_BYTES_MAX)
+            self._bytes += size
+        try:
+            item = await read()
+        except BaseException:
+            async with self._changed:
+                self._bytes -= size
+                self._changed.notify_all()
+            raise
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._bytes or self._bytes + item.bytes <= QUEUE_BYTES_MAX)
-            self._waiting.append(item)
-            self._bytes += item.bytes
-            item.stream.waiting += 1
+            if stream.broken.done():
+                self._bytes -= size  # nothing behind a frame that could not be stored may be stored
+            else:
+                self._waiting.append(item)
+                stream.waiting += 1
             self._changed.notify_all()
 
     async def run(self) -> None:
         """Store what comes until `stop`, and keep the store in order."""
         loop = asyncio.get_running_loop()
         maintained = loop.time()
-        while not self._stopping or self._waiting:
-            items = await self._gather()
-            if items:
-                await self._store_items(items)
-            if loop.time() - maintained >= MAINTAIN_SECONDS:
-                await self._in_thread(self._maintain)
-                maintained = loop.time()
-        self._thread.shutdown()
+        try:
+            while not self._stopping or self._waiting:
+                items = await self._gather()
+                if items:
+                    await self._store_items(items)
+                if loop.time() - maintained >= MAINTAIN_SECONDS:
+                    await self._in_thread(self._maintain)
+                    maintained = loop.time()
+        finally:
+            self._thread.shutdown()
 
     async def stop(self) -> None:
         """Take no more time to gather: `run` ends when everything is stored."""
@@ -148,6 +162,10 @@ class Ingest:
         return condition()
 
     async def _store_items(self, items: Sequence[Item]) -> None:
+        """Store and acknowledge, or fail the streams of all of them together with what else of those streams waits.
+
+        A later frame must not be stored while an earlier one of its boot is not: sent again, that one would be taken for stored.
+        """
         try:
             refusals = await self._in_thread(lambda: self._append(items))
             self._acknowledge(items, refusals)
@@ -156,8 +174,10 @@ class Ingest:
             for item in items:
                 item.stream.fail(error)
         async with self._changed:
-            self._bytes -= sum(item.bytes for item in items)
-            for item in items:
+            dropped = [item for item in self._waiting if item.stream.broken.done()]
+            self._waiting = deque(item for item in self._waiting if not item.stream.broken.done())
+            for item in (*items, *dropped):
+                self._bytes -= item.bytes
                 item.stream.waiting -= 1
             self._changed.notify_all()
 
@@ -170,20 +190,15 @@ class Ingest:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _append(self, items: Sequence[Item]) -> list[str]:
-        """Store together; if the engine will not have some rows, one by one. Returns why each was refused, "" if not."""
-        readable = [item.frame for item in items if item.frame is not None]
+        """Store together; if the engine will not have some rows, by halves. Returns why each was refused, "" if not."""
         try:
-            self._store.append(readable)
-            return [item.refused for item in items]
-        except SchemaError:
-            return [item.refused or self._append_alone(item) for item in items]
-
-    def _append_alone(self, item: Item) -> str:
-        try:
-            self._store.append([item.frame] if item.frame else [])
+            self._store.append([item.frame for item in items if item.frame is not None])
         except SchemaError as error:
-            return str(error)
-        return ""
+            if len(items) == 1:
+                return [str(error)]
+            middle = len(items) // 2
+            return self._append(items[:middle]) + self._append(items[middle:])
+        return [item.refused for item in items]
 
     def _maintain(self) -> None:
         try:
@@ -201,7 +216,7 @@ class Ingest:
                 item.stream.acknowledge(self._ack(item.boot, item.sequence, refused))
                 self.counts.refused += 1
             else:
-                newest[item.stream][item.boot] = item.sequence
+                newest[item.stream][item.boot] = max(item.sequence, newest[item.stream].get(item.boot, 0))
                 self._count(item)
         for stream, boots in newest.items():
             for boot, sequence in boots.items():

@@ -103,7 +103,7 @@ def _losses(frame: Frame, entry: Entry) -> list[Mapping[str, Any]]:
     missing = frame.sequence - entry.sequence - 1
     if missing:
         first, last = entry.sequence + 1, frame.sequence - 1
-        told = f"{missing} frames never arrived: {first} to {last} of boot {frame.boot}"
+        told = f"{missing} frames never arrived or were refused: {first} to {last} of boot {frame.boot}"
         found.append(_loss(frame, SOURCE, f"agent {frame.agent}", told, None))
     return found
 

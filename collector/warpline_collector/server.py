@@ -6,14 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
 import grpc
 
 from warpline_proto import service_pb2, service_pb2_grpc, wire
-from warpline_proto.defaults import FRAME_BYTES_MAX
+from warpline_proto.batch import Frame
+from warpline_proto.defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
 from warpline_proto.errors import ConfigError, QueryError, WireError
+from warpline_proto.tables import FINDINGS
 
 from .captures import CaptureBoard
 from .ingest import Ingest, Item, Stream
@@ -110,7 +113,9 @@ class Service(service_pb2_grpc.WarplineServicer):
 
     async def _read(self, messages: AsyncIterator[service_pb2.Frame], stream: Stream) -> None:
         async for message in messages:
-            await self._ingest.put(await _item(message, stream))
+            size = max(message.ByteSize(), sum(part.unpacked_bytes for part in message.parts))
+            size = min(size, FRAME_UNPACKED_BYTES_MAX)  # one that claims more is refused without being unpacked
+            await self._ingest.take(stream, size, partial(_item, message, stream, size))
         await self._ingest.drained(stream)
 
 
@@ -132,15 +137,21 @@ async def _write_acks(stream: Stream, context: Any) -> None:
         stream.acks.task_done()
 
 
-async def _item(message: service_pb2.Frame, stream: Stream) -> Item:
-    """A frame that cannot be read travels on as a refusal, so that its acknowledgement keeps its place."""
-    size = message.ByteSize()
+async def _item(message: service_pb2.Frame, stream: Stream, size: int) -> Item:
+    """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place."""
     try:
-        if sum(part.unpacked_bytes for part in message.parts) > UNPACK_APART_BYTES:
-            frame = await asyncio.to_thread(wire.from_message, message)
+        if size > UNPACK_APART_BYTES:
+            frame = await asyncio.to_thread(_unpacked, message)
         else:
-            frame = wire.from_message(message)
+            frame = _unpacked(message)
     except WireError as error:
         _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
         return Item(stream, message.boot, message.sequence, size, None, str(error))
     return Item(stream, frame.boot, frame.sequence, size, frame)
+
+
+def _unpacked(message: service_pb2.Frame) -> Frame:
+    """The frame; WireError if it cannot be read or brings what is not an agent's to say."""
+    if any(part.table == FINDINGS.name for part in message.parts):
+        raise WireError("findings are the collector's own", "send rows")
+    return wire.from_message(message)

@@ -21,8 +21,8 @@ from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
 from warpline_proto.errors import ConfigError, QueryError
-from warpline_proto.finding import Finding, FindingKind, Report, Severity, Subject
-from warpline_proto.tables import CAPTURES
+from warpline_proto.finding import Finding, FindingKind, FindingState, Report, Severity, Subject, to_rows
+from warpline_proto.tables import CAPTURES, FINDINGS
 
 MakeFrame = Callable[..., Frame]
 ACCUSED = Finding(
@@ -137,6 +137,17 @@ def test_a_malformed_frame_is_refused_and_the_rest_is_kept(tmp_path: Path, make_
         with QueryClient(address) as client:
             found = client.query("SELECT DISTINCT step FROM steps ORDER BY step").to_pylist()
             assert [row["step"] for row in found] == [1, 5]
+
+
+def test_an_agent_cannot_make_findings(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """Who is accused is the analysis' to say; the rest of what the agent sends is taken."""
+    forged = to_rows([FindingState(ACCUSED, "open", 1, 1)])
+    frame = replace(make_frame(1), batches=(Batch(FINDINGS.name, "synthetic", forged),))
+    with running(tmp_path) as address:
+        acks = push(address, [wire.to_message(frame), wire.to_message(make_frame(2))])
+        assert [(ack.sequence, "collector's own" in ack.refused) for ack in acks] == [(1, True), (2, False)]
+        with QueryClient(address) as client:
+            assert client.query("SELECT id FROM findings").to_pylist() == []
 
 
 def test_a_refused_question_is_a_sentence_and_a_hostile_one_costs_nothing(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_gap_is_stored_and_told(open_store: Open, make_frame: MakeFrame) -> No
     assert list(store.append([make_frame(5)])) == [True]
     assert store.acknowledged("node-1", "boot-1") == 5
     told = store.query("SELECT state, reason FROM source_health WHERE subject = 'agent node-1'").to_pylist()
-    assert told == [{"state": "dropped", "reason": "3 frames never arrived: 2 to 4 of boot boot-1"}]
+    assert told == [{"state": "dropped", "reason": "3 frames never arrived or were refused: 2 to 4 of boot boot-1"}]
 
 
 def test_rows_that_fell_off_at_the_agent_are_counted(open_store: Open, make_frame: MakeFrame) -> None:
