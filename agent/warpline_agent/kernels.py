@@ -30,6 +30,13 @@ NO_STEP: Final = -1
 """Step of activity outside any step."""
 NAME_CHARS_MAX: Final = 4096
 """Kernel names are cut here (a templated C++ name can run to hundreds of kilobytes); the identifier is that of the cut."""
+RECORDS_MAX: Final = 20_000_000
+"""Records that a reader keeps of one recording; further ones are counted as dropped."""
+TIME_NS_MAX: Final = 2**61
+"""Larger times (the year 2043 as nanoseconds) are damage."""
+NAMES_MAX: Final = 100_000
+"""Names told apart in one recording; a program has a few thousand kernels."""
+NAME_BEYOND: Final = "(one of the names beyond the bound)"
 _SECRET_CHARS: Final = 256
 """A secret that the cut would halve is still seen whole when so much more is looked at."""
 DISTINCTIVE_RECORDS_MIN: Final = 16
@@ -143,6 +150,10 @@ class KernelLog:
     def name_id(self, name: str, category: int) -> int:
         """The number of a name; category COMPUTE stands for any kernel and becomes COMMUNICATION where the name says so."""
         found = self._names.get((name, category))
+        if found is None and len(name) > NAME_CHARS_MAX + _SECRET_CHARS:
+            return self.name_id(name[: NAME_CHARS_MAX + _SECRET_CHARS], category)
+        if found is None and len(self._names) >= NAMES_MAX and name != NAME_BEYOND:
+            return self.name_id(NAME_BEYOND, category)
         if found is None:
             found = self._names[name, category] = len(self._names)
             self._categories.append(categorise(name) if category == COMPUTE else category)
@@ -205,6 +216,18 @@ class Activity:
     def idle_ns(self) -> int | None:
         """Span less busy."""
         return None if self.span_ns is None else self.span_ns - self.busy_ns
+
+    def columns(self) -> dict[str, int | None]:
+        """Its times by the names they have in the steps table."""
+        return {
+            "span_ns": self.span_ns,
+            "busy_ns": self.busy_ns,
+            "compute_ns": self.compute_ns,
+            "communication_ns": self.communication_ns,
+            "exposed_communication_ns": self.exposed_communication_ns,
+            "memcpy_ns": self.memcpy_ns,
+            "idle_ns": self.idle_ns,
+        }
 
 
 def activity(kernels: Kernels) -> Activity:
@@ -288,16 +311,7 @@ def _times(kernels: Kernels | None) -> dict[str, object]:
     if kernels is None:
         return {}
     seen = activity(kernels)
-    return {
-        "span_ns": seen.span_ns,
-        "busy_ns": seen.busy_ns,
-        "compute_ns": seen.compute_ns,
-        "communication_ns": seen.communication_ns,
-        "exposed_communication_ns": seen.exposed_communication_ns,
-        "memcpy_ns": seen.memcpy_ns,
-        "idle_ns": seen.idle_ns,
-        "kernels": seen.records,
-    }
+    return {**seen.columns(), "kernels": seen.records}
 
 
 def name_rows(kernels: Kernels) -> pa.RecordBatch:

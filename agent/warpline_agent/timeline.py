@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from warpline_proto.tables import COLLECTIVES
 
@@ -29,6 +28,9 @@ from .parsers import nccl
 from .source import Rows
 
 Row = dict[str, Any]
+
+COLLECTIVES_MAX: Final = 1_000_000
+"""Communication kernels of one recording that become rows; the last beyond it are dropped and counted."""
 
 
 def timeline_rows(
@@ -82,14 +84,7 @@ def _times(records: Kernels) -> dict[str, Any]:
     kernels = records.select(records.category <= COMMUNICATION)
     seen, alone = activity(records), activity(kernels)
     others = kernels.select(~_is_nccl(kernels))
-    return {
-        "span_ns": seen.span_ns,
-        "busy_ns": seen.busy_ns,
-        "compute_ns": seen.compute_ns,
-        "communication_ns": seen.communication_ns,
-        "exposed_communication_ns": seen.exposed_communication_ns,
-        "memcpy_ns": seen.memcpy_ns,
-        "idle_ns": seen.idle_ns,
+    return seen.columns() | {
         "kernel_span_ns": alone.span_ns,
         "kernel_busy_ns": alone.busy_ns,
         "nccl_exposed_ns": alone.busy_ns - union_ns(others.start_ns, others.end_ns),
@@ -98,7 +93,7 @@ def _times(records: Kernels) -> dict[str, Any]:
 
 def collective_rows(
     kernels: Kernels, launch_ns: Times, told: Mapping[int, Row], *, rank: int | None, clock: str | None
-) -> pa.RecordBatch:
+) -> Rows:
     """Rows of `collectives`: one for each communication kernel, in the order in which the CPU launched them.
 
     `launch_ns` goes with `kernels` (-1 where not known: then the start on the GPU counts), `told` has what the trace says
@@ -110,14 +105,14 @@ def collective_rows(
     launched = np.where(launch_ns[found] >= 0, launch_ns[found], kernels.start_ns[found])
     counters: dict[str | None, int] = {}
     rows: list[Row] = []
-    for index in found[np.lexsort((kernels.start_ns[found], launched))].tolist():
+    for index in found[np.lexsort((kernels.start_ns[found], launched))][:COLLECTIVES_MAX].tolist():
         row = _from_name(kernels.names[int(kernels.name_id[index])])
         row |= {key: value for key, value in told.get(index, {}).items() if value is not None}
         communicator = row.get("communicator")
         row["sequence"] = counters[communicator] = counters.get(communicator, -1) + 1
         measured = {"rank": rank, "clock": clock, "timing": "kernel_gpu", "state": "completed"}
         rows.append(row | measured | _where_and_when(kernels, index))
-    return COLLECTIVES.from_rows(rows)
+    return Rows("collectives", COLLECTIVES.from_rows(rows), found.size - len(rows))
 
 
 def _where_and_when(kernels: Kernels, index: int) -> Row:

@@ -211,3 +211,12 @@ def test_one_run_has_one_digest_whatever_names_a_tool_writes() -> None:
     assert digest(log(long)) == digest(log(renamed)) != digest(log(changed))
     assert digest(log(long[:3])) != digest(log(renamed[:3]))
     assert digest(log([])) is None
+
+
+def test_names_beyond_the_bound_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording in which every kernel has a name of its own does not fill the memory; times stay exact."""
+    monkeypatch.setattr("warpline_agent.kernels.NAMES_MAX", 2)
+    kernels = log([(index, 1, f"kernel {index}" + "x" * 10_000, 0, 7) for index in range(5)])
+    assert len(kernels.names) == 3
+    assert max(map(len, kernels.names)) <= NAME_CHARS_MAX
+    assert [len(kernels.select(kernels.name_id == each)) for each in range(3)] == [1, 1, 3]

@@ -333,3 +333,27 @@ def test_a_watched_folder_gives_its_traces_to_one_job(tmp_path: Path) -> None:
         list(source.read())
         rows = [row for each in source.read() if each.table == "steps" for row in each.batch.to_pylist()]
         assert {(row["job"], row["rank"]) for row in rows} == {(expected, 4)}
+
+
+def test_records_beyond_the_bound_are_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace made to fill the memory is read as far as the bound."""
+    monkeypatch.setattr("warpline_agent.parsers.kineto.RECORDS_MAX", 2)
+    reading = read([kernel(f"k{index}", index, 1, index) for index in range(5)])
+    assert reading.facts["kernels"] == 2
+    assert any(note.startswith("3 records") for note in reading.notes)
+
+
+def test_collectives_beyond_the_bound_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows that fell off travel with the rest."""
+    monkeypatch.setattr("warpline_agent.timeline.COLLECTIVES_MAX", 2)
+    reading = read([kernel("ncclDevKernel_AllReduce_Sum_f32_RING_LL()", index, 1, index) for index in range(5)])
+    (found,) = [each for each in reading.rows if each.table == "collectives"]
+    assert (found.batch.num_rows, found.dropped) == (2, 3)
+
+
+def test_a_launch_without_a_number_launches_nothing() -> None:
+    """-1 beside a launch and no number beside a kernel do not make the one the other's."""
+    steps = [event("user_annotation", f"ProfilerStep#{step}", 100 * step, 100) for step in (0, 1)]
+    lonely = event("kernel", "k", 150, 10, device=0, stream=7)
+    (cluster,) = rows(read([*steps, launch(50, -1), lonely]), "kernel_clusters")
+    assert cluster["step"] == 1

@@ -261,11 +261,24 @@ def test_an_export_beyond_the_bound_is_not_unpacked(monkeypatch: pytest.MonkeyPa
         Nsys().read(memory_input("x.sqlite", nsys.SQLITE_MAGIC + b"\0" * 500))
 
 
+def test_a_value_beyond_the_bound_is_not_taken_out(tmp_path: Path) -> None:
+    """A name of hundreds of megabytes costs a sentence."""
+    kernel = (
+        "CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INT, end INT, deviceId INT, streamId INT, demangledName INT)"
+    )
+    names = "CREATE TABLE StringIds (id INTEGER PRIMARY KEY, value TEXT)"
+    filled = "INSERT INTO StringIds VALUES (1, hex(zeroblob(20000000)))"
+    with pytest.raises(Refused, match="too big"):
+        database(tmp_path, kernel, names, filled, "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (1, 2, 0, 7, 1)")
+
+
 STATS = (
     "Start (ns),Duration (ns),CorrId,GrdX,Bytes (MB),Device,Ctx,Strm,Name\n"
     "100,50,1,2,,NVIDIA H100 (3),1,7,ncclDevKernel_AllReduce_Sum_f32_RING_LL\n"
     "200,10,2,,4.0,NVIDIA H100 (3),1,13,[CUDA memcpy Host-to-Device]\n"
     "300,5,3,,0.1,NVIDIA H100 (3),1,7,[CUDA memset]\n"
+    '400,5,4,2,,NVIDIA H100 (3),1,7,"void sort<int, float[]>"\n'
+    "500,5,5,2,,NVIDIA H100 (3),1,7,odd[]\n"
     "soon,5,3,,0.1,NVIDIA H100 (3),1,7,broken\n"
 )
 
@@ -275,9 +288,15 @@ def test_the_report_of_nsys_stats_is_read_too() -> None:
     candidate = memory_input("report_cuda_gpu_trace.csv", STATS.encode())
     assert NsysGpuTrace().recognises(candidate)
     read = NsysGpuTrace().read(candidate)
-    assert (read.facts["gpu_activities"], read.facts["kernels"], read.facts["devices"]) == (3, 1, [3])
+    assert (read.facts["gpu_activities"], read.facts["kernels"], read.facts["devices"]) == (5, 3, [3])
     assert [(row["operation"], row["stream"]) for row in rows(read, "collectives")] == [("all_reduce", 7)]
-    assert {row["category"] for row in rows(read, "kernel_clusters")} == {"communication", "memcpy", "memset"}
+    assert {row["category"] for row in rows(read, "kernel_clusters")} == {
+        "communication",
+        "memcpy",
+        "memset",
+        "compute",
+    }
+    assert {"odd[]", "CUDA memset"} <= {row["name"] for row in rows(read, "kernel_names")}
     assert any(note.startswith("1 lines") for note in read.notes)
 
 

@@ -6,13 +6,11 @@ import gzip
 import io
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tarfile
 import zipfile
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -116,7 +114,6 @@ def tar_of(path: Path, members: dict[str, bytes], special: tuple[tarfile.TarInfo
         ("a.xml", b'<?xml version="1.0"?>\n<system version="1"></system>', "xml", "XML of type <system>"),
         ("a.csv", b"x,y\n1,2\n", "csv", "CSV with columns x, y"),
         ("a.pkl", b"\x80\x04\x95\x00numpy.core", "pickle", "NumPy pickle"),
-        ("a.db", b"SQLite format 3\0 and then junk", "sqlite", "SQLite database"),
         ("a.log", b"[host] something else\n", "text", "begins '[host] something else'"),
         ("a.log", bytes(range(256)) * 10, "binary", "binary data"),
         ("a.nsys-rep", b"NSIGHT\0\0\0", "nsys-rep", "nsys export"),
@@ -337,14 +334,6 @@ def test_reading_offline_loads_no_live_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
-
-
-def test_a_database_left_in_write_ahead_mode_names_its_tables(tmp_path: Path) -> None:
-    """Copies of live databases are in that mode."""
-    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("CREATE TABLE causal_chains (id)")
-    assert "with tables causal_chains" in (only(read(tmp_path / "a.db")).reason or "")
 
 
 def test_every_recorded_file_has_exactly_one_report(data: Path) -> None:

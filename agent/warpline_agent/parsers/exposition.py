@@ -12,6 +12,12 @@ from . import values
 SAMPLES_MAX: Final = 1_000_000
 """More samples than any exporter shows at once; the rest is counted in `dropped`."""
 
+CHARS_MAX: Final = 256 * 1024 * 1024
+"""Samples beyond so many characters are dropped as well."""
+
+DESCRIPTIONS_MAX: Final = 20_000
+"""HELP and UNIT lines kept."""
+
 LABELS_MAX: Final = 64
 """A sample with more labels than this is counted in `skipped`."""
 
@@ -81,17 +87,18 @@ def parse(lines: Iterable[str]) -> Exposition:
     """Lines -> samples. A line that is not in form is skipped and counted; nothing is raised."""
     exposition = Exposition()
     times: list[float | None] = []
-    seconds = False
+    seconds, chars = False, 0
     for line in lines:
         stripped = line.strip()
         if not stripped:
             continue
+        chars += len(stripped)
         if stripped.startswith("#"):
             seconds = seconds or stripped == "# EOF"
             _describe(exposition, stripped)
         elif (found := _SAMPLE.fullmatch(stripped)) is None or (labels := _labels(found[2] or "")) is None:
             exposition.skipped += 1
-        elif len(exposition.samples) >= SAMPLES_MAX:
+        elif len(exposition.samples) >= SAMPLES_MAX or chars > CHARS_MAX:
             exposition.dropped += 1
         else:
             exposition.samples.append(Sample(found[1], labels, values.real(found[3]), None))
@@ -109,7 +116,7 @@ def parse(lines: Iterable[str]) -> Exposition:
 def _describe(exposition: Exposition, line: str) -> None:
     if found := _META.fullmatch(line):
         target = {"HELP": exposition.helps, "UNIT": exposition.units}.get(found[1])
-        if target is not None:
+        if target is not None and len(target) < DESCRIPTIONS_MAX:
             target[found[2]] = values.text(found[3]) or ""
 
 

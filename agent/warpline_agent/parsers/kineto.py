@@ -20,6 +20,8 @@ from ..kernels import (
     COMPUTE,
     MEMCPY,
     MEMSET,
+    RECORDS_MAX,
+    TIME_NS_MAX,
     KernelLog,
     Kernels,
     StepSpan,
@@ -44,8 +46,10 @@ WANTED: Final = (
 )
 ANNOTATIONS_MAX: Final = 50_000
 """Annotations kept of one trace; more are counted only."""
-TIME_NS_MAX: Final = 2**61
-"""Larger times (the year 2043 as nanoseconds) are damage."""
+CATEGORIES_MAX: Final = 64
+"""Categories of events that are counted by name."""
+ARGUMENTS_MAX: Final = 1_000_000
+"""Communication kernels of which is kept what PyTorch wrote beside them."""
 COLLECTIVE_ARGUMENTS: Final = frozenset(
     {
         "Collective name",
@@ -88,6 +92,7 @@ class Trace:
     events: int = 0
     malformed: int = 0
     annotations_dropped: int = 0
+    records_dropped: int = 0
     categories: dict[str, int] = field(default_factory=dict)
 
 
@@ -119,6 +124,8 @@ class _Events:
         self._categories: dict[str, int] = {}
         self._malformed = 0
         self._dropped = 0
+        self._records_dropped = 0
+        self._texts: dict[str, str] = {}
         launch, annotation = self._launch, self._annotation
         self._takers: dict[str, Callable[[dict[str, Any]], None]] = {
             "kernel": lambda event: self._record(event, COMPUTE),
@@ -139,7 +146,8 @@ class _Events:
         category = event.get("cat")
         if type(category) is not str:
             return
-        self._categories[category] = self._categories.get(category, 0) + 1
+        if category in self._categories or len(self._categories) < CATEGORIES_MAX:
+            self._categories[category] = self._categories.get(category, 0) + 1
         taker = self._takers.get(category)
         if taker is None:
             return
@@ -149,19 +157,27 @@ class _Events:
             self._malformed += 1
 
     def _record(self, event: dict[str, Any], category: int) -> None:
+        if len(self._log) >= RECORDS_MAX:
+            self._records_dropped += 1
+            return
         arguments = event.get("args") or {}
         name = self._log.name_id(_text(event["name"]), category)
         device = _number(arguments.get("device", event.get("pid")), 31)
         stream = _number(arguments.get("stream", event.get("tid")), 63)
         self._log.append(_time(event["ts"]), _time(event["dur"]), name, device, stream)
         self._correlations.append(_number(arguments.get("correlation"), 63))
-        if "Collective name" in arguments or "Process Group Name" in arguments:
-            chosen = {key: value for key, value in arguments.items() if key in COLLECTIVE_ARGUMENTS}
+        told = "Collective name" in arguments or "Process Group Name" in arguments
+        if told and len(self._arguments) < ARGUMENTS_MAX:
+            chosen = {key: self._once(arguments[key]) for key in arguments if key in COLLECTIVE_ARGUMENTS}
             self._arguments[len(self._log) - 1] = chosen
 
+    def _once(self, value: object) -> object:
+        """Equal texts as one object: every collective of a group repeats the list of its ranks."""
+        return self._texts.setdefault(value, value) if isinstance(value, str) else value
+
     def _launch(self, event: dict[str, Any]) -> None:
-        correlation = (event.get("args") or {}).get("correlation")
-        if type(correlation) is int and -(2**63) <= correlation < 2**63:
+        correlation = _number((event.get("args") or {}).get("correlation"), 63)
+        if correlation >= 0 and len(self._launches) < RECORDS_MAX:
             self._launches[correlation] = _time(event["ts"])
 
     def _annotation(self, event: dict[str, Any]) -> None:
@@ -201,6 +217,7 @@ class _Events:
             events=chrome.count,
             malformed=self._malformed,
             annotations_dropped=self._dropped,
+            records_dropped=self._records_dropped,
             categories=self._categories,
         )
 

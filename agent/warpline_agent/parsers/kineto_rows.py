@@ -21,6 +21,8 @@ GROUPS_MAX: Final = 10_000
 PHASES_MAX: Final = 20_000
 """Phases kept of one trace."""
 
+_GROUP_ARGUMENTS: Final = ("Process Group Name", "Process Group Ranks", "Process Group Description", "Group size")
+
 Row = dict[str, Any]
 
 
@@ -119,31 +121,53 @@ def _shown(group: Group) -> str:
     return group.description if group.description and group.description != "undefined" else group.name
 
 
+class _Membership(NamedTuple):
+    """What one collective says of its communicator."""
+
+    communicator: str | None
+    communicator_rank: int | None
+    group_name: str | None
+    nranks: int | None
+
+
 def told_collectives(trace: Trace, job: Distributed) -> dict[int, Row]:
     """What PyTorch wrote beside communication kernels, by position of the record: columns of `collectives`."""
     groups = {group.name: group for group in job.groups}
-    return {index: _from_arguments(given, groups, job.rank) for index, given in trace.collective_arguments.items()}
+    seen: dict[tuple[str, ...], _Membership] = {}
+    told: dict[int, Row] = {}
+    for index, arguments in trace.collective_arguments.items():
+        key = tuple(str(arguments.get(name)) for name in _GROUP_ARGUMENTS)
+        if key not in seen:
+            seen[key] = _membership(arguments, groups, job.rank)
+        told[index] = _from_arguments(arguments, seen[key])
+    return told
 
 
-def _from_arguments(arguments: Mapping[str, Any], groups: Mapping[str, Group], rank: int | None) -> Row:
-    operation = nccl.operation(_text(arguments.get("Collective name")) or "")
-    datatype = nccl.datatype(_text(arguments.get("dtype")) or "")
+def _membership(arguments: Mapping[str, Any], groups: Mapping[str, Group], rank: int | None) -> _Membership:
     name = _text(str(arguments.get("Process Group Name", "")))
     group = groups.get(name or "")
     ranks = _ranks(arguments.get("Process Group Ranks")) or (group.ranks if group else None)
-    nranks = values.small(arguments.get("Group size")) or (len(ranks) if ranks else None)
-    elements, size = _sizes(operation, datatype, nranks, arguments)
     description = _text(arguments.get("Process Group Description")) or (group.description if group else None)
+    return _Membership(
+        communicator=_communicator(name, ranks, arguments),
+        communicator_rank=ranks.index(rank) if ranks and rank in ranks else None,
+        group_name=description if description and description != "undefined" else name,
+        nranks=values.small(arguments.get("Group size")) or (len(ranks) if ranks else None),
+    )
+
+
+def _from_arguments(arguments: Mapping[str, Any], member: _Membership) -> Row:
+    operation = nccl.operation(_text(arguments.get("Collective name")) or "")
+    datatype = nccl.datatype(_text(arguments.get("dtype")) or "")
+    sent, received = (values.count(arguments.get(f"{way} msg nelems")) for way in ("In", "Out"))
+    elements, size = nccl.sizes(operation, datatype, member.nranks, sent, received)
     return {
         "operation": operation,
         "datatype": datatype,
-        "communicator": _communicator(name, ranks, arguments),
-        "communicator_rank": ranks.index(rank) if ranks and rank in ranks else None,
-        "group_name": description if description and description != "undefined" else name,
-        "nranks": nranks,
         "elements": elements,
         "message_bytes": size,
         "peer": _peer(operation, arguments),
+        **member._asdict(),
     }
 
 
@@ -158,24 +182,6 @@ def _communicator(name: str | None, ranks: tuple[int, ...] | None, arguments: Ma
 def _peer(operation: str | None, arguments: Mapping[str, Any]) -> int | None:
     key = {"send": "Dst Rank", "recv": "Src Rank"}.get(operation or "")
     return values.small(arguments.get(key)) if key else None
-
-
-def _sizes(
-    operation: str | None, datatype: str | None, nranks: int | None, arguments: Mapping[str, Any]
-) -> tuple[int | None, int | None]:
-    """Count per rank as NCCL takes it, and message size.
-
-    What goes in is one rank's share for most operations, what comes out for reduce_scatter and scatter; for all_to_all
-    it is the shares of all ranks together.
-    """
-    outgoing = operation in ("reduce_scatter", "scatter")
-    total = values.count(arguments.get("Out msg nelems" if outgoing else "In msg nelems"))
-    if operation is None or total is None:
-        return total, None
-    if operation == "all_to_all":
-        share = total // nranks if nranks and total % nranks == 0 else None
-        return share, values.count(nccl.message_bytes("broadcast", total, datatype, nranks))
-    return total, values.count(nccl.message_bytes(operation, total, datatype, nranks))
 
 
 def phase_rows(trace: Trace, job: Distributed, clock: str | None) -> tuple[pa.RecordBatch, int]:

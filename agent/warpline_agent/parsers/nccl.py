@@ -10,6 +10,8 @@ import re
 from functools import lru_cache
 from typing import Final, NamedTuple
 
+from . import values
+
 NAMES_REMEMBERED: Final = 1024
 """Spellings of operations whose meaning is kept at hand."""
 
@@ -204,6 +206,23 @@ def message_bytes(operation: str, elements: int, datatype: str | None, nranks: i
     if operation in _PER_RANK:
         return elements * width * nranks if nranks else None
     return elements * width
+
+
+def sizes(
+    operation: str | None, datatype: str | None, nranks: int | None, sent: int | None, received: int | None
+) -> tuple[int | None, int | None]:
+    """Elements that go into and come out of a call on one rank -> the count as NCCL takes it, and the message size.
+
+    What goes in is one rank's share for most operations, what comes out for reduce_scatter and scatter; for all_to_all
+    it is the shares of all ranks together, which need not be equal. A size past 64 bits is unknown.
+    """
+    total = received if operation in ("reduce_scatter", "scatter") else sent
+    if operation is None or total is None:
+        return total, None
+    if operation == "all_to_all":
+        share = total // nranks if nranks and total % nranks == 0 else None
+        return share, values.count(message_bytes("broadcast", total, datatype, nranks))
+    return total, values.count(message_bytes(operation, total, datatype, nranks))
 
 
 def bus_factor(operation: str, nranks: int | None) -> float | None:

@@ -123,7 +123,7 @@ class Communicators:
         elif found := _VIA.match(text):
             self._transport(record, _transport(found[1]))
         elif found := _CHANNELS.match(text):
-            self.coll_channels[found[1]] += 1
+            self.coll_channels[found[1]] += len(self.coll_channels) < TRANSPORTS_MAX or found[1] in self.coll_channels
             self._set(record, "channels", small(found[1]))
         elif found := _NETWORK.match(text):
             self.networks[found[1]] += len(self.networks) < TRANSPORTS_MAX or found[1] in self.networks

@@ -18,12 +18,19 @@ import numpy as np
 
 from warpline_proto.errors import Refused
 
-from ..kernels import COMPUTE, MEMCPY, MEMSET, KernelLog, Kernels, StepSpan, Times, clean_name
+from ..kernels import (
+    COMPUTE,
+    MEMCPY,
+    MEMSET,
+    RECORDS_MAX,
+    TIME_NS_MAX,
+    KernelLog,
+    Kernels,
+    StepSpan,
+    Times,
+    clean_name,
+)
 from . import values
-
-RECORDS_MAX: Final = 50_000_000
-"""More records than this are not read; the rest is counted as dropped."""
-TIME_NS_MAX: Final = 2**61
 
 _KERNEL: Final = "CUPTI_ACTIVITY_KIND_KERNEL"
 _MEMCPY: Final = "CUPTI_ACTIVITY_KIND_MEMCPY"

@@ -17,6 +17,9 @@ Row = dict[str, Any]
 SAMPLES_MAX: Final = 5_000_000
 """Readings kept of one file; the rest is counted as dropped."""
 
+GPUS_MAX: Final = 4096
+"""GPUs, nodes and names told apart in one file; readings of further ones are rows, but are not summed up."""
+
 BATCH_ROWS: Final = 50_000
 COLUMNS_MAX: Final = 1024
 
@@ -111,15 +114,16 @@ class Readings:
 
     def _note(self, row: Row) -> None:
         key = str(row.get("gpu_uuid") or row.get("gpu_index") or 0)
-        number_total = self.samples.setdefault(key, [0, 0.0])
-        if (power := row.get("power_watts")) is not None:
-            number_total[0] += 1
-            number_total[1] += power
+        if key in self.samples or len(self.samples) < GPUS_MAX:
+            number_total = self.samples.setdefault(key, [0, 0.0])
+            if (power := row.get("power_watts")) is not None:
+                number_total[0] += 1
+                number_total[1] += power
         if (time := row.get("time_ns")) is not None:
             self.first_ns = time if self.first_ns is None else min(self.first_ns, time)
             self.last_ns = time if self.last_ns is None else max(self.last_ns, time)
         for place, name in ((self.nodes, row.get("node")), (self.names, row.get("gpu_name"))):
-            if name is not None:
+            if name is not None and len(place) < GPUS_MAX:
                 place.add(name)
 
     def _flush(self) -> None:
@@ -235,7 +239,8 @@ def read_line(readings: Readings, cells: Sequence[Cell], width: int, line: str) 
     row = sample(cells, fields)
     if (event := lost(row, fields)) is not None:
         key = str(event["gpu_uuid"] or event["message"])
-        readings.lost.setdefault(key, {**event, "count": 0})["count"] += 1
+        if key in readings.lost or len(readings.lost) < GPUS_MAX:
+            readings.lost.setdefault(key, {**event, "count": 0})["count"] += 1
     if row["power_watts"] is None and all(
         row.get(column) is None for column in {*_REALS.values(), "memory_used_bytes"} - {each for each, _ in _POWERS}
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -22,9 +23,18 @@ _KINDS: Final = (
 _MIXED: Final = re.compile(r"_AND_|TENSOR_MODEL_PIPELINE|EXPERT_(?:DATA|TENSOR)|WITH_CP", re.IGNORECASE)
 
 
+RUNS_CHARS_MAX: Final = 1000
+"""Longer lists of ranks are shown so far, and told apart by a digest of the whole."""
+
+
 def group_key(name: str, ranks: Sequence[int] | None) -> str:
     """A communicator's identifier within its job: frameworks give one name to disjoint groups, so the ranks belong to it."""
-    return name if ranks is None else f"{name}[{rank_runs(ranks)}]"
+    if ranks is None:
+        return name
+    runs = rank_runs(ranks)
+    if len(runs) > RUNS_CHARS_MAX:
+        runs = f"{runs[:RUNS_CHARS_MAX]}...{hashlib.blake2b(runs.encode(), digest_size=8).hexdigest()}"
+    return f"{name}[{runs}]"
 
 
 def rank_runs(ranks: Sequence[int]) -> str:

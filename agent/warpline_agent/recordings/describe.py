@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from fnmatch import fnmatchcase
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +29,7 @@ VERDICT_LINE: Final = re.compile(
 """Lines in which another detector states what it found."""
 
 DOCUMENT_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Largest JSON document or database that is opened only to say what it is."""
+"""Largest JSON document that is opened only to say what it is."""
 NAMES_SHOWN: Final = 8
 
 
@@ -61,31 +59,6 @@ def describe(candidate: Input) -> Looks:
         if found is not None:
             return found
     return Looks("binary", f"binary data of no known kind, begins with bytes {candidate.head[:4].hex(' ')}")
-
-
-def _sqlite(candidate: Input) -> Looks | None:
-    if not candidate.head.startswith(b"SQLite format 3\0"):
-        return None
-    tables = _tables(candidate)
-    return Looks("sqlite", f"SQLite database {tables}: not an Nsight Systems export")
-
-
-_ROLLBACK_JOURNAL: Final = b"\x01\x01"
-"""Bytes 18 and 19 of a database; one that was left in write-ahead mode does not open in memory without them."""
-
-
-def _tables(candidate: Input) -> str:
-    with candidate.open() as stream:
-        data = stream.read(DOCUMENT_BYTES_MAX + 1)
-    if len(data) > DOCUMENT_BYTES_MAX:
-        return "(too large to list its tables)"
-    try:
-        with closing(sqlite3.connect(":memory:")) as connection:
-            connection.deserialize(data[:18] + _ROLLBACK_JOURNAL + data[20:])
-            rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
-    except sqlite3.Error as error:
-        return f"that does not open ({error})"
-    return f"with tables {_some([str(row[0]) for row in rows])}"
 
 
 _MAGIC: Final = (
@@ -205,4 +178,4 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown
 
 
-_LOOKS: Final[tuple[Callable[[Input], Looks | None], ...]] = (_sqlite, _magic, _xml, _json, _markdown, _csv, _text)
+_LOOKS: Final[tuple[Callable[[Input], Looks | None], ...]] = (_magic, _xml, _json, _markdown, _csv, _text)

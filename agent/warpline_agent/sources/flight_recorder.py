@@ -7,12 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from typing import Any, Final
 
 from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS
 
 from ..parsers import nccl, plain_pickle, values
+from ..parsers.process_groups import group_key, group_kind
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]
@@ -20,7 +23,12 @@ Row = dict[str, Any]
 ENTRIES_MAX: Final = 1_000_000
 """More than any ring buffer a user may set; the rest is counted as dropped."""
 
+GROUPS_MAX: Final = 10_000
+"""Process groups kept of one dump."""
+
 RANKS_MAX: Final = 1_000_000
+"""Ranks kept of all groups of one dump together; groups beyond it have unknown ranks."""
+
 BYTES_MAX: Final = 128 * 1024 * 1024
 """A dump larger than this is refused; the largest ring that PyTorch's own default allows makes one of a few megabytes."""
 
@@ -32,15 +40,6 @@ _JSON_KEYS: Final = (b'"pg_config"', b'"collective_seq_id"')
 _TRACE_KEYS: Final = (b'"traceEvents"', b'"distributedInfo"')
 _PEER: Final = re.compile(r"(\d+)\s*(->|<-)\s*(\d+)")
 _STATES: Final = frozenset(("scheduled", "started", "completed"))
-_KINDS: Final = (
-    ("default_pg", "world"),
-    ("context", "cp"),
-    ("expert", "ep"),
-    ("tensor", "tp"),
-    ("pipeline", "pp"),
-    ("data_parallel", "dp"),
-)
-_MIXED: Final = re.compile(r"_AND_|TENSOR_MODEL_PIPELINE|EXPERT_(?:DATA|TENSOR)|WITH_CP", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,10 @@ class _Group:
     description: str | None
     ranks: tuple[int, ...] | None
 
-    @property
+    @cached_property
     def key(self) -> str:
-        return self.name if self.ranks is None else f"{self.name}[{_runs(self.ranks)}]"
+        """Unique within the job."""
+        return group_key(self.name, self.ranks)
 
 
 class FlightRecorder:
@@ -102,35 +102,27 @@ def _load(candidate: Input) -> Mapping[Any, Any]:
 
 
 def _groups(dump: Mapping[Any, Any]) -> dict[str, _Group]:
-    groups = {}
-    for key, value in values.mapping(dump.get("pg_config")).items():
-        name = values.text(values.mapping(value).get("name")) or values.text(str(key)) or ""
-        groups[name] = _Group(
-            name, values.text(values.mapping(value).get("desc")), _ranks(values.mapping(value).get("ranks"))
-        )
+    groups: dict[str, _Group] = {}
+    room = RANKS_MAX
+    for key, value in islice(values.mapping(dump.get("pg_config")).items(), GROUPS_MAX):
+        told = values.mapping(value)
+        name = values.text(told.get("name")) or values.text(str(key)) or ""
+        groups[name] = _Group(name, values.text(told.get("desc")), _ranks(told.get("ranks"), room))
+        room -= len(groups[name].ranks or ())
     return groups
 
 
-def _ranks(value: Any) -> tuple[int, ...] | None:
-    """`[0, 1]` as text or as a list -> ranks; None where it says nothing or nonsense."""
+def _ranks(value: Any, most: int) -> tuple[int, ...] | None:
+    """`[0, 1]` as text or as a list -> ranks; None where it says nothing or nonsense, or names more than `most`."""
     if isinstance(value, str):
+        if value.count(",") >= most:
+            return None
         value = [part for part in value.strip("[] \n").split(",") if part.strip()]
-    if not values.is_list(value) or not value or len(value) > RANKS_MAX:
+    if not values.is_list(value) or not value or len(value) > most:
         return None
     ranks = [values.small(item.strip() if isinstance(item, str) else item) for item in value]
     known = [rank for rank in ranks if rank is not None and rank >= 0]
     return tuple(known) if len(known) == len(ranks) else None
-
-
-def _runs(ranks: tuple[int, ...]) -> str:
-    """Ranks as short text: 0-15, or 12,14."""
-    parts: list[list[int]] = []
-    for rank in ranks:
-        if parts and rank == parts[-1][-1] + 1:
-            parts[-1] = [parts[-1][0], rank]
-        else:
-            parts.append([rank])
-    return ",".join("-".join(str(edge) for edge in part) for part in parts)[: values.TEXT_CHARS_MAX]
 
 
 def _rank(name: str, groups: dict[str, _Group]) -> tuple[int | None, list[str]]:
@@ -189,7 +181,8 @@ def _collective(entry: Mapping[Any, Any], groups: dict[str, _Group], rank: int |
     ranks = group.ranks
     nranks = len(ranks) if ranks else None
     dtype = nccl.datatype(_first(entry.get("input_dtypes")) or _first(entry.get("output_dtypes")) or "")
-    elements, size = _sizes(operation, dtype, nranks, entry)
+    sent, received = _elements(entry.get("input_sizes")), _elements(entry.get("output_sizes"))
+    elements, size = nccl.sizes(operation, dtype, nranks, sent, received)
     duration = values.scaled(entry.get("duration_ms"), 1e6)
     point_to_point = entry.get("is_p2p") is True
     state = entry.get("state")
@@ -214,23 +207,6 @@ def _collective(entry: Mapping[Any, Any], groups: dict[str, _Group], rank: int |
 
 def _first(value: Any) -> str | None:
     return values.text(value[0]) if values.is_list(value) and value else None
-
-
-def _sizes(
-    operation: str | None, dtype: str | None, nranks: int | None, entry: Mapping[Any, Any]
-) -> tuple[int | None, int | None]:
-    """The count that NCCL was given and the message size; tensor shapes hold one or the other.
-
-    What goes in is one rank's share for most operations, what comes out for reduce_scatter and scatter; for all_to_all
-    it is the shares of all ranks together, which need not be equal.
-    """
-    total = _elements(entry.get("output_sizes" if operation in ("reduce_scatter", "scatter") else "input_sizes"))
-    if operation is None or total is None:
-        return total, None
-    if operation == "all_to_all":
-        size = nccl.message_bytes("broadcast", total, dtype, nranks)
-        return (total // nranks if nranks and total % nranks == 0 else None), values.count(size)
-    return total, values.count(nccl.message_bytes(operation, total, dtype, nranks))
 
 
 def _elements(shapes: Any) -> int | None:
@@ -264,7 +240,7 @@ def _communicators(dump: Mapping[Any, Any], groups: dict[str, _Group], names: di
             "rank": rank,
             "communicator": group.key,
             "group_name": group.description,
-            "group_kind": _kind(group.description),
+            "group_kind": group_kind(group.description),
             "communicator_rank": group.ranks.index(rank) if group.ranks and rank in group.ranks else None,
             "nranks": len(group.ranks) if group.ranks else None,
             "ranks": group.ranks,
@@ -280,16 +256,6 @@ def _status(dump: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
     return list(values.mapping(dump.get("pg_status")).items())
 
 
-def _kind(description: str | None) -> str | None:
-    """Megatron's group names -> the axis they run along; groups along more than one axis are `other`."""
-    if description is None:
-        return None
-    if _MIXED.search(description):
-        return "dp" if description.upper().startswith("DATA_PARALLEL") else "other"
-    lowered = description.lower()
-    return next((kind for word, kind in _KINDS if word in lowered), "other")
-
-
 def _facts(dump: Mapping[Any, Any], rank: int | None, groups: dict[str, _Group]) -> Row:
     states = Counter(text for entry in dump["entries"] if (text := values.text(entry.get("state"))))
     return {
@@ -301,7 +267,7 @@ def _facts(dump: Mapping[Any, Any], rank: int | None, groups: dict[str, _Group])
         "nccl_version": values.text(dump.get("nccl_version")),
         "last_enqueued": {
             str(key)[:64]: values.whole(values.mapping(value).get("last_enqueued_collective"))
-            for key, value in _status(dump)
+            for key, value in _status(dump)[:GROUPS_MAX]
         },
     }
 

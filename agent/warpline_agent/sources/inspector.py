@@ -18,8 +18,13 @@ Row = dict[str, Any]
 RECORDS_MAX: Final = 2_000_000
 """Records kept of one file; the rest is counted as dropped."""
 
+VERSIONS_MAX: Final = 16
+
 RECORD_CHARS_MAX: Final = 4 * 1024 * 1024
 """A single object spread over several lines is given up at this length."""
+
+COMMUNICATORS_MAX: Final = 65_536
+"""Memberships kept of one file; a process has a few dozen."""
 
 BATCH_ROWS: Final = 50_000
 _KINDS: Final = (("coll_perf", "coll"), ("p2p_perf", "p2p"))
@@ -105,10 +110,11 @@ def _take(document: Mapping[Any, Any], found: _Found) -> None:
         return
     header, metadata = values.mapping(document.get("header")), values.mapping(document.get("metadata"))
     communicator = _communicator(header, metadata)
-    found.communicators.setdefault(
-        (communicator["communicator"], communicator["node"], communicator["pid"]), communicator
-    )
-    if version := values.text(metadata.get("inspector_output_format_version")):
+    if len(found.communicators) < COMMUNICATORS_MAX:
+        membership = (communicator["communicator"], communicator["node"], communicator["pid"])
+        found.communicators.setdefault(membership, communicator)
+    version = values.text(metadata.get("inspector_output_format_version"))
+    if version and len(found.versions) < VERSIONS_MAX:
         found.versions.add(version)
     for key, prefix in _KINDS:
         if isinstance(document.get(key), dict):
@@ -175,7 +181,7 @@ def _facts(found: _Found) -> Row:
         "records": found.records,
         "communicators": len(found.communicators),
         "versions": sorted(found.versions),
-        "nodes": len({row["node"] for row in found.communicators.values()}),
+        "nodes": len({row["node"] for row in found.communicators.values()} - {None}),
     }
 
 

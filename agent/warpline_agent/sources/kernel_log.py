@@ -218,14 +218,15 @@ class KernelLogFile:
 
     def read(self, candidate: Input) -> Reading:
         """Events, folded; a log without any is read and says so in its facts."""
-        events, heard, shapes, hosts = KernelEvents(), 0, Counter[str](), Counter[str]()
+        events, heard, shapes, hosts = KernelEvents(), 0, Counter[str](), set[str]()
         rows: list[Row] = []
         dropped = 0
         for line in candidate.lines():
             for record in records(line):
                 heard += 1
                 shapes[record.shape] += 1
-                hosts.update([record.host] if record.host else [])
+                if record.host and len(hosts) < 2:  # one is the node, two are no answer
+                    hosts.add(record.host)
                 found = events.rows(record)
                 rows += found if len(rows) < EVENTS_MAX else []
                 dropped += len(found) if len(rows) >= EVENTS_MAX else 0

@@ -65,7 +65,7 @@ def _reading(trace: Trace, name: str) -> Reading:
     rows = timeline_rows(trace.kernels, trace.steps, rank=job.rank, clock=clock, whole=trace.whole)
     told = told_collectives(trace, job)
     rows += [
-        Rows("collectives", collective_rows(trace.kernels, trace.launch_ns, told, rank=job.rank, clock=clock)),
+        collective_rows(trace.kernels, trace.launch_ns, told, rank=job.rank, clock=clock),
         Rows("communicators", communicator_rows(job)),
         Rows("phases", phases, phases_dropped + trace.annotations_dropped),
     ]
@@ -122,6 +122,8 @@ def _notes(trace: Trace) -> list[str]:
         notes.append(f"no GPU activity was recorded (only {seen}): GPU times are not known")
     if trace.malformed:
         notes.append(f"{trace.malformed} events without a name, or with times that are none, were left out")
+    if trace.records_dropped:
+        notes.append(f"{trace.records_dropped} records of GPU activity beyond the bound were left out")
     if trace.annotations_dropped:
         notes.append(f"{trace.annotations_dropped} annotations beyond the bound were left out")
     return notes

@@ -23,8 +23,10 @@ from ..timeline import collective_rows, timeline_facts, timeline_rows
 SQLITE_MAGIC: Final = b"SQLite format 3\0"
 FILE_BYTES_MAX: Final = 8 * 1024**3
 """Largest export that is unpacked for sqlite, which can read only a file."""
+_VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Longest text or blob that is taken out of a database."""
 _PROGRESS_STEPS: Final = 1_000_000
-_WORK_MAX: Final = 200_000
+_WORK_MAX: Final = 50_000
 """Rounds of _PROGRESS_STEPS virtual-machine steps after which a crafted database is given up."""
 
 
@@ -39,13 +41,13 @@ class Nsys:
 
     def read(self, candidate: Input) -> Reading:
         """Steps, clusters, names and collectives, GPU by GPU: the clocks of the GPUs differ by some microseconds."""
-        with _as_file(candidate) as path, closing(_connect(path)) as database:
-            try:
+        try:
+            with _as_file(candidate) as path, closing(_connect(path)) as database:
                 export = read_export(database)
-            except sqlite3.Error as error:
-                raise Refused(
-                    f"sqlite cannot read it: {error}", "export the report again, or copy the file again"
-                ) from error
+        except sqlite3.Error as error:
+            raise Refused(
+                f"sqlite cannot read it: {error}", "export the report again, or copy the file again"
+            ) from error
         return _reading(export)
 
 
@@ -76,6 +78,8 @@ class _Bounded:
 
 def _connect(path: str) -> sqlite3.Connection:
     database = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _VALUE_BYTES_MAX)
+    database.execute("PRAGMA trusted_schema = OFF")  # a schema may call functions; those of a stranger's do nothing
     database.text_factory = lambda raw: raw.decode("utf-8", "replace")
     rounds = iter(range(_WORK_MAX))
     database.set_progress_handler(lambda: next(rounds, None) is None, _PROGRESS_STEPS)
@@ -107,7 +111,7 @@ def _device_rows(export: Export, device: int, offset_ns: int, clock: str) -> lis
     whole = (int(placed.start_ns.min()), int(placed.end_ns.max() - placed.start_ns.min()))
     moved = [replace(span, start_ns=span.start_ns + offset_ns) for span in spans]
     collectives = collective_rows(placed, launch_ns, {}, rank=None, clock=clock)
-    return [*timeline_rows(placed, moved, rank=None, clock=clock, whole=whole), Rows("collectives", collectives)]
+    return [*timeline_rows(placed, moved, rank=None, clock=clock, whole=whole), collectives]
 
 
 def _all_steps(export: Export) -> set[int]:

@@ -11,13 +11,11 @@ import numpy as np
 
 from warpline_proto.errors import Refused
 
-from ..kernels import COMPUTE, MEMCPY, MEMSET, KernelLog, Kernels, digest
+from ..kernels import COMPUTE, MEMCPY, MEMSET, RECORDS_MAX, TIME_NS_MAX, KernelLog, Kernels, digest
 from ..parsers import values
-from ..source import Input, Origin, Reading, Rows
+from ..source import Input, Origin, Reading
 from ..timeline import collective_rows, timeline_facts, timeline_rows
 
-RECORDS_MAX: Final = 20_000_000
-TIME_NS_MAX: Final = 2**61
 _HEAD_LINE: Final = re.compile(rb"\A(?:\xef\xbb\xbf)?([^\r\n]*)")
 _DEVICE: Final = re.compile(r"\((\d{1,4})\)\s*$")
 
@@ -56,7 +54,7 @@ class NsysGpuTrace:
         whole = (first, int(kernels.end_ns.max()) - first)
         rows = timeline_rows(kernels, [], rank=None, clock=clock, whole=whole)
         unknown = np.full(len(kernels), -1, dtype=np.int64)
-        rows.append(Rows("collectives", collective_rows(kernels, unknown, {}, rank=None, clock=clock)))
+        rows.append(collective_rows(kernels, unknown, {}, rank=None, clock=clock))
         notes = ["times count from the start of the recording: the time of day is not in the file"]
         if dropped:
             notes.append(f"{dropped} lines without a sound time, or beyond the bound, were left out")
@@ -105,7 +103,8 @@ def _from_stats(line: Mapping[str, Any]) -> Record | None:
     name = values.text(line.get("Name")) or ""
     device = _DEVICE.search(values.text(line.get("Device")) or "")
     category = _category(name) if name.startswith("[CUDA ") else COMPUTE
-    return _record(start, end, name.strip("[]"), category, device and device[1], line.get("Strm"))
+    label = name.strip("[]") if name.startswith("[CUDA ") else name
+    return _record(start, end, label, category, device and device[1], line.get("Strm"))
 
 
 def _category(kind: str) -> int:

@@ -14,6 +14,9 @@ from ..source import Input, Origin, Reading
 
 Row = dict[str, Any]
 
+TABLE_LINES_MAX: Final = 20_000
+"""Lines of one table of a capture; what follows is passed over. A capture shows each GPU once or a few times."""
+
 _NO_ZONE: Final = "times carry no zone and are read as UTC"
 _ZEUS_HEADER: Final = "Time,Power"
 _ZEUS_LINE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{9}),(\d{1,9})")
@@ -137,7 +140,7 @@ def _tables(lines: Iterable[str]) -> Iterable[tuple[str, str, list[str]]]:
         elif wanted and not header and nvidia_table.is_header(line):
             header = line
         elif header and line.strip():
-            body.append(line)
+            body += [line] if len(body) < TABLE_LINES_MAX else []
         elif header:
             if body:
                 yield heading, header, body

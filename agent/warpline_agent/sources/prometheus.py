@@ -89,7 +89,7 @@ def _notes(found: Exposition, jobs: set[str]) -> list[str]:
     if found.skipped:
         notes.append(f"{found.skipped} lines are not in Prometheus form and were skipped")
     if found.dropped:
-        notes.append(f"{found.dropped} samples beyond the first {exposition.SAMPLES_MAX} were left out")
+        notes.append(f"{found.dropped} samples beyond the bound were left out")
     if len(jobs) > 1:
         notes.append(f"samples of {len(jobs)} jobs: kept as metrics with their job only")
     return notes

@@ -10,6 +10,7 @@ from warpline_proto.errors import Refused
 from warpline_proto.tables import COLLECTIVES
 
 from ..parsers import nccl, values
+from ..parsers.process_groups import group_key
 from ..source import Input, Origin, Reading, Rows
 
 Row = dict[str, Any]
@@ -68,7 +69,7 @@ def _row(line: Mapping[str, Any]) -> Row:
     return {
         "source": "tracelens_nccl",
         "rank": values.small(line.get("rank")),
-        "communicator": None if group is None else f"{group}[{','.join(map(str, ranks))}]" if ranks else group,
+        "communicator": None if group is None else group_key(group, ranks or None),
         "group_name": group,
         "operation": known or operation or None,
         "datatype": dtype,
