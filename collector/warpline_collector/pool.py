@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import queue
 import signal
 import socket
@@ -15,22 +16,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
-from warpline_proto.defaults import QUERY_ROWS_MAX, QUERY_SECONDS_MAX
+from warpline_proto.defaults import QUERY_ROWS_MAX, QUERY_SECONDS_MAX, QUERY_WAIT_SECONDS_MAX
 from warpline_proto.errors import QueryError
 from warpline_proto.wire import from_ipc
 
 from .worker import HEADER, HEADER_BYTES_MAX, RESULT_BYTES_MAX, send
 
 START_SECONDS_MAX: Final = 30.0
-WAIT_SECONDS_MAX: Final = 5.0
-"""A question waits so long for a free worker."""
 QUERIES_PER_WORKER_MAX: Final = 1_000
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,35 +67,62 @@ class Answer:
         )
 
 
+class Question:
+    """One question on its way through the pool, so that whoever no longer wants the answer can say so from any thread."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._worker: _Worker | None = None
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End it, with the worker that answers it. Nothing happens where it is answered already."""
+        with self._mutex:
+            self._cancelled = True
+            if self._worker is not None:
+                self._worker.interrupt()
+
+    @contextlib.contextmanager
+    def answered_by(self, worker: _Worker) -> Iterator[None]:
+        """While the worker is this question's own; QueryError if nobody wants the answer any more."""
+        with self._mutex:
+            if self._cancelled:
+                raise QueryError("the question was taken back")
+            self._worker = worker
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._worker = None
+
+
 class WorkerPool:
-    """SQL of users over one store. Safe to call from several threads."""
+    """SQL of users over one store. Safe to call from several threads. A worker that ended is replaced by a new one."""
 
     def __init__(self, directory: Path, config: Config = Config()) -> None:
         self._directory = directory
         self._config = config
-        self._idle: queue.LifoQueue[_Worker] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._closed = False
         self._mutex = threading.Lock()
         self._all: set[_Worker] = set()
         for _ in range(config.workers):
-            self._start()
+            self._idle.put(self._started())
 
-    def query(self, sql: str, rows_max: int | None = None, seconds_max: float | None = None) -> Answer:
+    def query(
+        self, sql: str, rows_max: int | None = None, seconds_max: float | None = None, question: Question | None = None
+    ) -> Answer:
         """The answer to one statement; QueryError with a sentence if it was refused, failed or ran past a bound."""
         rows = min(rows_max or self._config.rows_max, self._config.rows_max)
         seconds = min(seconds_max or self._config.seconds_max, self._config.seconds_max)
+        if not (rows > 0 and seconds > 0):  # "not" also catches what is no number
+            raise QueryError(f"{rows} rows in {seconds} s cannot be had", "ask for more than none")
+        worker = self._free_worker()
         try:
-            worker = self._idle.get(timeout=WAIT_SECONDS_MAX)
-        except queue.Empty:
-            raise QueryError(f"all {self._config.workers} SQL workers are busy", "ask again in a moment") from None
-        try:
-            return worker.ask(sql, rows, seconds)
+            with (question or Question()).answered_by(worker):
+                return worker.ask(sql, rows, seconds)
         finally:
-            if worker.usable:
-                self._idle.put(worker)
-            else:
-                self._end(worker)
-                self._start()
+            self._idle.put(worker if worker.usable else self._replaced(worker))
 
     def close(self) -> None:
         """End all workers, also those that answer; safe to call twice."""
@@ -104,18 +132,38 @@ class WorkerPool:
         for worker in workers:
             worker.kill()
 
-    def _start(self) -> None:
+    def _free_worker(self) -> _Worker:
+        """The next one that is free and alive: one that was ended from outside costs no question."""
+        try:
+            worker = self._idle.get(timeout=QUERY_WAIT_SECONDS_MAX)
+        except queue.Empty:
+            raise QueryError(f"all {self._config.workers} SQL workers are busy", "ask again in a moment") from None
+        if worker is None or not worker.alive:
+            worker = self._replaced(worker)
+        if worker is None:
+            self._idle.put(None)
+            raise QueryError("no SQL worker could be started", "has the machine memory and processes left?")
+        return worker
+
+    def _replaced(self, worker: _Worker | None) -> _Worker | None:
+        if worker is not None:
+            with self._mutex:
+                self._all.discard(worker)
+            worker.kill()
+        return self._started()
+
+    def _started(self) -> _Worker | None:
+        """A new worker; None, to be tried again by the next question, where there can be none."""
         with self._mutex:
             if self._closed:
-                return
-            worker = _Worker(self._directory, self._config.memory_bytes)
+                return None
+            try:
+                worker = _Worker(self._directory, self._config.memory_bytes)
+            except OSError as error:
+                _LOG.error("a SQL worker could not be started: %s", error)
+                return None
             self._all.add(worker)
-        self._idle.put(worker)
-
-    def _end(self, worker: _Worker) -> None:
-        with self._mutex:
-            self._all.discard(worker)
-        worker.kill()
+        return worker
 
 
 class _Worker:
@@ -124,14 +172,18 @@ class _Worker:
     def __init__(self, directory: Path, memory_bytes: int) -> None:
         self._link, theirs = socket.socketpair()
         command = [sys.executable, "-P", "-m", "warpline_collector.worker", str(theirs.fileno()), str(directory)]
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, str(memory_bytes)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [*command, str(memory_bytes)],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+        except BaseException:
+            self._link.close()
+            raise
         self._ready = False
         self._queries = 0
         self.usable = True
@@ -153,8 +205,17 @@ class _Worker:
             raise QueryError(header["error"])
         return Answer(payload, header["truncated"])
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def interrupt(self) -> None:
+        """End the process; whoever waits for its answer gets a QueryError."""
+        self._process.kill()
+
     def kill(self) -> None:
-        """End the process now."""
+        """End the process now, and give everything back."""
         self.usable = False
         self._process.kill()
         self._process.wait()

@@ -20,11 +20,13 @@ from warpline_proto.tables import FINDINGS
 
 from .captures import CaptureBoard
 from .ingest import Ingest, Item, Stream
-from .pool import Answer, WorkerPool
+from .pool import Answer, Question, WorkerPool
 
 PIECE_BYTES: Final = 1024 * 1024
-QUESTIONS_WAITING_MAX: Final = 32
-"""Questions asked and not answered; one more is told to come back."""
+QUESTIONS_MAX: Final = 32
+"""Questions whose answer is not read to its end; one more is told to come back."""
+READ_SECONDS_MAX: Final = 60.0
+"""How long an answer may take to be read: until then it is held in memory."""
 UNPACK_APART_BYTES: Final = 512 * 1024
 """Frames that unpack to more are read in a thread, so that other streams need not wait."""
 STOP_SECONDS: Final = 1.0
@@ -45,7 +47,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         self._board = board
         self._started_ns = clock()
         self._questions = 0
-        self._threads = ThreadPoolExecutor(QUESTIONS_WAITING_MAX, thread_name_prefix="query")
+        self._threads = ThreadPoolExecutor(QUESTIONS_MAX, thread_name_prefix="query")
 
     async def Push(self, request_iterator: AsyncIterator[service_pb2.Frame], context: Any) -> None:
         """Read frames while a task of its own writes the acknowledgements: neither waits for the other."""
@@ -68,20 +70,23 @@ class Service(service_pb2_grpc.WarplineServicer):
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
 
-    async def Query(self, request: service_pb2.QueryRequest, context: Any) -> AsyncIterator[service_pb2.QueryPiece]:
+    async def Query(self, request: service_pb2.QueryRequest, context: Any) -> None:
         """One statement through the workers; a refusal is INVALID_ARGUMENT with the sentence."""
-        if self._questions >= QUESTIONS_WAITING_MAX:
+        if self._questions >= QUESTIONS_MAX:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many questions at once: ask again in a moment")
         self._questions += 1
         try:
             answer = await self._answer(request)
+            async with asyncio.timeout(READ_SECONDS_MAX):
+                for start in range(0, len(answer.payload), PIECE_BYTES):
+                    payload = answer.payload[start : start + PIECE_BYTES]
+                    await context.write(service_pb2.QueryPiece(payload=payload, truncated=answer.truncated))
         except QueryError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:DETAILS_CHARS_MAX])
+        except TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the answer was not read")
         finally:
             self._questions -= 1
-        for start in range(0, len(answer.payload), PIECE_BYTES):
-            payload = answer.payload[start : start + PIECE_BYTES]
-            yield service_pb2.QueryPiece(payload=payload, truncated=answer.truncated)
 
     async def Captures(
         self, request: service_pb2.CaptureWatch, context: Any
@@ -106,10 +111,17 @@ class Service(service_pb2_grpc.WarplineServicer):
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _answer(self, request: service_pb2.QueryRequest) -> Answer:
-        def work() -> Answer:
-            return self._pool.query(request.sql, request.rows_max or None, request.seconds_max or None)
+        """The pool's answer; a question taken back by its caller ends the worker that is at it."""
+        question = Question()
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        def work() -> Answer:
+            return self._pool.query(request.sql, request.rows_max or None, request.seconds_max or None, question)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except asyncio.CancelledError:
+            question.cancel()
+            raise
 
     async def _read(self, messages: AsyncIterator[service_pb2.Frame], stream: Stream) -> None:
         async for message in messages:

@@ -8,10 +8,12 @@ import grpc
 import pyarrow as pa
 
 from . import service_pb2, service_pb2_grpc
-from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_SECONDS_MAX
+from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_SECONDS_MAX, QUERY_WAIT_SECONDS_MAX
 from .errors import QueryError
 from .wire import from_ipc
 
+GRACE_SECONDS = 5.0
+"""What the way there and back, and a worker that must be started first, may take."""
 _OPTIONS = [("grpc.max_receive_message_length", FRAME_BYTES_MAX), ("grpc.enable_http_proxy", 0)]
 _WHY = {
     grpc.StatusCode.UNAVAILABLE: "no collector answers at {address}",
@@ -42,24 +44,26 @@ class QueryClient:
     def query(self, sql: str, *, rows_max: int = QUERY_ROWS_MAX, seconds_max: float = QUERY_SECONDS_MAX) -> pa.Table:
         """Rows of one SELECT; QueryError if it was refused, failed, or nobody answered.
 
-        A result cut at `rows_max` carries b"truncated" in its schema metadata.
+        A result cut at `rows_max` carries b"truncated" in its schema metadata, one that lacks damaged rows b"damaged".
         """
         request = service_pb2.QueryRequest(sql=sql, rows_max=rows_max, seconds_max=seconds_max)
         payload = bytearray()
         truncated = False
         try:
-            for piece in self._stub.Query(request, timeout=seconds_max + 5.0):
+            for piece in self._stub.Query(request, timeout=seconds_max + QUERY_WAIT_SECONDS_MAX + GRACE_SECONDS):
                 payload += piece.payload
                 truncated = truncated or piece.truncated
         except grpc.RpcError as error:
             raise self._failure(error) from error
         rows = from_ipc(bytes(payload))
-        return rows.replace_schema_metadata({"truncated": "true"}) if truncated else rows
+        return (
+            rows.replace_schema_metadata({**(rows.schema.metadata or {}), "truncated": "true"}) if truncated else rows
+        )
 
     def status(self) -> service_pb2.StatusReply:
         """What the collector says of itself; QueryError if nobody answers."""
         try:
-            reply: service_pb2.StatusReply = self._stub.Status(service_pb2.StatusRequest(), timeout=5.0)
+            reply: service_pb2.StatusReply = self._stub.Status(service_pb2.StatusRequest(), timeout=GRACE_SECONDS)
         except grpc.RpcError as error:
             raise self._failure(error) from error
         return reply

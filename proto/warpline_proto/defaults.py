@@ -22,4 +22,6 @@ FRAME_UNPACKED_BYTES_MAX: Final = 128 * 1024 * 1024
 """Largest frame once unpacked; a frame that claims more is refused before it is unpacked."""
 QUERY_ROWS_MAX: Final = 100_000
 QUERY_SECONDS_MAX: Final = 10.0
+QUERY_WAIT_SECONDS_MAX: Final = 5.0
+"""A question waits so long for somebody free to answer it."""
 EVIDENCE_ROWS_MAX: Final = 20

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from warpline_analysis.detector import Reader
@@ -20,11 +24,14 @@ from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
+from warpline_proto.defaults import FRAME_BYTES_MAX
 from warpline_proto.errors import ConfigError, QueryError
 from warpline_proto.finding import Finding, FindingKind, FindingState, Report, Severity, Subject, to_rows
 from warpline_proto.tables import CAPTURES, FINDINGS
 
 MakeFrame = Callable[..., Frame]
+ENDLESS = "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))"
+"""One call that runs for minutes."""
 ACCUSED = Finding(
     FindingKind.COMPUTE_STRAGGLER, Severity.WARNING, 0.9, Subject(job="j", rank=3), "rank 3 is slow", "look at it"
 )
@@ -160,6 +167,64 @@ def test_a_refused_question_is_a_sentence_and_a_hostile_one_costs_nothing(tmp_pa
         cut = client.query("SELECT * FROM range(100)", rows_max=10)
         assert (cut.num_rows, cut.schema.metadata) == (10, {b"truncated": b"true"})
         assert client.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_fifty_slow_questions_at_once_are_answered_or_told_to_come_back(tmp_path: Path) -> None:
+    """One worker, fifty askers: each hears something, bounded in time, and afterwards the door is open."""
+
+    def ask(client: QueryClient) -> str:
+        try:
+            client.query(ENDLESS, seconds_max=1.0)
+        except QueryError as error:
+            return error.message
+        raise AssertionError("it never ends")
+
+    with running(tmp_path) as address, QueryClient(address) as client:
+        with ThreadPoolExecutor(50) as askers:
+            said = Counter(askers.map(ask, [client] * 50))
+        assert set(said) <= {
+            "the query ran longer than 1 s and was stopped (ask for less)",
+            "all 1 SQL workers are busy (ask again in a moment)",
+            "too many questions at once: ask again in a moment",
+        }
+        assert len(said) == 3
+        assert client.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_a_question_whose_asker_went_away_does_not_run_on(tmp_path: Path) -> None:
+    """The only worker is free again long before the bound of the query that nobody waits for."""
+    request = service_pb2.QueryRequest(sql=ENDLESS, seconds_max=1e9)
+    with running(tmp_path) as address, QueryClient(address) as client:
+        assert client.query("SELECT 1 AS one").num_rows == 1
+        [worker] = workers()
+        with grpc.insecure_channel(address) as channel:
+            call = service_pb2_grpc.WarplineStub(channel).Query(request)
+            until(lambda: worker.cpu_times().user > 1.0)
+            call.cancel()
+        until(lambda: worker not in workers())
+        assert client.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def workers() -> list[psutil.Process]:
+    """The SQL workers of the collector in this process."""
+    return [child for child in psutil.Process().children() if child.is_running()]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process does, 20 s at most."""
+    pause, end = threading.Event(), time.monotonic() + 20.0
+    while not condition():
+        assert time.monotonic() < end
+        pause.wait(0.02)
+
+
+def test_a_large_answer_comes_in_pieces(tmp_path: Path) -> None:
+    """More than one message may hold; what was left out of it is not forgotten on the way."""
+    with running(tmp_path) as address, QueryClient(address) as client:
+        rows = client.query("SELECT range AS n, repeat('x', 400) AS wide FROM range(200000)", rows_max=100_000)
+        assert (rows.num_rows, rows.column("n")[-1].as_py()) == (100_000, 99_999)
+        assert rows.nbytes > 2 * FRAME_BYTES_MAX
+        assert rows.schema.metadata == {b"truncated": b"true"}
 
 
 def test_a_request_to_look_closer_reaches_the_node_it_names(tmp_path: Path) -> None:

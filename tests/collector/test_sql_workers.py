@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
-from warpline_collector.pool import Config, WorkerPool
+from warpline_collector.pool import Config, Question, WorkerPool
 from warpline_collector.statements import parse
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Frame
 from warpline_proto.errors import QueryError
 
 MakeFrame = Callable[..., Frame]
+ENDLESS = "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))"
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,7 @@ def test_a_select_that_hides_a_copy_writes_nothing(pool: WorkerPool, directory: 
     "sql",
     [
         "SELECT count(*) FROM range(100000000) a, range(100000000) b",
-        "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))",
+        ENDLESS,
         "WITH RECURSIVE t(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM t) SELECT count(*) FROM t",
     ],
 )
@@ -186,3 +189,75 @@ def test_a_statement_too_long_is_not_parsed() -> None:
     """The parser is not fed megabytes."""
     with pytest.raises(QueryError, match="longer than"):
         parse("SELECT " + "1," * 200_000 + "1")
+
+
+def test_a_worker_that_was_ended_from_outside_costs_no_question(tmp_path: Path) -> None:
+    """The machine ran out of memory and took an idle worker: the next question meets another one."""
+    DuckDBStore(tmp_path).close()
+    before = psutil.Process().children()
+    pool = WorkerPool(tmp_path, Config(workers=1))
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+    [process] = [child for child in psutil.Process().children() if child not in before]
+    process.kill()
+    psutil.wait_procs([process])
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+    pool.close()
+
+
+def test_a_machine_without_processes_left_is_told_and_got_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No worker can be started for a while: a sentence, and not one worker fewer for good."""
+    DuckDBStore(tmp_path).close()
+    pool = WorkerPool(tmp_path, Config(workers=1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("warpline_collector.pool.subprocess.Popen", refuse)
+        with pytest.raises(QueryError, match="stopped"):
+            pool.query(ENDLESS, seconds_max=0.2)
+        with pytest.raises(QueryError, match="no SQL worker could be started"):
+            pool.query("SELECT 1")
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+    pool.close()
+
+
+def test_a_question_that_is_taken_back_gives_its_worker_back_at_once(pool: WorkerPool) -> None:
+    """Nobody waits for the answer any more: the query does not run on to its bound."""
+    question = Question()
+    ended = threading.Event()
+
+    def ask() -> None:
+        with pytest.raises(QueryError):
+            pool.query(ENDLESS, question=question)
+        ended.set()
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    question.cancel()
+    assert ended.wait(10.0), "it would have run for 20 s"
+    asking.join()
+    with pytest.raises(QueryError, match="taken back"):
+        pool.query("SELECT 1", question=question)
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), float("-inf")])
+def test_a_bound_that_is_none_is_refused(pool: WorkerPool, seconds: float) -> None:
+    """Whatever a foreign client sends as a number of seconds."""
+    with pytest.raises(QueryError, match="cannot be had"):
+        pool.query("SELECT 1", seconds_max=seconds)
+
+
+def test_a_store_that_is_gone_is_told_by_its_workers(tmp_path: Path) -> None:
+    """Moved away: a sentence; put back: answers."""
+    place = tmp_path / "store"
+    DuckDBStore(place).close()
+    pool = WorkerPool(place, Config(workers=1))
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+    place.rename(tmp_path / "elsewhere")
+    with pytest.raises(QueryError, match="no store at"):
+        pool.query("SELECT 1")
+    (tmp_path / "elsewhere").rename(place)
+    assert values(pool, "SELECT 1 AS one") == [{"one": 1}]
+    pool.close()
