@@ -29,6 +29,7 @@ from .scrub import scrub_rows
 from .slot import Round, Slot
 from .source import Source
 from .spool import Spool
+from .telling import Say, Telling
 from .worker import ThreadWorker, Worker
 
 FRAME_SECONDS: Final = 1.0
@@ -71,12 +72,16 @@ class Agent:
         exporter: Exporter,
         clock: Clock = Clock(),
         make_worker: MakeWorker | None = None,
+        say: Say = lambda words: None,
     ) -> None:
+        """`say` takes sentences for whoever runs the agent on this node: rows about a collector that is away do not arrive."""
         self._place = {"cluster": config.cluster or None, "node": config.node}
         self._drain_seconds = config.drain_seconds
         self._spool = spool
         self._exporter = exporter
         self._clock = clock
+        self._say = say
+        self._telling = Telling(say)
         self._done = threading.Event()
         self._gathering = Gathering()
         now = clock.monotonic()
@@ -110,6 +115,7 @@ class Agent:
         if now >= self._frame_due or self._gathering.memory_bytes > FRAME_MEMORY_BYTES_MAX:
             self._frame_due = now + FRAME_SECONDS
             self._flush()
+            self._telling.look((self._spool.health(), *self._exporter.health()), now)
 
     def close(self) -> None:
         """Take what sources have read, send it, wait for the collector as long as configured, give everything back."""
@@ -125,6 +131,8 @@ class Agent:
             self._settle(slot, end)
         self._exporter.close()
         self._spool.close()
+        if self._spool.waiting_frames:
+            self._say(self._spool.left())
 
     def _serve(self, slot: Slot, now: float) -> None:
         if slot.worker.idle and now >= slot.due:

@@ -40,6 +40,8 @@ class AgentConfig:
     def __post_init__(self) -> None:
         if not self.node:
             raise ValueError("node is empty: give the node a name")
+        if not self.spool_directory:
+            raise ValueError("spool_directory is empty: name a directory")
         if ":" not in self.collector:
             raise ValueError(f"collector {self.collector!r} is not host:port")
         if self.spool_bytes_max < FRAME_BYTES_MAX or self.spool_memory_bytes_max < FRAME_BYTES_MAX:

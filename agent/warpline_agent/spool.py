@@ -155,6 +155,14 @@ class Spool:
         """Bytes that wait."""
         return self._bytes
 
+    def left(self) -> str:
+        """What becomes of the frames that still wait when the agent ends, in words."""
+        held = sum(each.data is not None for each in self._waiting.values())
+        kept = len(self._keys) - held
+        waits = f"frames that wait in {self.directory} for the next start: {kept}" if kept else ""
+        lost = f"frames lost: {held}, {self._trouble}" if held else ""
+        return "; ".join(filter(None, (waits, lost)))
+
     def take_losses(self) -> int:
         """Frames that fell off since the last call."""
         with self.changed:
@@ -251,11 +259,15 @@ class Spool:
             self._acquire()
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.rename(path)
+        try:
+            with temporary.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.rename(path)
+        except OSError:
+            self._unlink(temporary)  # on a full disk it would take the room of a frame
+            raise
         folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

@@ -20,6 +20,8 @@ class Config:
     directory: str = f"{STATE_DIRECTORY}/store"
 
     def __post_init__(self) -> None:
+        if not self.directory:
+            raise ValueError("directory is empty: name one")
         if ":" not in self.listen:
             raise ValueError(f"listen {self.listen!r} is not host:port")
 

@@ -344,3 +344,51 @@ def test_settings_name_the_nearest_source_and_section(tmp_path: Path) -> None:
 def test_made_up_sources_run_only_when_named() -> None:
     settings = load(sections(), environment={})
     assert "synthetic" not in build_sources(settings)
+
+
+class Away(Nowhere):
+    """A collector that is away until the test says otherwise."""
+
+    def __init__(self) -> None:
+        self.parts = [Health("collector", "stale", "no answer")]
+
+    def health(self) -> list[Health]:
+        return self.parts
+
+
+def test_whoever_runs_the_agent_hears_of_a_collector_that_stays_away(tmp_path: Path) -> None:
+    """Not of one that restarts, seldom of one that stays away, and once that it is back."""
+    said: list[str] = []
+    time, exporter = Time(), Away()
+    spool = Spool(tmp_path, "node-a", "boot", time.clock().wall_ns)
+    agent = Agent(AgentConfig(node="node-a", drain_seconds=0.0), {}, spool, exporter, time.clock(), say=said.append)
+
+    def run(seconds: int) -> None:
+        for _ in range(seconds):
+            agent.tick()
+            time.seconds += 1.0
+
+    run(4)
+    assert said == []
+    run(300)
+    assert said == ["collector: no answer"]
+    run(600)
+    assert said == ["collector: no answer"] * 2
+    exporter.parts = [Health("collector", "fresh", "")]
+    run(2)
+    assert said[2:] == ["collector: well again after 903 s"]
+    agent.close()
+    assert said[3].startswith(f"frames that wait in {tmp_path} for the next start: ")
+
+
+def test_frames_that_die_with_the_agent_are_told(tmp_path: Path) -> None:
+    """No directory to write: what memory held is gone at the end, and that is said."""
+    said: list[str] = []
+    time = Time()
+    (tmp_path / "file").write_text("")
+    spool = Spool(tmp_path / "file" / "spool", "node-a", "boot", time.clock().wall_ns)
+    agent = Agent(AgentConfig(node="node-a", drain_seconds=0.0), {}, spool, Nowhere(), time.clock(), say=said.append)
+    agent.tick()
+    agent.close()
+    [words] = said
+    assert words.startswith("frames lost: 1, cannot write ")

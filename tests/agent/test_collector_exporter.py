@@ -28,13 +28,13 @@ ROWS = [Batch("metrics", "test", METRICS.from_rows([{"time_ns": 1, "metric": "m"
 class Collector(service_pb2_grpc.WarplineServicer):
     """A real server whose answers the test decides: `answer` gives an Ack, None (say nothing) or "cut"."""
 
-    def __init__(self, answer: Callable[[service_pb2.Frame], Any]) -> None:
+    def __init__(self, answer: Callable[[service_pb2.Frame], Any], address: str = "127.0.0.1:0") -> None:
         self.answer = answer
         self.received: list[tuple[str, int]] = []
         self.streams = 0
         self._server = grpc.server(ThreadPoolExecutor(4))
         service_pb2_grpc.add_WarplineServicer_to_server(self, self._server)
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
+        self.address = f"127.0.0.1:{self._server.add_insecure_port(address)}"
 
     def __enter__(self) -> Collector:
         self._server.start()
@@ -213,3 +213,19 @@ def until(condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < end:
         pause.wait(0.01)
     return condition()
+
+
+def test_the_end_does_not_sleep_through_a_long_pause(
+    spool: Spool, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collector came back while the exporter pauses: `drain` tries at once."""
+    with Collector(accept) as server:
+        address = server.address
+    monkeypatch.setattr(CollectorExporter, "_pause", lambda self: 3_600.0)
+    spool.put(ROWS)
+    exporter = export(address)
+    assert until(lambda: "takes no frames" in exporter.health()[0].reason)
+    back = Collector(accept, address)
+    with back:
+        assert exporter.drain(WAIT_SECONDS)
+    assert back.received == [(spool.boot, 1)]

@@ -294,3 +294,19 @@ def test_without_crashes_the_count_is_exact(tmp_path: Path) -> None:
     held = {sequence for _, sequence in waiting(model.spool)}
     gone = set(range(1, 41)) - held - model.acknowledged[model.spool.boot]
     assert len(gone) == model.spool.lost(model.spool.boot) > 0
+
+
+def test_a_full_disk_is_not_filled_further_by_halves_of_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = open_spool(tmp_path, Clock())
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        spool.put(rows(1.0))
+        assert spool.health().state == "stale"
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+    spool.put(rows(2.0))
+    assert spool.health().state == "fresh"
+    assert len(list(tmp_path.glob("*.frame"))) == 2

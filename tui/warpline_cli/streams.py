@@ -32,7 +32,11 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """A closed stream becomes an empty one; a character that the terminal's alphabet lacks is written as an escape."""
+    """A closed stream becomes an empty one; a character that the terminal's alphabet lacks is written as an escape.
+
+    gRPC keeps its own log lines to itself unless the environment asks for them: what matters of them comes as an error.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name, mode in _STREAMS:
         stream = getattr(sys, name)
         if stream is None:  # opened in this order, each takes the number that was closed

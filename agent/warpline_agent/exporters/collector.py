@@ -113,6 +113,7 @@ class CollectorExporter:
         self._random = random.Random(seed)
         self._monotonic = monotonic
         self._stop = threading.Event()
+        self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exporter", daemon=True)
         self._call: Any = None
         self._failures = 0
@@ -131,12 +132,14 @@ class CollectorExporter:
 
     def drain(self, seconds: float) -> bool:
         """Wait until everything is acknowledged, `seconds` at most; False if something still waits."""
+        self._hurry.set()
         with self._spool.changed:
             return self._spool.changed.wait_for(lambda: self._spool.waiting_frames == 0, seconds)
 
     def close(self) -> None:
         """End the stream and the thread; what waits stays in the spool. Safe to call twice or without `start`."""
         self._stop.set()
+        self._hurry.set()
         with self._spool.changed:
             self._spool.changed.notify_all()
         self._cancel()
@@ -163,12 +166,16 @@ class CollectorExporter:
                 self._session()
                 self._reason = "the collector closed the stream"
             except grpc.RpcError as error:
-                self._reason = f"{self._address}: {_words(error)}"
-            if not self._stop.is_set():
-                self._stop.wait(self._pause())
+                self._reason = f"{self._address} takes no frames, they wait: {_words(error)}"
+            self._rest_between_streams()
 
     def _wanted(self) -> bool:
         return self._stop.is_set() or self._spool.waiting_frames > 0
+
+    def _rest_between_streams(self) -> None:
+        """The pause is cut short by `drain`, which has less time than a long pause takes."""
+        if self._hurry.wait(self._pause()):
+            self._stop.wait(BACKOFF_SECONDS_MIN)
 
     def _pause(self) -> float:
         """Seconds until the next try: doubling up to the bound, with jitter so that a fleet does not come back at once."""

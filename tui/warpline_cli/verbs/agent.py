@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -45,9 +46,9 @@ def run(options: argparse.Namespace) -> int:
     told: list[int] = []
     for number in endings():
         signal.signal(number, lambda received, frame: _note(told, received, frame))
-    agent = Agent(config, sources, spool, exporter)
+    agent = Agent(config, sources, spool, exporter, say=lambda words: _say(f"agent: {words}"))
     names = ", ".join(sources) or "nothing"
-    print(f"agent ready: node {config.node} reads {names}, sends to {config.collector}", file=sys.stderr, flush=True)
+    _say(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
     return 0 if agent.run(lambda: bool(told)) else EXIT_BROKEN
 
 
@@ -65,6 +66,11 @@ def _override(config: Any, options: argparse.Namespace) -> Any:
         return dataclasses.replace(config, **given)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _say(words: str) -> None:
+    with contextlib.suppress(OSError):  # a log that is full or gone does not stop the agent
+        print(words, file=sys.stderr, flush=True)
 
 
 def _note(told: list[int], received: int, frame: FrameType | None) -> None:
