@@ -190,6 +190,31 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
     assert "compression bomb" in (only(read(tmp_path / "bomb.zip", limits=SMALL)).reason or "")
 
 
+def test_an_archive_of_headers_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and attributes that fill the memory, in a tar and in the directory of a zip."""
+    monkeypatch.setattr("warpline_agent.recordings.archive.HEADERS_BYTES_MAX", 20_000)
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("a")
+        entry.pax_headers = {"comment": "x" * 50_000}
+        archive.addfile(entry)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as container:
+        for number in range(1_000):
+            container.writestr(f"{number}.txt", b"")
+    for report in read(tmp_path / "a.tar", tmp_path / "b.zip").inputs:
+        assert "describes its members in more than 20,000 bytes" in (report.reason or "")
+
+
+def test_a_large_member_is_no_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what describes members is bounded so tightly."""
+    monkeypatch.setattr("warpline_agent.recordings.archive.HEADERS_BYTES_MAX", 20_000)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("a.txt", "b.txt", "c.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 100_000
+            archive.addfile(entry, io.BytesIO(b"steps 0 1 5" + b" " * 99_989))
+    assert read(tmp_path / "a.tar").inputs[0].status == "read"
+
+
 def test_zip_and_nested_gzip_members_are_read(tmp_path: Path) -> None:
     """A zip of compressed recordings is one input with a line for each."""
     with zipfile.ZipFile(tmp_path / "ranks.zip", "w") as archive:

@@ -25,6 +25,8 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ZIP_MAGIC: Final = b"PK\x03\x04"
 COPY_BYTES: Final = 1024 * 1024
 TAR_MARK_OFFSET: Final = 257
+HEADERS_BYTES_MAX: Final = 16 * 1024 * 1024
+"""What an archive may spend on names and attributes of its members; the libraries take that into memory whole."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +157,24 @@ def _is_zip(candidate: Input) -> bool:
 
 def _untar(candidate: Input, folder: Path, limits: Limits) -> Iterator[Member]:
     room = _Room(folder, limits)
-    with candidate.open() as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with (
+        candidate.open() as stream,
+        tarfile.open(fileobj=cast(IO[bytes], metered := _Metered(stream)), mode="r|") as archive,
+    ):
         for entry in archive:
             if entry.isdir():
                 continue
-            reason = None if entry.isfile() else "a link, device or pipe inside an archive: not unpacked"
+            plain = entry.isreg() and not entry.issparse()
+            metered.left += entry.size if plain else 0
+            reason = None if plain else "a link, device, pipe or sparse file inside an archive: not unpacked"
             content = archive.extractfile(entry) if reason is None else None
             yield room.take(entry.name, content, reason)
 
 
 def _unzip(candidate: Input, folder: Path, limits: Limits) -> Iterator[Member]:
     room = _Room(folder, limits)
-    with candidate.open() as stream, zipfile.ZipFile(stream) as archive:
+    with candidate.open() as stream, zipfile.ZipFile(cast(IO[bytes], metered := _Metered(stream))) as archive:
+        metered.left = 2 * limits.file_bytes  # members are bounded in the room, this is only for headers
         for entry in archive.infolist():
             if entry.is_dir():
                 continue
@@ -178,6 +186,23 @@ def _unzip(candidate: Input, folder: Path, limits: Limits) -> Iterator[Member]:
             else:
                 with archive.open(entry) as content:
                     yield room.take(entry.filename, content, None, entry.compress_size)
+
+
+class _Metered:
+    """An archive's bytes, of which `left` may still be read; more is Refused."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.left = HEADERS_BYTES_MAX
+        self.seek, self.tell, self.seekable = stream.seek, stream.tell, stream.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes."""
+        data = self._stream.read(min(size, self.left + 1) if size >= 0 else self.left + 1)
+        self.left -= len(data)
+        if self.left < 0:
+            raise Refused(f"an archive that describes its members in more than {HEADERS_BYTES_MAX:,} bytes")
+        return data
 
 
 class _Room:
