@@ -12,6 +12,7 @@ ROOT: Final = Path(__file__).parents[2]
 CACHE: Final = ROOT / ".bench"
 PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "hta": ("HolisticTraceAnalysis==0.5.0", "pandas<3"),
+    "rbeast": ("Rbeast==0.1.25",),
 }
 
 
