@@ -88,6 +88,10 @@ class Slow:
     share: float
     lost: float
 
+    def accused(self, members: int) -> list[tuple[int, ...]]:
+        """A clear minority of so many members is accused one by one; where up to half of a group is slow, together."""
+        return [(member,) for member in self.members] if 4 * len(self.members) <= members else [self.members]
+
 
 def slow_members(values: Array, rows_min: int, window_min: int) -> Slow | None:
     """Members slow in the newest regime of a (steps, members) matrix of times, or None.

@@ -96,14 +96,8 @@ def _accuse(
     return [
         straggler(reader, job, times, group, slow, chosen, _heard(group, chosen, waits))
         for group, slow in pairs
-        for chosen in _named(group, slow)
+        for chosen in slow.accused(len(group.members))
     ]
-
-
-def _named(group: PeerGroup, slow: Slow) -> list[tuple[int, ...]]:
-    """A clear minority is accused one by one; where up to half of the group is slow, together."""
-    minority = 4 * len(slow.members) <= len(group.members)
-    return [(member,) for member in slow.members] if minority else [slow.members]
 
 
 def _heard(group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> Corroboration:

@@ -1,0 +1,160 @@
+"""Has the iteration time of a job risen for good?
+
+Change points of the iteration time (the first level of ARGUS's progressive diagnosis; Greyhound's gate of 10 %), by medians
+and ranks so that checkpoints and evaluations do not count, and only where the series' own past has nothing like it. It says
+that and since when a job is slower, and which part of the step grew; it accuses nobody within the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from warpline_proto.finding import (
+    Check,
+    Cost,
+    Evidence,
+    Finding,
+    FindingKind,
+    Onset,
+    Report,
+    Severity,
+    Subject,
+    Verdict,
+)
+
+from ..blame import percent
+from ..detector import Reader, show
+from ..iteration import Iterations, jobs_with_steps, load_iterations, told_steps
+from ..jobs import Job, known_jobs, step_time
+from ..rises import AFTER_MIN, BEFORE_MIN, Rise, lasting_rise
+from ..robust import EXCESS_GATE
+
+DETECTOR: Final = "regression"
+STEPS_MIN: Final = BEFORE_MIN + AFTER_MIN
+MOST_SHARE: Final = 0.5
+"""A part of the step explains a rise when it grew by at least this share of it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a step: the column that has it, how a sentence names it, and where to look when it grew."""
+
+    column: str
+    name: str
+    look: str
+
+
+PARTS: Final = (
+    Part(
+        "compute_ns",
+        "compute",
+        "Compare compute per rank: clocks and throttling where it is one rank, batch or sequence length, code and kernels where "
+        "it is all of them",
+    ),
+    Part(
+        "exposed_communication_ns",
+        "communication that nothing covers, waiting included",
+        "Split the collectives into waiting and transfer: waiting leads to a late rank, transfer to a link",
+    ),
+    Part(
+        "idle_ns",
+        "time in which the GPU has nothing to do",
+        "Look at the hosts: data loader, garbage collection, CPU load, file system; take stacks of the training processes",
+    ),
+    Part(
+        "memcpy_ns",
+        "copies",
+        "Look at what is copied between host and GPU in each step, and at PCIe width and generation",
+    ),
+    Part("data_wait_ns", "waiting for the data loader", "Look at the data loader: workers, storage, decoding"),
+)
+ANYWHERE: Final = (
+    "Record kernel times of all ranks over some steps: they tell slow compute from waiting; meanwhile compare what changed at "
+    "the onset (checkpoint, data, code, neighbours on the nodes)"
+)
+
+
+def detect(reader: Reader) -> Report:
+    """Judge the iteration time of every job that tells of steps."""
+    jobs, report = known_jobs(reader), Report()
+    for name in jobs_with_steps(reader):
+        report += _job(reader, jobs.get(name, Job(name)))
+    return report
+
+
+def _job(reader: Reader, job: Job) -> Report:
+    iterations = load_iterations(reader, job.name)
+    count = len(iterations.steps)
+    if count < STEPS_MIN:
+        text = f"iteration times of {count} step{'s' * (count != 1)}; {STEPS_MIN} needed"
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, text, (text,)),))
+    rise = lasting_rise(iterations.seconds)
+    if rise is None:
+        text = (
+            f"no lasting rise of {percent(EXCESS_GATE)} or more in {count} steps of {iterations.typical:.3g} s "
+            f"(jitter {percent(iterations.jitter)})"
+        )
+        return Report(checks=(Check(DETECTOR, Verdict.HEALTHY, job.name, text),))
+    return Report((_finding(reader, job, iterations, rise),))
+
+
+def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Finding:
+    step, lasted = int(iterations.steps[rise.start]), len(iterations.steps) - rise.start
+    grown = _grown(reader, iterations, step)
+    part = _explains(grown, rise)
+    lost = rise.after - rise.before
+    gpus = job.world_size or iterations.ranks * job.ranks_per_record
+    most = f"; {part.name} grew by {grown[part.column]:.3g} s" if part else ""
+    about = "about " if rise.scale > 1 else ""
+    return Finding(
+        kind=FindingKind.REGRESSION,
+        severity=Severity.WARNING,
+        confidence=0.9 if rise.scale == 1 and lasted >= 2 * AFTER_MIN else 0.7,
+        subject=Subject(job=job.name),
+        summary=f"Iteration time rose {percent(rise.share)} for good, from {rise.before:.3g} s to {rise.after:.3g} s, since "
+        f"{about}step {step} ({lasted} steps ago){most}",
+        next_step=part.look if part else ANYWHERE,
+        onset=Onset(step_time(reader, "steps", job.name, step), step),
+        cost=Cost(seconds_per_step=lost, gpu_hours=lost * lasted * gpus / 3600),
+        evidence=(_evidence(reader, iterations, step),),
+        ruled_out=(
+            f"checkpoints, evaluations and other single long steps: {lasted} steps in a row are slower at the median",
+            f"varying work: no {min(lasted, rise.start // 2)} steps in a row before it went half as far from the median",
+        ),
+        missing=("tokens per step: a larger batch or longer sequences look the same",)
+        + (() if part else ("which part of the step grew",)),
+    )
+
+
+def _medians(iterations: Iterations) -> str:
+    return ", ".join(f"round(median({part.column}) / 1e9, 6) AS {part.column[:-3]}_seconds" for part in PARTS)
+
+
+def _evidence(reader: Reader, iterations: Iterations, step: int) -> Evidence:
+    """Typical step before and after, as a whole and in parts."""
+    return show(
+        reader,
+        f"SELECT CASE WHEN step < {step} THEN 'before' ELSE 'after' END AS period, count(DISTINCT step) AS steps, "
+        f"round(median(duration_ns) / 1e9, 6) AS seconds_per_step, {_medians(iterations)} {told_steps(iterations.job)} "
+        f"AND step >= {int(iterations.steps[0])} GROUP BY period ORDER BY period DESC",
+    )
+
+
+def _grown(reader: Reader, iterations: Iterations, step: int) -> dict[str, float]:
+    """Seconds by which the median of each known part grew."""
+    rows: list[Mapping[str, Any]] = reader.query(
+        "SELECT " + ", ".join(
+            f"(median({part.column}) FILTER (step >= {step}) - median({part.column}) FILTER (step < {step})) / 1e9 "
+            f"AS {part.column}" for part in PARTS
+        ) + f" {told_steps(iterations.job)} AND step >= {int(iterations.steps[0])}"
+    ).to_pylist()  # fmt: skip
+    return {name: value for name, value in rows[0].items() if value is not None}
+
+
+def _explains(grown: Mapping[str, float], rise: Rise) -> Part | None:
+    """The part that grew most, if it makes up most of the rise."""
+    known = [part for part in PARTS if part.column in grown]
+    most = max(known, key=lambda part: grown[part.column], default=None)
+    return most if most and grown[most.column] >= MOST_SHARE * (rise.after - rise.before) else None

@@ -1,0 +1,69 @@
+"""Iteration time: how long each step of a job took, whoever was slow in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .detector import Reader, literal
+from .jobs import WINDOW_STEPS
+from .rises import deviation
+from .robust import Array
+
+HISTORY_STEPS: Final = 1000
+"""Newest steps whose iteration time is looked at ..."""
+ROWS_MAX: Final = 4_000_000
+"""... as far as so many rows of one job hold them, but never fewer than WINDOW_STEPS."""
+
+
+@dataclass(frozen=True)
+class Iterations:
+    """Iteration times of a job, oldest first: `seconds` is the median over the ranks that told of each of `steps`."""
+
+    job: str
+    ranks: int
+    steps: npt.NDArray[np.int64]
+    seconds: Array
+
+    @property
+    def typical(self) -> float:
+        """Median iteration time, seconds; NaN where there is none."""
+        return float(np.median(self.seconds)) if len(self.seconds) else float("nan")
+
+    @property
+    def jitter(self) -> float:
+        """Standard deviation of the logarithm, from the quartiles: rare pauses do not count."""
+        return deviation(np.log(self.seconds))
+
+
+def told_steps(job: str) -> str:
+    """FROM and WHERE of the steps of a job with an iteration time; a single recorded process has no rank."""
+    return f"FROM steps WHERE job = {literal(job)} AND scope = 'step' AND step IS NOT NULL AND duration_ns > 0"
+
+
+def jobs_with_steps(reader: Reader) -> list[str]:
+    """Jobs that tell of steps at all."""
+    rows = reader.query(
+        "SELECT DISTINCT job FROM steps WHERE job IS NOT NULL AND scope = 'step' AND step IS NOT NULL ORDER BY job"
+    )
+    return [row["job"] for row in rows.to_pylist()]
+
+
+def load_iterations(reader: Reader, job: str, steps_max: int = HISTORY_STEPS) -> Iterations:
+    """The newest steps of a job."""
+    condition = told_steps(job)
+    ranks: int = reader.query(f"SELECT greatest(count(DISTINCT rank), 1) AS ranks {condition}")["ranks"][0].as_py()
+    steps = min(steps_max, max(WINDOW_STEPS, ROWS_MAX // ranks))
+    rows = reader.query(
+        f"SELECT step, median(duration_ns) / 1e9 AS seconds {condition} AND step >= (SELECT min(step) FROM (SELECT DISTINCT "
+        f"step {condition} ORDER BY step DESC LIMIT {steps})) GROUP BY step ORDER BY step"
+    )
+    return Iterations(
+        job,
+        ranks,
+        rows.column("step").to_numpy().astype(np.int64),
+        rows.column("seconds").to_numpy().astype(np.float64),
+    )

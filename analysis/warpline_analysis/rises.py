@@ -1,0 +1,106 @@
+"""Lasting rises of a series of times: shifts of its level that its own past has nothing like."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .robust import EXCESS_GATE, Array, lasting_drop
+
+BEFORE_MIN: Final = 10
+"""Values that make a baseline."""
+AFTER_MIN: Final = 5
+"""Values that a rise must have lasted."""
+SCALES: Final = (1, 2, 4, 8, 16)
+"""Lengths of blocks whose medians are compared: what alternates within a block, as accumulating gradients does, is level."""
+BLOCKS_MIN: Final = 5
+"""Blocks on either side of a change."""
+EXCURSION_RATIO: Final = 2.0
+"""A rise must be so many times the largest excursion that as many values in a row made before it."""
+EXCURSION_VALUES_MAX: Final = 50
+DEVIATIONS: Final = 5.0
+MEDIAN_ERROR: Final = 1.2533
+"""Standard error of a median over that of a mean, normal values."""
+QUARTILES_APART: Final = 1.349
+"""Quartiles of normal values lie so many standard deviations apart."""
+
+
+def deviation(values: Array) -> float:
+    """Standard deviation from the quartiles: rare values do not count. 0 for fewer than two values."""
+    if len(values) < 2:
+        return 0.0
+    low, high = np.quantile(values, (0.25, 0.75))
+    return float(high - low) / QUARTILES_APART
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A level `before` and a higher one `after`, from index `start` on; `scale` values were taken together to see it."""
+
+    start: int
+    before: float
+    after: float
+    scale: int
+
+    @property
+    def share(self) -> float:
+        """Part of the former level that came on top."""
+        return self.after / self.before - 1
+
+
+def lasting_rise(series: Array, share: float = EXCESS_GATE) -> Rise | None:
+    """The newest level of a positive series if it lies at least `share` above the one before it and lasts; else None.
+
+    Nine in ten blocks on either side keep to their side of the middle (`lasting_drop` of the rates), and the rise exceeds
+    what the series did by itself before: work that varies from step to step, in turn or in drifts, is no rise.
+    """
+    for scale in SCALES:
+        found = _at_scale(series, share, scale)
+        if found is not None:
+            return found
+    return None
+
+
+def _at_scale(series: Array, share: float, scale: int) -> Rise | None:
+    blocks = len(series) // scale
+    least = [max(math.ceil(values / scale), BLOCKS_MIN) for values in (BEFORE_MIN, AFTER_MIN)]
+    if blocks < sum(least):
+        return None
+    skipped = len(series) - blocks * scale
+    medians = np.median(series[skipped:].reshape(blocks, scale), axis=1)
+    drop = lasting_drop(1 / medians, 1 - 1 / (1 + share), *least)
+    if drop is None:
+        return None
+    rise = Rise(_sharpened(series, skipped + drop.start * scale, scale), 1 / drop.before, 1 / drop.after, scale)
+    certain = _beyond_chance(np.log(medians), drop.start) and _unlike_the_past(series, rise)
+    return rise if rise.share >= share and certain else None
+
+
+def _beyond_chance(logs: Array, start: int) -> bool:
+    """Whether the levels differ by DEVIATIONS standard errors of a median: few or restless values prove little."""
+    before, after = logs[:start], logs[start:]
+    error = MEDIAN_ERROR * deviation(before) * math.sqrt(1 / len(before) + 1 / len(after))
+    return float(np.median(after) - np.median(before)) >= DEVIATIONS * error
+
+
+def _sharpened(series: Array, start: int, scale: int) -> int:
+    """The index near `start` that parts the two levels best, by absolute deviations of logarithms."""
+    if scale == 1:
+        return start
+    logs = np.log(series)
+    low, high = max(start - scale, 1), min(start + scale, len(series) - 1)
+    excess = np.abs(logs - np.median(logs[:start])) - np.abs(logs - np.median(logs[start:]))
+    return int(low + np.argmin(np.cumsum(excess)[low - 1 : high]))
+
+
+def _unlike_the_past(series: Array, rise: Rise) -> bool:
+    past = np.log(series[: rise.start])
+    length = min(len(series) - rise.start, len(past) // 2, EXCURSION_VALUES_MAX)
+    rounds = max(length // rise.scale, 1) * rise.scale
+    medians = np.median(sliding_window_view(past, rounds), axis=1)
+    excursion = float(np.max(np.abs(medians - math.log(rise.before))))
+    return math.log1p(rise.share) >= EXCURSION_RATIO * excursion

@@ -1,0 +1,146 @@
+"""A job that has become slower for good is told of, with since when; one whose steps merely vary is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from warpline_analysis.detector import Reader
+from warpline_analysis.detectors import regression
+from warpline_analysis.rises import lasting_rise
+from warpline_proto.finding import Finding, FindingKind, Report, Severity, Verdict
+
+ReaderOf = Callable[[Mapping[str, Any]], Reader]
+Train = Callable[..., dict[str, Any]]
+Times = npt.NDArray[np.float64]
+
+
+def series(seed: int, steps: int = 200, jitter: float = 0.02) -> Times:
+    """Iteration times around 1 s."""
+    return np.exp(np.random.default_rng(seed).normal(0, jitter, steps))
+
+
+def slower(times: Times, start: int, share: float) -> Times:
+    """The same, slower from a step on."""
+    result = times.copy()
+    result[start:] *= 1 + share
+    return result
+
+
+def judge(reader_of: ReaderOf, times: Times, ranks: int = 4, **columns: Any) -> Report:
+    """Steps of a job that take these times on every rank."""
+    rows = [
+        {"job": "train", "rank": rank, "scope": "step", "step": step, "duration_ns": int(seconds * 1e9)}
+        | {name: int(value[step] * 1e9) for name, value in columns.items()}
+        for step, seconds in enumerate(times) for rank in range(ranks)
+    ]  # fmt: skip
+    return regression.detect(reader_of({"steps": rows}))
+
+
+def only(report: Report) -> Finding:
+    """The one finding."""
+    assert len(report.findings) == 1, report
+    return report.findings[0]
+
+
+def test_a_lasting_rise_is_told_with_onset_cost_and_the_part_that_grew(reader_of: ReaderOf) -> None:
+    times = slower(series(1), 120, 0.3)
+    finding = only(judge(reader_of, times, compute_ns=series(2) * 0.6, idle_ns=times - 0.7))
+    assert (finding.kind, finding.severity, finding.subject.named()) == (
+        FindingKind.REGRESSION, Severity.WARNING, {"job": "train"},
+    )  # fmt: skip
+    assert finding.onset.step == 120 and finding.confidence >= 0.9
+    assert finding.cost.seconds_per_step == pytest.approx(0.3, rel=0.1)
+    assert finding.cost.gpu_hours == pytest.approx(0.3 * 80 * 4 / 3600, rel=0.1)
+    assert "nothing to do grew by" in finding.summary and finding.next_step.startswith("Look at the hosts")
+    assert [row["period"] for row in finding.evidence[0].rows] == ["before", "after"]
+
+
+def test_without_parts_of_the_step_it_says_what_is_missing(reader_of: ReaderOf) -> None:
+    finding = only(judge(reader_of, slower(series(1), 50, 0.5)))
+    assert "which part of the step grew" in finding.missing
+
+
+@pytest.mark.parametrize("jitter", [0.005, 0.02, 0.05])
+@pytest.mark.parametrize("share", [0.15, 0.2, 0.5, 2.0])
+def test_rises_well_above_the_gate_are_found_where_they_begin(jitter: float, share: float) -> None:
+    for seed in range(30):
+        found = lasting_rise(slower(series(seed, jitter=jitter), 120, share))
+        assert found is not None and abs(found.start - 120) <= (0 if share >= 10 * jitter else 3), seed
+
+
+def test_five_slow_steps_after_ten_are_enough_and_four_are_not() -> None:
+    assert lasting_rise(slower(series(3, 15), 10, 0.3)) is not None
+    assert lasting_rise(slower(series(3, 14), 10, 0.3)) is None
+    assert lasting_rise(slower(series(3, 200), 196, 0.3)) is None
+
+
+def test_a_rise_below_the_gate_and_one_that_is_over_are_none(reader_of: ReaderOf) -> None:
+    over = slower(series(4), 60, 0.5)
+    over[120:] /= 1.5
+    for times in (slower(series(4), 100, 0.06), over, slower(series(4), 100, -0.3)):
+        report = judge(reader_of, times)
+        assert report.findings == () and report.verdict == Verdict.HEALTHY
+        assert "gate" in report.checks[0].detail or "10 %" in report.checks[0].detail
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        [1.0, 2.0], [1, 1, 1, 3], [1, 1, 3, 3], [1, 1.2, 1.4, 1.6, 1.8, 2], [1] * 19 + [6], [1] * 44 + [2] * 6,
+    ],
+    ids=["alternating", "accumulation", "pairs", "saw", "checkpoints", "evaluations"],
+)  # fmt: skip
+def test_what_came_round_before_is_no_rise_but_a_rise_on_top_of_it_is(pattern: list[float]) -> None:
+    for seed in range(20):
+        times = series(seed) * np.resize(np.array(pattern, dtype=float), 200)
+        counts = range(max(15, len(pattern) + 1), 201, 7)
+        assert all(lasting_rise(times[:count]) is None for count in counts), seed
+        found = lasting_rise(slower(times, 100, 0.6))
+        assert found is not None and abs(found.start - 100) <= 16, seed
+        assert found.share == pytest.approx(0.6, abs=0.2)
+
+
+@pytest.mark.parametrize("jitter", [0.1, 0.3, 0.6])
+def test_variable_sequence_lengths_are_no_regression_at_any_length_of_the_record(jitter: float) -> None:
+    for seed in range(50):
+        times = series(seed, jitter=jitter)
+        assert all(lasting_rise(times[:count]) is None for count in range(15, 201, 9)), seed
+        lengths = np.random.default_rng(seed).choice([0.5, 1.0, 1.5, 4.0], 200) * series(seed)
+        assert all(lasting_rise(lengths[:count]) is None for count in range(15, 201, 9)), seed
+
+
+def test_fifty_healthy_jobs_are_healthy(reader_of: ReaderOf, train: Train) -> None:
+    for seed in range(50):
+        work = 0.1 * np.exp(np.random.default_rng(seed).normal(0, 0.02, (60, 8)))
+        report = regression.detect(reader_of(train(work)))
+        assert (report.verdict, report.findings) == (Verdict.HEALTHY, ()), seed
+
+
+def test_a_single_process_without_a_rank_is_judged_too(reader_of: ReaderOf) -> None:
+    rows = [
+        {"job": "alone", "scope": "step", "step": step, "duration_ns": int(value * 1e9)}
+        for step, value in enumerate(slower(series(5), 100, 0.4))
+    ]
+    assert only(regression.detect(reader_of({"steps": rows}))).onset.step == 100
+
+
+def test_too_few_steps_cannot_be_told(reader_of: ReaderOf) -> None:
+    report = judge(reader_of, series(6, 12))
+    assert report.verdict == Verdict.UNKNOWN and report.checks[0].detail == "iteration times of 12 steps; 15 needed"
+    assert regression.detect(reader_of({})) == Report()
+
+
+def test_clocks_names_and_units_do_not_matter(reader_of: ReaderOf, train: Train) -> None:
+    work = 0.1 * np.exp(np.random.default_rng(7).normal(0, 0.02, (100, 8)))
+    work[60:] *= 1.3
+    plain = only(regression.detect(reader_of(train(work))))
+    renamed = only(regression.detect(reader_of(train(work, order=np.random.default_rng(0).permutation(8)))))
+    skewed = only(regression.detect(reader_of(train(work, skew_ns=3_600_000_000_000))))
+    assert plain.onset.step == 60 and renamed == plain and skewed == plain
+    larger = only(regression.detect(reader_of(train(work * 100))))
+    assert larger.onset.step == 60 and larger.id == plain.id
