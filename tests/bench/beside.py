@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,11 @@ CASES: Final = (*RANK_CASES[:2], HEALTHY, *RANK_CASES[2:4], HEALTHY, *RANK_CASES
 SAMPLE: Final = 72
 SEED: Final = 1_900_000
 RANKS_MAX: Final = 16
+RECIPES: Final[Mapping[str, Callable[[Mapping[str, pa.Table]], recipes.Answer]]] = {
+    "mean-W1 + IQR": recipes.mean_w1,
+    "mean-W1 + IQR, compute kernels only": partial(recipes.mean_w1, category="compute"),
+    "z-score": recipes.z_score,
+}
 EXPORT_STEPS: Final = 20
 """Newest steps in the Kineto files: all of them lie after the onset."""
 CHANGE_MIN: Final = 0.10
@@ -105,8 +111,10 @@ def compare(count: int, executor: Executor) -> dict[str, Any]:
         jobs = [(each, str(folder / "kineto" / f"{at:03d}")) for at, each in enumerate(sample(count))]
         cases = list(executor.map(_case, jobs))
         figures: dict[str, Any] = {"episodes": len(cases)}
-        for tool in ("warpline", "mean-W1 + IQR", "z-score"):
+        for tool in ("warpline", *RECIPES):
             figures[tool] = _ranks([case.named[tool] for case in cases], cases)
+        quiet = [case for case in cases if case.healthy]
+        figures["warpline"]["healthy_alarmed"] = share(sum(case.alarmed for case in quiet), len(quiet))
         hta = _peer("hta", HTA, folder / "kineto", folder / "hta.json")
         figures["HTA 0.5.0"] = hta if "not_measured" in hta else _hta(hta, cases)
         series = folder / "series.json"
@@ -138,7 +146,6 @@ def _case(job: tuple[Episode, str]) -> Case:
     named = [
         rank for finding in loud for rank in sorted(accused_ranks(finding.subject)) if finding.subject.link is None
     ]
-    own: dict[str, Callable[[Any], recipes.Answer]] = {"mean-W1 + IQR": recipes.mean_w1, "z-score": recipes.z_score}
     return Case(
         name=each.name,
         victims=tuple(rank for fault in each.faults for rank in fault.ranks),
@@ -146,7 +153,7 @@ def _case(job: tuple[Episode, str]) -> Case:
         clock_error_ms=each.sight.clock_error_seconds * 1e3,
         onset=each.onset,
         step_seconds=tuple(timeline.length.tolist()),
-        named={"warpline": tuple(named)} | {name: recipe(tables).ranks for name, recipe in own.items()},
+        named={"warpline": tuple(named)} | {name: recipe(tables).ranks for name, recipe in RECIPES.items()},
         alarmed=bool(loud),
     )
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 FENCE: Final = 1.5
 SCORE_RATIO_MIN: Final = 2.0
@@ -35,9 +36,12 @@ class Answer:
     ranks: tuple[int, ...]
 
 
-def mean_w1(tables: Mapping[str, pa.Table]) -> Answer:
-    """Ranks flagged for any kernel, by their score over the median score."""
-    rows = _newest(tables["kernel_clusters"].select(["rank", "step", "kernel_id", "count", "p50_ns", "p99_ns"]))
+def mean_w1(tables: Mapping[str, pa.Table], category: str | None = None) -> Answer:
+    """Ranks flagged for any kernel (of one category, where given), by their score over the median score."""
+    clusters = tables["kernel_clusters"]
+    if category is not None:
+        clusters = clusters.filter(pc.equal(clusters.column("category"), category))
+    rows = _newest(clusters.select(["rank", "step", "kernel_id", "count", "p50_ns", "p99_ns"]))
     worst: dict[int, float] = {}
     for kernel in np.unique(rows["kernel_id"]):
         chosen = {name: values[rows["kernel_id"] == kernel] for name, values in rows.items()}
