@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warpline_analysis.detector import Reader
+from warpline_analysis.detector import Detector
+from warpline_analysis.detectors import DETECTORS
 from warpline_analysis.runner import run
 from warpline_proto.batch import Batch
 from warpline_proto.errors import WarplineError
-from warpline_proto.finding import Check, FindingState, Report, Verdict, from_json, to_rows
+from warpline_proto.finding import ENDED, Check, FindingState, Report, Verdict, from_json, to_rows
 from warpline_proto.tables import FINDINGS, SOURCE_HEALTH
 
 from . import incidents
+from .pulse import Pulse
 from .reader import CatalogReader
 from .store import Store
 
@@ -27,9 +29,11 @@ PASS: Final = "pass"
 CHECKS_REFRESH_NS: Final = 60 * 10**9
 """Answers that did not change are written anew at most so often."""
 STOP_SECONDS: Final = 5.0
-_OPEN: Final = "SELECT document, state, opened_ns, updated_ns FROM current_findings"
+_NEWEST: Final = """
+SELECT document, state, opened_ns, updated_ns, detector FROM findings
+QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
+"""
 _LOG = logging.getLogger(__name__)
-Detect = Callable[[Reader], Report]
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,17 @@ class Continuous:
         reader: CatalogReader,
         config: Config = Config(),
         clock: Callable[[], int] = time.time_ns,
-        detect: Detect = run,
+        detectors: Mapping[str, Detector] = DETECTORS,
     ) -> None:
         self._store = store
         self._reader = reader
         self._config = config
         self._clock = clock
-        self._detect = detect
-        self._open = incidents.restored(_states(store.query(_OPEN).to_pylist()))
+        self._detectors = detectors
+        self._known = incidents.restored(_states(store.query(_NEWEST).to_pylist()))
+        self._pulse = Pulse(
+            each.written.finding.subject for each in self._known.values() if each.written.state == ENDED
+        )
         self._checks: dict[str, tuple[str, int]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="analysis", daemon=True)
@@ -71,22 +78,29 @@ class Continuous:
     def close(self) -> None:
         """Stop the pass that runs, and let the thread end."""
         self._stop.set()
-        self._reader.interrupt()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
+        end = time.monotonic() + STOP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < end:
+            self._reader.interrupt()  # again and again: a pass asks many questions, and one may be between two of them
+            self._thread.join(STOP_SECONDS / 100)
 
     def one_pass(self) -> Report:
         """Ask every detector, and make what changed durable."""
         started_ns = self._clock()
-        report = self._detect(self._reader)
+        reports = {name: run(self._reader, {name: detector}) for name, detector in self._detectors.items()}
         now_ns = self._clock()
-        following, states = incidents.after(self._open, report.findings, now_ns)
+        report = sum(reports.values(), Report())
+        if self._stop.is_set():
+            return report  # its questions were interrupted
+        self._pulse.listen(self._reader, (each.written.finding.subject for each in self._known.values()), now_ns)
+        following, states = incidents.after(
+            self._known, reports, now_ns, lambda finding: self._pulse.silence_ns(finding.subject, now_ns)
+        )
         health = [_health(PASS, "fresh", "", now_ns, now_ns - started_ns), *self._answers(report.checks, now_ns)]
         batches = [Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows(health))]
         if states:
             batches.append(Batch(FINDINGS.name, SOURCE, to_rows(states)))
         self._store.write(batches)
-        self._open = following
+        self._known = following
         return report
 
     def _loop(self) -> None:
@@ -142,5 +156,5 @@ def _states(rows: Sequence[Mapping[str, Any]]) -> list[FindingState]:
         except (KeyError, TypeError, ValueError) as error:
             _LOG.warning("a stored finding cannot be read and will be opened anew: %s", error)
             continue
-        states.append(FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"]))
+        states.append(FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"], row["detector"]))
     return states

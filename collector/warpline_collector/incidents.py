@@ -1,63 +1,128 @@
-"""The life of a finding: opened when a pass first has it, updated when it changed, resolved when passes no longer have it."""
+"""The life of a finding: opened when a pass first has it, updated when it changed, resolved when it is gone, or ended.
+
+*Resolved* says that the question was asked again and answered without the accusation, ABSENT_PASSES times in a row: a detector
+that failed, or had no rows of the job to judge, proves nothing. *Ended* says that nobody can tell any more: the job, or the
+node, fell silent with the finding standing. It is neither open for ever nor called mended.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from warpline_proto.finding import OPEN, Finding, FindingState, Severity
+from warpline_proto.finding import ENDED, OPEN, RESOLVED, Finding, FindingKind, FindingState, Report, Severity, Verdict
 
 ABSENT_PASSES: Final = 3
-"""A finding that so many passes in a row did not have is resolved: one quiet pass proves nothing."""
+"""A finding that so many passes in a row judged and did not have is resolved: one quiet pass proves nothing."""
+REOPEN_NS: Final = 10 * 60 * 10**9
+"""A finding that is back so soon after it was resolved is the same incident: it keeps the moment it was opened."""
 REFRESH_NS: Final = 60 * 10**9
 """Figures that merely grow (cost so far, evidence) are written anew at most so often."""
 CONFIDENCE_STEP: Final = 0.1
+SILENCE_NS: Final = 10 * 60 * 10**9
+"""A finding whose job or node sends nothing for so long has ended."""
+STANDING: Final = frozenset(
+    (FindingKind.HANG, FindingKind.GPU_LOST, FindingKind.GPU_ERROR, FindingKind.PROCESS_DIED, FindingKind.WRONG_DATA)
+)
+"""Kinds that silence is a part of: a job that hangs sends nothing."""
+STANDING_SILENCE_NS: Final = 24 * 3_600 * 10**9
 _RANK: Final = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
 @dataclass(frozen=True)
 class Incident:
-    """One open finding as it was last written, and how many passes in a row did not have it."""
+    """One finding as it was last written, and how many passes in a row judged its job and did not have it."""
 
     written: FindingState
     absent: int = 0
 
 
 Incidents = Mapping[str, Incident]
+Silence = Callable[[Finding], int]
+"""A finding -> nanoseconds since its job or node last sent anything."""
 
 
 def restored(states: Iterable[FindingState]) -> Incidents:
-    """The open incidents that a store remembers."""
-    return {state.finding.id: Incident(state) for state in states if state.state == OPEN}
+    """The incidents that a store remembers."""
+    return {state.finding.id: Incident(state) for state in states}
 
 
-def after(open_: Incidents, findings: Iterable[Finding], now_ns: int) -> tuple[Incidents, list[FindingState]]:
-    """One pass: what is open after it, and the states to write."""
-    present = _by_id(findings)
+def after(
+    known: Incidents, reports: Mapping[str, Report], now_ns: int, silence: Silence = lambda _: 0
+) -> tuple[Incidents, list[FindingState]]:
+    """One pass: what is known after it, and the states to write. `reports` holds what each detector said."""
+    present = _by_id(reports, now_ns)
     following: dict[str, Incident] = {}
-    states: list[FindingState] = []
-    for name, incident in open_.items():
-        if name in present:
-            following[name] = Incident(incident.written)
-        elif incident.absent + 1 < ABSENT_PASSES:
-            following[name] = replace(incident, absent=incident.absent + 1)
-        else:
-            states.append(incident.written.resolved(now_ns))
-    for name, finding in present.items():
-        before = open_.get(name)
-        if before is None or _changed(before.written, finding, now_ns):
-            opened_ns = now_ns if before is None else before.written.opened_ns
-            states.append(FindingState(finding, OPEN, opened_ns, now_ns))
-            following[name] = Incident(states[-1])
-    return following, states
+    for name in known.keys() | present.keys():
+        incident = _next(known.get(name), present.get(name), reports, now_ns, silence)
+        if incident is not None:
+            following[name] = incident
+    written = [
+        each.written for name, each in following.items() if name not in known or each.written != known[name].written
+    ]
+    return following, written
 
 
-def _by_id(findings: Iterable[Finding]) -> dict[str, Finding]:
+def _next(
+    before: Incident | None, found: FindingState | None, reports: Mapping[str, Report], now_ns: int, silence: Silence
+) -> Incident | None:
+    if before is None:
+        return None if found is None else Incident(found)
+    written = before.written
+    silent = silence(written.finding) >= (STANDING_SILENCE_NS if written.finding.kind in STANDING else SILENCE_NS)
+    if written.state == OPEN:
+        if silent:
+            return Incident(written.closed(ENDED, now_ns))
+        return _absent(before, reports, now_ns) if found is None else _present(before, found, now_ns)
+    if silent and written.state == ENDED:
+        return before
+    recent = written.state == RESOLVED and now_ns - written.updated_ns < REOPEN_NS
+    if found is not None and not silent:
+        return Incident(replace(found, opened_ns=written.opened_ns) if recent else found)
+    return before if recent else None
+
+
+def _present(before: Incident, found: FindingState, now_ns: int) -> Incident:
+    if _changed(before.written, found.finding, now_ns):
+        return Incident(replace(found, opened_ns=before.written.opened_ns))
+    return replace(before, absent=0)
+
+
+def _absent(before: Incident, reports: Mapping[str, Report], now_ns: int) -> Incident:
+    if not _judged(before.written, reports):
+        return before
+    if before.absent + 1 >= ABSENT_PASSES:
+        return Incident(before.written.closed(RESOLVED, now_ns))
+    return replace(before, absent=before.absent + 1)
+
+
+def _judged(state: FindingState, reports: Mapping[str, Report]) -> bool:
+    """Whether the detector that made the accusation could answer its question for the same job in this pass.
+
+    One that never speaks of jobs answers for all of them.
+    """
+    job = state.finding.subject.job
+    asked = reports.values() if state.detector is None else [reports.get(state.detector, Report())]
+    for report in asked:
+        judged = {check.job for check in report.checks if check.verdict == Verdict.HEALTHY}
+        judged |= {finding.subject.job for finding in report.findings}
+        speaks_of_jobs = any(check.job is not None for check in report.checks) or judged - {None}
+        if job in judged or (None in judged and not speaks_of_jobs):
+            return True
+    return False
+
+
+def _by_id(reports: Mapping[str, Report], now_ns: int) -> dict[str, FindingState]:
     """One finding an id; where two detectors agree the graver one speaks."""
-    chosen: dict[str, Finding] = {}
-    for finding in sorted(findings, key=lambda each: (_RANK[each.severity], -each.confidence)):
-        chosen.setdefault(finding.id, finding)
+    found = [
+        FindingState(finding, OPEN, now_ns, now_ns, detector)
+        for detector, report in reports.items()
+        for finding in report.findings
+    ]
+    chosen: dict[str, FindingState] = {}
+    for state in sorted(found, key=lambda each: (_RANK[each.finding.severity], -each.finding.confidence)):
+        chosen.setdefault(state.finding.id, state)
     return chosen
 
 

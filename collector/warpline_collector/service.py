@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from warpline_analysis.runner import run
+from warpline_analysis.detector import Detector
+from warpline_analysis.detectors import DETECTORS
 
 from . import continuous, pool, server
 from .captures import CaptureBoard
@@ -23,7 +24,7 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event,
     clock: Callable[[], int] = time.time_ns,
-    detect: continuous.Detect = run,
+    detectors: Mapping[str, Detector] = DETECTORS,
 ) -> None:
     """Run a collector until `stop`; `ready` is told the address once frames and questions are taken.
 
@@ -45,7 +46,7 @@ async def serve(
         rim, address = await server.start(service, settings.collector.listen)
         stack.push_async_callback(rim.stop, server.STOP_SECONDS)
         reader = stack.enter_context(CatalogReader(directory))
-        analysis = continuous.Continuous(store, reader, settings.analysis, clock, detect)
+        analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors)
         stack.callback(analysis.close)
         analysis.start()
         ready(address)

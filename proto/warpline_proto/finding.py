@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -200,20 +200,24 @@ class Report:
 
 @dataclass(frozen=True)
 class FindingState:
-    """A finding with its life: `open` or `resolved`, when it was opened and when this state was written."""
+    """A finding with its life: OPEN, RESOLVED or ENDED, when it was opened, when this state was written, who found it."""
 
     finding: Finding
     state: str
     opened_ns: int
-    updated_ns: int = field(default=0)
+    updated_ns: int = 0
+    detector: str | None = None
 
-    def resolved(self, now_ns: int) -> FindingState:
-        """The same finding, resolved at `now_ns`."""
-        return replace(self, state="resolved", updated_ns=now_ns)
+    def closed(self, state: str, now_ns: int) -> FindingState:
+        """The same finding, RESOLVED or ENDED at `now_ns`."""
+        return replace(self, state=state, updated_ns=now_ns)
 
 
-RESOLVED: Final = "resolved"
 OPEN: Final = "open"
+RESOLVED: Final = "resolved"
+"""The question was asked again, and answered without the accusation."""
+ENDED: Final = "ended"
+"""The job or the node fell silent with the finding standing: nobody can tell any more."""
 
 
 def to_rows(states: list[FindingState]) -> pa.RecordBatch:
@@ -227,6 +231,7 @@ def to_rows(states: list[FindingState]) -> pa.RecordBatch:
             "severity": str(state.finding.severity),
             "confidence": state.finding.confidence,
             "state": state.state,
+            "detector": state.detector,
             "job": state.finding.subject.job,
             "rank": state.finding.subject.rank,
             "gpu_uuid": state.finding.subject.gpu,

@@ -61,7 +61,7 @@ def analysed(store: DuckDBStore, *reports: Report) -> None:
     """One pass of the analysis for each report."""
     given = iter(reports)
     with CatalogReader(store.directory) as reader:
-        continuous = Continuous(store, reader, detect=lambda _: next(given))
+        continuous = Continuous(store, reader, detectors={"test": lambda _: next(given)})
         for _ in reports:
             continuous.one_pass()
 

@@ -16,7 +16,7 @@ import grpc
 import psutil
 import pytest
 
-from warpline_analysis.detector import Reader
+from warpline_analysis.detector import Detector, Reader
 from warpline_collector import config, continuous, pool
 from warpline_collector.reader import CatalogReader
 from warpline_collector.service import serve
@@ -52,7 +52,7 @@ def settings(directory: Path, listen: str = "127.0.0.1:0") -> config.Settings:
 
 
 @contextmanager
-def running(directory: Path, detect: continuous.Detect = nothing) -> Iterator[str]:
+def running(directory: Path, detector: Detector = nothing) -> Iterator[str]:
     """A collector in a thread of its own; gives its address."""
     ready: list[str] = []
     started = threading.Event()
@@ -64,7 +64,7 @@ def running(directory: Path, detect: continuous.Detect = nothing) -> Iterator[st
         started.set()
 
     def work() -> None:
-        loop.run_until_complete(serve(settings(directory), tell, stop, detect=detect))
+        loop.run_until_complete(serve(settings(directory), tell, stop, detectors={"test": detector}))
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
@@ -262,7 +262,7 @@ def test_findings_open_and_outlive_a_restart(tmp_path: Path) -> None:
 
 
 def test_a_broken_detector_is_told_and_ends_nothing(tmp_path: Path) -> None:
-    """The pass fails, source_health says so, frames and questions go on, and the next pass is tried."""
+    """Its question stays open, source_health says so, frames and questions go on, and the next pass asks again."""
     passes = []
     twice = threading.Event()
 
@@ -274,8 +274,10 @@ def test_a_broken_detector_is_told_and_ends_nothing(tmp_path: Path) -> None:
 
     with running(tmp_path, broken) as address, QueryClient(address) as client:
         assert twice.wait(30)
-        told = client.query("SELECT DISTINCT state, reason FROM source_health WHERE source = 'analysis'").to_pylist()
-    assert told == [{"state": "dead", "reason": "ZeroDivisionError: of its own making"}]
+        told = client.query("SELECT state, reason FROM source_state WHERE source = 'analysis' AND subject = 'test'")
+    assert told.to_pylist() == [
+        {"state": "unsupported", "reason": "the detector failed: ZeroDivisionError: of its own making"}
+    ]
 
 
 def test_an_address_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
@@ -288,4 +290,4 @@ def test_an_address_that_is_taken_is_a_sentence(tmp_path: Path) -> None:
 async def _serve_once(directory: Path, address: str) -> None:
     chosen = settings(directory)
     taken = replace(chosen, collector=replace(chosen.collector, listen=address))
-    await serve(taken, lambda _: None, asyncio.Event(), detect=nothing)
+    await serve(taken, lambda _: None, asyncio.Event(), detectors={"test": nothing})

@@ -93,7 +93,7 @@ def _block(finding: Mapping[str, Any], now_ns: int) -> str:
     lines = list(finding_lines(finding))
     life = f"opened {_ago(finding['opened_ns'], now_ns)}"
     if finding["state"] != "open":
-        life += f", RESOLVED {_ago(finding['updated_ns'], now_ns)}"
+        life += f", {finding['state'].upper()} {_ago(finding['updated_ns'], now_ns)}"
     lines.insert(2, f"  state     {life}")
     return "\n".join(lines)
 
