@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 WIDTHS: Final = {
     "local_link_integrity_errors": 4,
@@ -48,6 +49,11 @@ OPERATIONAL: Final = {
 }
 """ifOperStatus of RFC 2863."""
 
+ACTIVE: Final = 4
+"""`state` of a port that carries traffic."""
+
+Row = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -88,12 +94,39 @@ def card_reading(name: str, text: str) -> Reading | None:
     return Reading(int(text), unit)
 
 
+def counter_row(kind: str, device: str, port: int | None, counter: str, found: Reading) -> Row:
+    """One row of link_counters without time."""
+    place = {"link_kind": kind, "device": device, "port": port, "counter": counter}
+    return {**place, "value": found.value, "unit": found.unit, "saturated": found.saturated}
+
+
+def port_facts(rows: Sequence[Row]) -> Row:
+    """What rows say of their ports: how many there are, how many carry traffic, how fast, which counters are full."""
+    states = {(row["device"], row["port"]): row["value"] for row in rows if row["counter"] == "state"}
+    return {
+        "adapters": len({row["device"] for row in rows}),
+        "ports": len({(row["device"], row["port"]) for row in rows}),
+        "ports_active": sum(value == ACTIVE for value in states.values()),
+        "rates_bits_per_second": sorted({row["value"] for row in rows if row["counter"] == "rate"}),
+        "saturated_counters": sorted(
+            f"{row['device']}/{row['port']} {row['counter']}" for row in rows if row["saturated"]
+        ),
+    }
+
+
 def _rate(text: str) -> Reading | None:
     found = _RATE.match(text)
     try:
         return Reading(round(float(found[1]) * 1e9), "bit/s") if found else None
     except ValueError:
         return None
+
+
+def extended_reading(name: str, text: str) -> Reading | None:
+    """As `reading`, for a counter of an attribute in which all of them have 64 bits."""
+    found = reading(name, text)
+    full = found is not None and (int(text) == UNSIGNED_MAX or found.value == UNSIGNED_MAX)
+    return None if found is None else replace(found, saturated=full)
 
 
 def _counter(name: str, value: int) -> Reading | None:

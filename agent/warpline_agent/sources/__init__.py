@@ -7,6 +7,7 @@ from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
 from .host import Host
 from .infiniband import Infiniband, InfinibandTree
+from .infiniband_snapshot import InfinibandSnapshot
 from .inspector import Inspector
 from .kernel_log import KernelLog, KernelLogFile
 from .kineto import Kineto, KinetoFolder
@@ -17,8 +18,11 @@ from .nsys_csv import NsysGpuTrace
 from .nvidia_smi import NvidiaSmi, NvidiaSmiCapture, ZeusMonitor
 from .nvidia_smi_xml import NvidiaSmiXml
 from .nvml import Nvml
+from .perfquery import Perfquery
 from .prometheus import Prometheus
 from .ras import Ras
+from .rocm_smi import RocmSmi
+from .superbench_monitor import SuperbenchMonitor
 from .synthetic import Synthetic
 from .tracelens_nccl import TracelensNccl
 
@@ -39,6 +43,10 @@ FORMATS: tuple[Format, ...] = (
     ZeusMonitor(),
     NvidiaSmiCapture(),
     NvidiaSmiXml(),
+    RocmSmi(),
+    SuperbenchMonitor(),
+    InfinibandSnapshot(),
+    Perfquery(),
     TracelensNccl(),
     Ras(),
     Inspector(),

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from warpline_proto.errors import Refused, Unsupported
 from warpline_proto.tables import LINK_COUNTERS
 
-from ..parsers.link_counters import card_reading, reading
+from ..parsers.link_counters import Row, card_reading, counter_row, port_facts, reading
 from ..source import Health, Reading, Rows, Tree
 
 CARD_FILES: Final = {"operstate": "state", "speed": "rate", "carrier_changes": "carrier_changes"}
@@ -29,8 +29,6 @@ COUNTERS_MAX: Final = 256
 FILE_BYTES_MAX: Final = 4096
 FOLDERS: Final = ("counters", "hw_counters")
 _PORT: Final = re.compile(r"(?:(?P<top>.*)/)?(?P<device>[^/]+)/ports/(?P<port>\d{1,3})/(?:state|rate|counters/[^/]+)")
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class InfinibandTree:
         if not rows:
             raise Refused("holds no readable InfiniBand port", "a copy of /sys/class/infiniband is expected")
         result.rows.append(Rows("link_counters", LINK_COUNTERS.from_rows(rows)))
-        result.facts.update(_facts(rows))
+        result.facts.update(port_facts(rows))
         return result
 
 
@@ -189,7 +187,7 @@ def port_rows(port: Port) -> list[Row]:
     for path in _port_files(port.folder):
         found = reading(path.name, _text(path))
         if found:
-            rows.append(_row(port, layer, path.name, found.value, found.unit, found.saturated))
+            rows.append(counter_row(layer, port.device, port.number, path.name, found))
     return rows
 
 
@@ -198,20 +196,15 @@ def _card_rows(port: Port) -> list[Row]:
     for path in sorted((port.folder / "statistics").iterdir())[:COUNTERS_MAX]:
         found = card_reading(path.name, _text(path))
         if found:
-            rows.append(_row(port, "ethernet", path.name, found.value, found.unit, found.saturated))
+            rows.append(counter_row("ethernet", port.device, port.number, path.name, found))
     for name, counter in CARD_FILES.items():
         try:
             found = card_reading(name, _text(port.folder / name))
         except OSError:  # the kernel answers so for a card that is down
             continue
         if found:
-            rows.append(_row(port, "ethernet", counter, found.value, found.unit, found.saturated))
+            rows.append(counter_row("ethernet", port.device, port.number, counter, found))
     return rows
-
-
-def _row(port: Port, kind: str, counter: str, value: int, unit: str, saturated: bool) -> Row:
-    place = {"link_kind": kind, "device": port.device, "port": port.number}
-    return {**place, "counter": counter, "value": value, "unit": unit, "saturated": saturated}
 
 
 def _port_files(folder: Path) -> list[Path]:
@@ -225,16 +218,3 @@ def _port_files(folder: Path) -> list[Path]:
 def _text(path: Path) -> str:
     with path.open("rb") as file:
         return file.read(FILE_BYTES_MAX).decode("utf-8", "replace")
-
-
-def _facts(rows: list[Row]) -> dict[str, Any]:
-    states = {(row["device"], row["port"]): row["value"] for row in rows if row["counter"] == "state"}
-    rates = sorted({row["value"] for row in rows if row["counter"] == "rate"})
-    full = sorted(f"{row['device']}/{row['port']} {row['counter']}" for row in rows if row["saturated"])
-    return {
-        "adapters": len({row["device"] for row in rows}),
-        "ports": len({(row["device"], row["port"]) for row in rows}),
-        "ports_active": sum(value == 4 for value in states.values()),
-        "rates_bits_per_second": rates,
-        "saturated_counters": full,
-    }
