@@ -31,6 +31,8 @@ from .worker import HEADER, HEADER_BYTES_MAX, RESULT_BYTES_MAX, send
 
 START_SECONDS_MAX: Final = 30.0
 QUERIES_PER_WORKER_MAX: Final = 1_000
+WORKERS_MAX: Final = 32
+"""Each worker is a process of some hundred megabytes."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -44,8 +46,10 @@ class Config:
     memory_bytes: int = 2 * 1024**3
 
     def __post_init__(self) -> None:
-        if self.workers < 1 or self.rows_max < 1 or self.seconds_max <= 0:
-            raise ValueError("workers and rows_max are at least 1, seconds_max is more than 0")
+        if not 1 <= self.workers <= WORKERS_MAX:
+            raise ValueError(f"workers = {self.workers} is not within 1 and {WORKERS_MAX}")
+        if self.rows_max < 1 or self.seconds_max <= 0:
+            raise ValueError("rows_max is at least 1, seconds_max is more than 0")
         if self.memory_bytes < 1024**3:
             raise ValueError("memory_bytes is at least 1073741824: a worker needs half of that to start")
 
