@@ -260,3 +260,13 @@ def test_tokens_in_recorded_metadata_do_not_leave(name: str, data: Path) -> None
     read = reading(data, name)
     said = json.dumps([read.facts, read.notes, repr(read.origin)]) + str([each.batch.to_pylist() for each in read.rows])
     assert "hf_" not in said and "XXXXXXXX" not in said and "TOKEN" not in said
+
+
+def test_the_first_all_reduce_of_two_ranks_is_that_of_the_publisher(data: Path) -> None:
+    """2,049,000 elements of four bytes on group 0 of ranks 0 and 1; 21 operations of NCCL in all."""
+    found = rows(reading(data, "hta/nccl_data_2rank_a100_rank0.json.gz"), "collectives")
+    assert len(found) == 21
+    first = min((row for row in found if row["operation"] == "all_reduce"), key=lambda row: row["start_ns"])
+    assert (first["operation"], first["elements"], first["nranks"]) == ("all_reduce", 2_049_000, 2)
+    assert (first["communicator"], first["group_name"], first["communicator_rank"]) == ("0[0-1]", "default_pg", 0)
+    assert first["message_bytes"] == 2_049_000 * 4
