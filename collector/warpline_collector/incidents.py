@@ -18,7 +18,7 @@ ABSENT_PASSES: Final = 3
 REOPEN_NS: Final = 10 * 60 * 10**9
 """A finding that is back so soon after it was resolved is the same incident: it keeps the moment it was opened."""
 REFRESH_NS: Final = 60 * 10**9
-"""Figures that merely grow (cost so far, evidence) are written anew at most so often."""
+"""Figures that merely grow (cost so far, evidence) are written anew at most so often; while the finding is young, sooner."""
 CONFIDENCE_STEP: Final = 0.1
 SILENCE_NS: Final = 10 * 60 * 10**9
 """A finding whose job or node sends nothing for so long has ended."""
@@ -49,13 +49,22 @@ def restored(states: Iterable[FindingState]) -> Incidents:
 
 
 def after(
-    known: Incidents, reports: Mapping[str, Report], now_ns: int, silence: Silence = lambda _: 0
+    known: Incidents,
+    reports: Mapping[str, Report],
+    now_ns: int,
+    silence: Silence = lambda _: 0,
+    asked: Mapping[str, Report] | None = None,
 ) -> tuple[Incidents, list[FindingState]]:
-    """One pass: what is known after it, and the states to write. `reports` holds what each detector said."""
+    """One pass: what is known after it, and the states to write.
+
+    `reports` holds what each detector said, `asked` the same before explained findings were folded into their roots: a
+    detector whose accusation stands under a root has judged nonetheless.
+    """
     present = _by_id(reports, now_ns)
+    answers = reports if asked is None else asked
     following: dict[str, Incident] = {}
     for name in known.keys() | present.keys():
-        incident = _next(known.get(name), present.get(name), reports, now_ns, silence)
+        incident = _next(known.get(name), present.get(name), answers, now_ns, silence)
         if incident is not None:
             following[name] = incident
     written = [
@@ -131,4 +140,5 @@ def _changed(written: FindingState, finding: Finding, now_ns: int) -> bool:
     judged = (before.severity, before.onset, before.next_step) != (finding.severity, finding.onset, finding.next_step)
     if judged or abs(before.confidence - finding.confidence) >= CONFIDENCE_STEP:
         return True
-    return now_ns - written.updated_ns >= REFRESH_NS and before != finding
+    due_ns = min(written.updated_ns - written.opened_ns, REFRESH_NS)
+    return now_ns - written.updated_ns >= due_ns and before != finding

@@ -72,13 +72,16 @@ def test_a_graver_finding_is_told_at_once_and_keeps_its_age() -> None:
     assert states_of(states) == [("open", 100, 200)]
 
 
-def test_figures_that_grow_are_told_once_a_minute() -> None:
-    """Cost so far changes in every pass; it does not become a row in every pass."""
-    known, _ = after({}, found(SLOW), 100)
-    known, states = after(known, found(replace(SLOW, cost=Cost(gpu_hours=1.0))), 200)
-    assert states == []
-    _, states = after(known, found(replace(SLOW, cost=Cost(gpu_hours=2.0))), 100 + REFRESH_NS)
-    assert [state.finding.cost.gpu_hours for state in states] == [2.0]
+def test_figures_that_grow_are_told_once_a_minute_and_sooner_while_they_are_young() -> None:
+    """Cost so far changes in every pass; it becomes fewer and fewer rows, the first of them soon."""
+    known: Incidents = {}
+    rows: list[int] = []
+    for second in range(0, 600, 10):
+        grown = replace(SLOW, cost=Cost(gpu_hours=float(second)))
+        known, states = after(known, found(grown), second * 10**9)
+        rows += [second] * len(states)
+    assert rows[:6] == [0, 10, 20, 40, 80, 140]
+    assert rows[-1] - rows[-2] == REFRESH_NS // 10**9
 
 
 def test_a_finding_is_resolved_only_after_it_stayed_away() -> None:
