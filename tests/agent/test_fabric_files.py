@@ -124,6 +124,7 @@ def test_arbitrary_bytes_are_read_or_refused(content: bytes, text: str) -> None:
         said,
         b"# Port counters: Lid 5 port 1 (\nLinkDownedCounter:..." + content,
         b'{"/sys/x": "y", "/sys/infiniband/m/ports/1/state": "' + said + b'"}',
+        b'{"/sys/x": "y", "/sys/infiniband/m/ports/1/link_layer": "\\ud800", "/sys/infiniband/m/ports/1/state": "4: A"}',
     ):
         candidate = memory_input("x", body)
         for kind in (Perfquery(), InfinibandSnapshot()):

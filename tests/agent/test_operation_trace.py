@@ -144,7 +144,9 @@ def test_operations_without_a_time_or_a_place_are_counted_not_guessed() -> None:
 
 
 def test_a_parquet_file_of_something_else_names_what_is_missing() -> None:
-    """And damage is one sentence."""
+    """And damage, or a list where a name should be, is one sentence."""
+    with pytest.raises(Refused, match="not a readable operation trace"):
+        read(written(optype=[["forward-compute"]] * 4))
     with pytest.raises(Refused, match="optype, start_ts missing"):
         read(written(optype=None, start_ts=None))
     with pytest.raises(Refused, match="not a readable operation trace"):

@@ -146,7 +146,7 @@ def _from_parquet(data: bytes) -> Operations:
         }
         seconds = {name: columns[name].cast(pa.float64()).to_numpy() for name in ("start_ts", "duration")}
         names = _names(columns["optype"])
-    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise Refused(f"not a readable operation trace: {error}") from error
     return _operations(numbers, seconds["start_ts"], seconds["duration"], names)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from warpline_proto.errors import Refused
 from warpline_proto.tables import LINK_COUNTERS
@@ -35,7 +35,8 @@ class InfinibandSnapshot:
     def read(self, candidate: Input) -> Reading:
         """Every port -> link_counters; a snapshot has no time, so rows have none."""
         document = values.json_value(candidate.read_bytes(SNAPSHOT_BYTES_MAX))
-        files = {path: said for path, said in values.mapping(document).items() if isinstance(said, str)}
+        told = ((values.text(path), values.text(said)) for path, said in values.mapping(document).items())
+        files = {path: said for path, said in told if path and said}
         rows = _rows(files)
         if not rows:
             raise Refused("a snapshot of sysfs without an InfiniBand port")
@@ -43,7 +44,7 @@ class InfinibandSnapshot:
         return Reading([Rows("link_counters", LINK_COUNTERS.from_rows(kept), len(rows) - len(kept))], port_facts(kept))
 
 
-def _rows(files: Mapping[Any, str]) -> list[Row]:
+def _rows(files: Mapping[str, str]) -> list[Row]:
     ports = [(match, said) for path, said in files.items() if (match := _PORT_FILE.fullmatch(path))]
     layers = {
         (match["device"], match["port"]): said.strip().lower() for match, said in ports if match["name"] == "link_layer"
@@ -56,7 +57,7 @@ def _rows(files: Mapping[Any, str]) -> list[Row]:
         found = reading(name, said)
         kind = layers.get((device, port), "infiniband")
         if found is not None:
-            rows.append(counter_row(kind, values.text(device) or "", int(port), values.text(name) or "", found))
+            rows.append(counter_row(kind, device, int(port), name, found))
     return rows
 
 
