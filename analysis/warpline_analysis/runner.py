@@ -9,16 +9,19 @@ from warpline_proto.finding import Check, Report, Verdict
 
 from .detector import Detector, Reader
 from .detectors import DETECTORS
+from .grouping import group
 
 _LOG = logging.getLogger(__name__)
 
 
 def run(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> Report:
-    """One pass of all detectors, in their order. One that fails answers `unknown` and blinds no other."""
-    report = Report()
-    for name, detector in detectors.items():
-        report += _ask(name, detector, reader)
-    return report
+    """One pass of all detectors, in their order, explained findings folded into their roots."""
+    return sum(group(ask(reader, detectors)).values(), Report())
+
+
+def ask(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> dict[str, Report]:
+    """What each detector says by itself. One that fails answers `unknown` and blinds no other."""
+    return {name: _ask(name, detector, reader) for name, detector in detectors.items()}
 
 
 def _ask(name: str, detector: Detector, reader: Reader) -> Report:

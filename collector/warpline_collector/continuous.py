@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from warpline_analysis.detector import Detector
 from warpline_analysis.detectors import DETECTORS
-from warpline_analysis.runner import run
+from warpline_analysis.grouping import group
+from warpline_analysis.runner import ask
 from warpline_proto.batch import Batch
 from warpline_proto.errors import WarplineError
 from warpline_proto.finding import ENDED, Check, FindingState, Report, Verdict, from_json, to_rows
@@ -86,14 +87,15 @@ class Continuous:
     def one_pass(self) -> Report:
         """Ask every detector, and make what changed durable."""
         started_ns = self._clock()
-        reports = {name: run(self._reader, {name: detector}) for name, detector in self._detectors.items()}
+        asked = ask(self._reader, self._detectors)
+        reports = group(asked)
         now_ns = self._clock()
         report = sum(reports.values(), Report())
         if self._stop.is_set():
             return report  # its questions were interrupted
         self._pulse.listen(self._reader, (each.written.finding.subject for each in self._known.values()), now_ns)
         following, states = incidents.after(
-            self._known, reports, now_ns, lambda finding: self._pulse.silence_ns(finding.subject, now_ns)
+            self._known, reports, now_ns, lambda finding: self._pulse.silence_ns(finding.subject, now_ns), asked
         )
         health = [_health(PASS, "fresh", "", now_ns, now_ns - started_ns), *self._answers(report.checks, now_ns)]
         batches = [Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows(health))]
