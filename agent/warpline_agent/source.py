@@ -97,7 +97,7 @@ LINE_CHARS_MAX = 64 * 1024
 
 
 def memory_input(path: str, data: bytes) -> Input:
-    """An input from bytes at hand (archive members, tests)."""
+    """An input from bytes at hand."""
     name = path.rsplit("/", 1)[-1].removesuffix(".gz")
     return Input(path, name, data[:HEAD_BYTES], len(data), lambda: io.BytesIO(data))
 

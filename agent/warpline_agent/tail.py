@@ -59,11 +59,6 @@ class Tail:
         """Just behind the last whole line that was given."""
         return Position(self._inode, self._offset - len(self._partial), self._head.hex())
 
-    @property
-    def behind_bytes(self) -> int:
-        """Bytes written and not read."""
-        return 0 if self._descriptor is None else max(0, os.fstat(self._descriptor).st_size - self._offset)
-
     def read(self, bytes_max: int) -> list[str]:
         """New whole lines, from at most `bytes_max` bytes."""
         lines: list[str] = []

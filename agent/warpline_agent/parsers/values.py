@@ -51,7 +51,7 @@ def real(value: Any) -> float | None:
     """A finite number, or text that is exactly one; None for everything else, NaN and infinities included."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    if isinstance(value, str) and len(value) > NUMBER_CHARS_MAX:
+    if isinstance(value, str) and not _plain(value):
         return None
     try:
         number = float(value)
@@ -114,9 +114,14 @@ def digest(rows: Iterable[Rows]) -> str:
 
 
 def _number(value: str) -> int | float | None:
-    if len(value) > NUMBER_CHARS_MAX:
+    if not _plain(value):
         return None
     try:
         return int(value)
     except ValueError:
         return real(value)
+
+
+def _plain(value: str) -> bool:
+    """Whether a text may be a number that a tool wrote: short, ASCII, without the underscores that Python allows."""
+    return len(value) <= NUMBER_CHARS_MAX and value.isascii() and "_" not in value
