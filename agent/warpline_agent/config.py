@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from warpline_proto.config import nearest
+from warpline_proto.config import check_address, nearest
 from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DIRECTORY
 from warpline_proto.errors import ConfigError
 
@@ -42,8 +42,7 @@ class AgentConfig:
             raise ValueError("node is empty: give the node a name")
         if not self.spool_directory:
             raise ValueError("spool_directory is empty: name a directory")
-        if ":" not in self.collector:
-            raise ValueError(f"collector {self.collector!r} is not host:port")
+        check_address(self.collector, "collector")
         if self.spool_bytes_max < FRAME_BYTES_MAX or self.spool_memory_bytes_max < FRAME_BYTES_MAX:
             raise ValueError(f"the spool must hold one frame: at least {FRAME_BYTES_MAX} bytes on disk and in memory")
         if self.spool_age_seconds_max <= 0 or self.drain_seconds < 0:

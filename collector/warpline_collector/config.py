@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
 from . import continuous, pool
@@ -22,8 +23,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.directory:
             raise ValueError("directory is empty: name one")
-        if ":" not in self.listen:
-            raise ValueError(f"listen {self.listen!r} is not host:port")
+        check_address(self.listen, "listen")
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
+import re
 import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, Final, TypeVar, Union
 
 from .defaults import SYSTEM_CONFIG, USER_CONFIG
 from .errors import ConfigError
@@ -22,6 +24,10 @@ from .errors import ConfigError
 SCHEMA_VERSION = 1
 ROOTS = frozenset({"agent", "sources", "collector"})
 """Top-level sections of the one file that agent and collector share; each reads its own and passes over the other's."""
+FILE_BYTES_MAX: Final = 1024 * 1024
+"""Longest file that is read."""
+PORT_MAX: Final = 65_535
+_ADDRESS: Final = re.compile(r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 Settings = TypeVar("Settings")
 Sections = Mapping[str, type[Any]]
 """Section name (dots for nesting: `sources.nvml`) -> the dataclass that holds its settings."""
@@ -41,6 +47,7 @@ def load(
     values: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for path in paths:
         for name, section in _read(path, sections).items():
+            _check_section(sections[name], section, f"{path}: [{name}]")
             values[name].update(section)
     for name, key, text in _environment(sections, os.environ if environment is None else environment):
         values[name][key] = _from_text(sections[name], key, text, f"environment variable {variable(name, key)}")
@@ -54,16 +61,22 @@ def variable(section: str, key: str) -> str:
 
 def fill(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
     """One dataclass from plain values; unknown keys and wrong types are ConfigErrors."""
-    hints = typing.get_type_hints(kind)
-    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]  # kind is a dataclass
-    for key, value in values.items():
-        if key not in known:
-            raise ConfigError(f"{where}: there is no setting {key!r}", nearest(key, known))
-        _check(hints[key], value, f"{where} {key}")
+    _check_section(kind, values, where)
     try:
         return kind(**{key: _freeze(value) for key, value in values.items()})
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def check_address(value: str, name: str) -> None:
+    """ValueError unless `value` is host:port, [IPv6]:port or unix:PATH."""
+    if re.fullmatch("unix:.+", value):
+        return
+    match = _ADDRESS.fullmatch(value)
+    if match is None:
+        raise ValueError(f"{name} {value!r} is not host:port")
+    if int(match[1]) > PORT_MAX:
+        raise ValueError(f"{name} {value!r}: the highest port is {PORT_MAX}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -86,7 +99,11 @@ def render(sections: Mapping[str, Any]) -> str:
 
 def _read(path: Path, sections: Sections) -> dict[str, dict[str, Any]]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as stream:
+            text = stream.read(FILE_BYTES_MAX + 1)
+        if len(text) > FILE_BYTES_MAX:
+            raise ConfigError(f"{path} holds more than {FILE_BYTES_MAX} bytes: it is no settings file")
+        document = tomllib.loads(text.decode("utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -109,7 +126,9 @@ def _sections(
         ):
             continue
         nested = any(section.startswith(f"{name}.") for section in sections)
-        if not isinstance(value, Mapping) or (name not in sections and not nested):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: there is no section above {name!r}", "settings stand below a [section]")
+        if name not in sections and not nested:
             raise ConfigError(f"{path}: there is no section [{name}]", nearest(name, sections))
         inner = {each for each in value if f"{name}.{each}" in sections and isinstance(value[each], Mapping)}
         if name in sections:
@@ -140,6 +159,15 @@ def _from_text(kind: type[Any], key: str, text: str, where: str) -> Any:
     return value
 
 
+def _check_section(kind: type[Any], values: Mapping[str, Any], where: str) -> None:
+    hints = typing.get_type_hints(kind)
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: there is no setting {key!r}", nearest(key, known))
+        _check(hints[key], value, f"{where} {key}")
+
+
 def _check(wanted: Any, value: Any, where: str) -> None:
     if not _fits(wanted, value):
         raise ConfigError(f"{where}: {value!r} is not {_words(wanted)}")
@@ -152,7 +180,7 @@ def _fits(wanted: Any, value: Any) -> bool:
     if origin is tuple:
         return isinstance(value, (list, tuple)) and all(_fits(typing.get_args(wanted)[0], each) for each in value)
     if wanted is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return wanted is not type(None) and isinstance(value, wanted)
@@ -164,7 +192,9 @@ def _words(wanted: Any) -> str:
         return " or ".join(_words(each) for each in typing.get_args(wanted) if each is not type(None))
     if origin is tuple:
         return f"a list of {_words(typing.get_args(wanted)[0])}"
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(wanted, str(wanted))
+    return {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}.get(
+        wanted, str(wanted)
+    )
 
 
 def _freeze(value: Any) -> Any:

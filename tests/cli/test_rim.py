@@ -150,7 +150,7 @@ def test_a_library_that_is_absent_is_one_sentence(meta: Path, words: list[str], 
 
 def test_an_agents_machine_checks_its_own_half_of_the_file(meta: Path) -> None:
     """The database is not installed where only an agent runs."""
-    (meta / "config.toml").write_text('[agent]\nnode = "n"\n[collector]\nlisten = ":1"\n')
+    (meta / "config.toml").write_text('[agent]\nnode = "n"\n[collector]\nlisten = "[::]:1"\n')
     code, told, aside = without("duckdb", ["config", "validate", "--config", "config.toml"], meta)
     assert (code, told) == (0, "valid: config.toml\n")
     assert aside == "section [collector] is left out without duckdb\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warpline_proto.config import load, render
+from warpline_proto.config import check_address, load, render
 from warpline_proto.errors import ConfigError
 
 
@@ -60,7 +60,11 @@ def test_lists_and_flags_come_from_the_environment() -> None:
         ("[agent]\ncolector = 'x'\n", "did you mean 'collector'"),
         ("[agnet]\n", "did you mean 'agent'"),
         ("[sources.nvlm]\n", "did you mean 'sources.nvml'"),
-        ("[agent]\nperiod_seconds = 'fast'\n", "a number"),
+        ("[agent]\nperiod_seconds = 'fast'\n", "a finite number"),
+        ("[agent]\nperiod_seconds = nan\n", "nan is not a finite number"),
+        ("[agent]\nperiod_seconds = -inf\n", "-inf is not a finite number"),
+        ("[agent]\nperiod_seconds = 'fast'\n", r"config.toml: \[agent\] period_seconds"),
+        ("#" * 2_000_000, "no settings file"),
         ("[agent]\nverbose = 1\n", "true or false"),
         ("[agent]\nsources = 'nvml'\n", "a list of text"),
         ("schema_version = 9\n", "schema_version"),
@@ -86,3 +90,17 @@ def test_what_is_printed_can_be_read_back(tmp_path: Path) -> None:
 def test_agent_and_collector_share_one_file(tmp_path: Path) -> None:
     path = write(tmp_path, "[agent]\nperiod_seconds = 2\n[collector]\nlisten = 'x'\n")
     assert load(SECTIONS, [path], {})["agent"].period_seconds == 2
+
+
+@pytest.mark.parametrize("address", ["h:0", "127.0.0.1:14716", "node-1.example:65535", "[::1]:1", "unix:/run/x.sock"])
+def test_an_address_may_be(address: str) -> None:
+    check_address(address, "listen")
+
+
+@pytest.mark.parametrize(
+    "address", ["", "h", ":1", "h:", "h:x", "a:b:1", "::1:1", "h:65536", "h:1 ", "h:1/path", "unix:"]
+)
+def test_an_address_may_not_be(address: str) -> None:
+    """Port 99999 would otherwise be taken for port 34463."""
+    with pytest.raises(ValueError, match=r"^listen "):
+        check_address(address, "listen")
