@@ -62,6 +62,8 @@ class CatalogReader:
         self.connection = duckdb.connect(":memory:", config=settings)
         self.connection.execute("SET enable_progress_bar = false")
         self.connection.execute("SET TimeZone = 'UTC'")
+        # A file never changes under its name, and one pass of the analysis asks each of them a thousand times.
+        self.connection.execute("SET parquet_metadata_cache = true")
         views = resources.files(__package__).joinpath("views.sql").read_text(encoding="utf-8")
         self._insist(lambda: self.connection.execute(views))
 
