@@ -100,11 +100,11 @@ class Grid:
         """When a cell begins."""
         return self.start_ns + row * CELL_SECONDS * _NS
 
-    @property
-    def label(self) -> str:
-        """8 GPUs on node0."""
-        count = self.gpus[0].label if len(self.gpus) == 1 else f"{len(self.gpus)} GPUs"
-        return f"{count} on {self.node}" if self.node and len(self.gpus) > 1 else count
+    def label(self, columns: Sequence[int]) -> str:
+        """8 GPUs on node0; GPU 3 of node0."""
+        if len(columns) == 1:
+            return self.gpus[columns[0]].label
+        return f"{len(columns)} GPUs on {self.node}" if self.node else f"{len(columns)} GPUs"
 
 
 def held(values: Array, cells: int) -> Array:

@@ -100,8 +100,9 @@ def judge(grid: Grid, columns: list[int]) -> Clocks:
         return _nothing(
             "none of them was seen at work" if view.activity_known else "whether they were at work is not known"
         )
-    if int(np.sum(view.read & view.active, axis=0).max()) < READINGS_MIN:
-        return _nothing(f"{int(view.read.sum(axis=0).max())} readings; {READINGS_MIN} needed")
+    readings = int(np.sum(view.read & view.active, axis=0).max())
+    if readings < READINGS_MIN:
+        return _nothing(f"{readings} reading{'s' * (readings > 1)} at work; {READINGS_MIN} needed")
     deficit = np.where(view.active, 1 - view.clock / view.peers, np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)

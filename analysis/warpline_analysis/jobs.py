@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .detector import Reader
+from .detector import Reader, literal
 
 WINDOW_STEPS: Final = 200
 """Newest steps of each job that are looked at."""
@@ -44,3 +45,16 @@ def step_time(reader: Reader, table: str, job: str, step: int) -> int | None:
 
 EPOCH_NS_MIN: Final = 946_684_800 * 10**9
 """Times before the year 2000 count from the start of a trace or of a machine, not from the Unix epoch."""
+
+
+def jobs_of_nodes(reader: Reader, nodes: Iterable[str | None]) -> dict[str | None, str]:
+    """Node -> the job whose ranks ran on it, where it is one."""
+    named = sorted({node for node in nodes if node is not None})
+    if not named:
+        return {}
+    rows = reader.query(
+        "SELECT node, min(job) AS job FROM (SELECT node, job FROM communicators UNION ALL SELECT node, job FROM steps) "
+        f"WHERE job IS NOT NULL AND node IN ({', '.join(literal(node) for node in named)}) GROUP BY node "
+        "HAVING min(job) = max(job)"
+    ).to_pylist()
+    return {row["node"]: row["job"] for row in rows}

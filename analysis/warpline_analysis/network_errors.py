@@ -9,6 +9,7 @@ from warpline_proto.finding import Check, Finding, FindingKind, Onset, Report, S
 
 from .detector import Reader, literal, show
 from .gpu_faults import STILL_FRESH, times, when
+from .jobs import jobs_of_nodes
 
 DETECTOR: Final = "faults"
 FLUSHED: Final = 5
@@ -121,10 +122,11 @@ LINK_EVENTS: Final = (
 def port_findings(reader: Reader) -> list[Finding]:
     """One finding a port or NVSwitch link; never more than a warning unless an NVSwitch error was fatal."""
     rows = reader.query(f"{LINK_EVENTS} ORDER BY fatal DESC, node, link, kind, bus_id LIMIT {JOBS_MAX}").to_pylist()
-    return [_port(reader, row) for row in rows]
+    jobs = jobs_of_nodes(reader, (row["node"] for row in rows))
+    return [_port(reader, row, jobs.get(row["node"])) for row in rows]
 
 
-def _port(reader: Reader, row: Mapping[str, Any]) -> Finding:
+def _port(reader: Reader, row: Mapping[str, Any], job: str | None) -> Finding:
     switch = row["kind"] == "sxid"
     name = row["link"] or row["bus_id"] or "(not named)"
     label = f"NVSwitch link {name}" if switch else f"Port {name}"
@@ -144,7 +146,7 @@ def _port(reader: Reader, row: Mapping[str, Any]) -> Finding:
         kind=FindingKind.LINK_DEGRADATION if switch else FindingKind.NETWORK_DEGRADATION,
         severity=Severity.CRITICAL if fatal else Severity.WARNING,
         confidence=0.8 if fatal else 0.6,
-        subject=Subject(job=row["job"], node=row["node"], link=row["link"] or row["bus_id"]),
+        subject=Subject(job=row["job"] or job, node=row["node"], link=row["link"] or row["bus_id"]),
         summary=f"{label}{where}: {code}{row['message'] or row['kind']}, "
         f"{times(row['count'], row['first_ns'], row['last_ns'])}",
         next_step=_sentence(step),

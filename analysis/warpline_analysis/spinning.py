@@ -94,7 +94,7 @@ def find_spins(grid: Grid, columns: Sequence[int], floor_watts: float) -> list[S
     fast = grid.sampled("sm_clock_mhz") >= CLOCK_SHARE * _highest(grid)
     spins: Flags = busy & (power <= ceiling) & fast & resident & ~works
     judged: Flags = ~np.isnan(power) & ~np.isnan(grid.sampled("gpu_utilization_percent"))
-    read: Flags = ~np.isnan(grid.raw("gpu_utilization_percent")) & ~np.isnan(grid.raw("power_watts"))
+    read = _read(grid)
     found = []
     for column in columns:
         if np.sum(spins[:, column] & read[:, column]) < READINGS_MIN:
@@ -118,6 +118,16 @@ def find_spins(grid: Grid, columns: Sequence[int], floor_watts: float) -> list[S
             )
         )
     return found
+
+
+def _read(grid: Grid) -> Flags:
+    both: Flags = ~np.isnan(grid.raw("gpu_utilization_percent")) & ~np.isnan(grid.raw("power_watts"))
+    return both
+
+
+def readings_of(grid: Grid, columns: Sequence[int]) -> int:
+    """Cells with power and utilisation, of the GPU that has most."""
+    return int(_read(grid)[:, columns].sum(axis=0).max())
 
 
 def unknown(grid: Grid, floor_watts: float | None) -> tuple[str, ...]:

@@ -128,6 +128,14 @@ def test_what_was_not_sampled_is_said(reader_of: ReaderOf, column: str, words: s
     assert (report.findings, report.verdict) == ((), Verdict.UNKNOWN) and words in report.checks[0].detail
 
 
+def test_a_single_reading_is_not_called_healthy(reader_of: ReaderOf) -> None:
+    rows = samples(lambda gpu, second: WORK, seconds=1) + samples(lambda gpu, second: IDLE, seconds=60, job="other")
+    for row in rows[:8]:
+        row["gpu_uuid"] += "-alone"
+    report = judge(reader_of, rows)
+    assert {check.job: check.verdict for check in report.checks} == {"train": Verdict.UNKNOWN, "other": Verdict.HEALTHY}
+
+
 def test_a_busy_model_that_was_never_seen_idle_has_no_floor(reader_of: ReaderOf) -> None:
     rows = [
         row for row in samples(lambda gpu, second: WORK | {"power_watts": 400.0}) if row["time_ns"] >= START + 10**10

@@ -10,6 +10,7 @@ import pytest
 
 from warpline_analysis.detector import Reader
 from warpline_analysis.detectors import throttling
+from warpline_analysis.runner import run
 from warpline_proto.finding import Finding, FindingKind, Report, Severity, Verdict
 
 ReaderOf = Callable[[Mapping[str, Any]], Reader]
@@ -172,3 +173,19 @@ def test_what_was_not_sampled_is_said(reader_of: ReaderOf, missing: str, words: 
 def test_other_models_are_no_peers(reader_of: ReaderOf) -> None:
     other = [row | {"gpu_uuid": "GPU-a", "gpu_index": 9, "gpu_name": "A100"} for row in samples(gpus=1, clock=1400.0)]
     assert judge(reader_of, samples() + other).verdict == Verdict.HEALTHY
+
+
+def test_the_slow_rank_on_a_held_gpu_is_told_once_with_the_clock_as_the_root(reader_of: ReaderOf) -> None:
+    random = np.random.default_rng(1)
+    steps = [
+        {"job": "train", "rank": rank, "dp": rank, "node": "node0", "gpu_uuid": f"GPU-{rank}", "scope": "step", "step": step,
+         "start_ns": START + step * 10**9, "clock": "realtime@node0", "duration_ns": 10**9,
+         "compute_ns": int(6e8 * np.exp(random.normal(0, 0.01)) * (1.4 if rank == 3 and step >= 40 else 1.0))}
+        for step in range(120) for rank in range(8)
+    ]  # fmt: skip
+    rows = slowed(samples(), 3, 0.7, HW_THERMAL)
+    finding = only(run(reader_of({"device_samples": rows, "steps": steps})))
+    assert (finding.kind, finding.subject.rank, finding.subject.gpu) == (FindingKind.THROTTLING, 3, "GPU-3")
+    assert finding.cost.seconds_per_step == pytest.approx(0.24, rel=0.1)
+    assert finding.onset.step is not None and abs(finding.onset.step - 40) <= 2
+    assert len(finding.evidence) >= 2 and any("compute_straggler" in text for text in finding.ruled_out)

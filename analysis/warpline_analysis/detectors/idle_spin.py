@@ -13,7 +13,7 @@ from warpline_proto.finding import Check, Cost, Finding, FindingKind, Onset, Rep
 
 from ..detector import Reader, show
 from ..devices import CELL_SECONDS, KEY, Grid, load_grids, samples_of
-from ..spinning import COLUMNS, POWER_SHARE, Spin, find_spins, floors, unknown
+from ..spinning import COLUMNS, POWER_SHARE, READINGS_MIN, Spin, find_spins, floors, readings_of, unknown
 
 DETECTOR: Final = "idle_spin"
 MINORITY: Final = 4
@@ -56,15 +56,21 @@ def _judge(
 ) -> tuple[list[Finding], Check | None]:
     lacking = unknown(grid, floor_watts)
     if lacking or floor_watts is None:
-        detail = f"{grid.label}: not known: {', '.join(lacking)}"
+        detail = f"{grid.label(columns)}: not known: {', '.join(lacking)}"
         return [], Check(DETECTOR, Verdict.UNKNOWN, grid.job, detail, lacking)
+    readings = readings_of(grid, columns)
+    if readings < READINGS_MIN:
+        text = f"{readings} reading{'s' * (readings != 1)} of power and utilisation; {READINGS_MIN} needed"
+        return [], Check(DETECTOR, Verdict.UNKNOWN, grid.job, f"{grid.label(columns)}: {text}", (text,))
     spins = find_spins(grid, columns, floor_watts)
     if not spins:
-        return [], Check(DETECTOR, Verdict.HEALTHY, grid.job, f"{grid.label}: none spins at near-idle power for 10 s")
+        return [], Check(
+            DETECTOR, Verdict.HEALTHY, grid.job, f"{grid.label(columns)}: none spins at near-idle power for 10 s"
+        )
     if len(grid.gpus) > 1 and MINORITY * len(spins) > len(columns):
         detail = (
-            f"{grid.label}: {len(spins)} of {len(columns)} that do the same work spin at near-idle power: they may wait for "
-            "the others or for something together, which is no fault of theirs"
+            f"{grid.label(columns)}: {len(spins)} of {len(columns)} that do the same work spin at near-idle power: they may "
+            "wait for the others or for something together, which is no fault of theirs"
         )
         return [], Check(DETECTOR, Verdict.UNKNOWN, grid.job, detail, ("who or what they wait for",))
     return [_finding(reader, grid, columns, spin) for spin in spins], None

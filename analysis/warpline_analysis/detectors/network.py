@@ -23,6 +23,7 @@ from warpline_proto.finding import (
 )
 
 from ..detector import Reader, literal, show
+from ..jobs import jobs_of_nodes
 from ..ports import (
     ACTIVE,
     CABLE,
@@ -74,7 +75,8 @@ def detect(reader: Reader) -> Report:
         return Report()
     sick = [(port, found) for port in fabric.ports if (found := _symptoms(fabric, port))]
     sick.sort(key=lambda item: -max(_GRADE[symptom.severity] for symptom in item[1]))
-    findings = [_finding(reader, fabric, port, found) for port, found in sick[:FINDINGS_MAX]]
+    jobs = jobs_of_nodes(reader, (port.node for port, _ in sick[:FINDINGS_MAX]))
+    findings = [_finding(reader, fabric, port, found, jobs.get(port.node)) for port, found in sick[:FINDINGS_MAX]]
     worse = {port.name + (port.node or "") for port, found in sick if any(s.severity != Severity.INFO for s in found)}
     calm = [port for port in fabric.ports if port.name + (port.node or "") not in worse]
     left = len(sick) - FINDINGS_MAX
@@ -224,7 +226,7 @@ def _full(fabric: Fabric, port: Port) -> Symptom | None:
     )
 
 
-def _finding(reader: Reader, fabric: Fabric, port: Port, symptoms: Sequence[Symptom]) -> Finding:
+def _finding(reader: Reader, fabric: Fabric, port: Port, symptoms: Sequence[Symptom], job: str | None) -> Finding:
     worst = max(symptoms, key=lambda symptom: _GRADE[symptom.severity])
     counters = tuple(dict.fromkeys(name for symptom in symptoms for name in symptom.counters))
     full = [name for name in counters if port.counters[name].full]
@@ -233,7 +235,7 @@ def _finding(reader: Reader, fabric: Fabric, port: Port, symptoms: Sequence[Symp
         kind=FindingKind.NETWORK_DEGRADATION,
         severity=worst.severity,
         confidence=worst.confidence,
-        subject=Subject(job=_job(reader, port), node=port.node, link=port.name),
+        subject=Subject(job=job, node=port.node, link=port.name),
         summary=f"{port.label} {'; it '.join(symptom.words for symptom in symptoms)}",
         next_step=f"On {port.label[5:]}: {worst.next_step}",
         onset=Onset(first),
@@ -266,19 +268,6 @@ def _since(reader: Reader, port: Port, counters: Sequence[str]) -> int | None:
     ).to_pylist()
     found: int | None = rows[0]["first_ns"]
     return found
-
-
-def _job(reader: Reader, port: Port) -> str | None:
-    """The job of the node, where it is one."""
-    if port.node is None:
-        return None
-    node = literal(port.node)
-    rows = reader.query(
-        f"SELECT DISTINCT job FROM (SELECT job FROM communicators WHERE node = {node} UNION ALL "
-        f"SELECT job FROM steps WHERE node = {node}) WHERE job IS NOT NULL LIMIT 2"
-    ).to_pylist()
-    job: str | None = rows[0]["job"] if len(rows) == 1 else None
-    return job
 
 
 def _evidence(reader: Reader, port: Port, counters: Sequence[str]) -> Evidence:

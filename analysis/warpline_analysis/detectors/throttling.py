@@ -72,13 +72,12 @@ def _models(grid: Grid) -> list[list[int]]:
 def _judge(reader: Reader, grid: Grid, columns: list[int]) -> tuple[list[Finding], Check | None]:
     clocks = judge(grid, columns)
     if clocks.why:
-        return [], Check(DETECTOR, Verdict.UNKNOWN, grid.job, f"{grid.label}: {clocks.why}", (clocks.why,))
+        return [], Check(DETECTOR, Verdict.UNKNOWN, grid.job, f"{grid.label(columns)}: {clocks.why}", (clocks.why,))
     if clocks.held:
         return _findings(reader, grid, columns, clocks.held), None
-    over = f"over {len(columns)} GPUs" if len(columns) > 1 else "of one GPU without a peer"
-    figures = (
-        f"{grid.label}: largest clock deficit {percent(max(clocks.largest, 0.0))}, gate {percent(CLOCK_GATE)}, {over}"
-    )
+    over = "each against its peers" if len(columns) > 1 else "without a peer"
+    largest = percent(max(clocks.largest, 0.0))
+    figures = f"{grid.label(columns)}: largest clock deficit {largest}, gate {percent(CLOCK_GATE)}, {over}"
     if clocks.unexplained:
         who = grid.gpus[columns[clocks.column]].label
         why = "no limit is given as the reason: locked clocks, another load, or reasons not read"
