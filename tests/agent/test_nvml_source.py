@@ -103,6 +103,12 @@ def node(compile_fake: Callable[[str, str], Path], tmp_path: Path, monkeypatch: 
         watched.source.close()
 
 
+def stop(pid: int) -> None:
+    """Stop a child and wait until all of it stands still: the signal alone may take a while to arrive."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+
+
 def test_a_sample_names_its_gpu_and_says_what_was_measured(node: Start) -> None:
     watched = node("gpus 2\ngpu * power 400\ngpu * util 83\ngpu 1 processes 2\ngpu * temperature 61\n")
     watched.source.open()
@@ -277,7 +283,7 @@ def test_a_stopped_child_is_replaced_and_no_gpu_is_blamed(node: Start) -> None:
     watched.until(lambda: bool(watched.samples(1)) and watched.source._inbox.at is None)
     stopped = watched.source.child_pid
     assert stopped is not None
-    os.kill(stopped, signal.SIGSTOP)
+    stop(stopped)
     watched.moved += 11.0
     watched.forget()
     watched.until(lambda: watched.source.child_pid not in (None, stopped) and bool(watched.samples(1)))
@@ -305,7 +311,7 @@ def test_no_second_child_is_started_on_one_that_does_not_die(node: Start, monkey
     watched.until(lambda: bool(watched.samples()))
     stuck = watched.source.child_pid
     assert stuck is not None
-    os.kill(stuck, signal.SIGSTOP)
+    stop(stuck)
     with monkeypatch.context() as patch:
         patch.setattr(Child, "kill", lambda self: None)  # as in uninterruptible sleep
         watched.moved += 11.0
