@@ -51,6 +51,11 @@ class Gpu:
         return f"{name}{where}{f' (rank {self.rank})' if self.rank is not None else ''}"
 
     @property
+    def order(self) -> tuple[str, int, str]:
+        """By node, then by index."""
+        return (self.node or "", -1 if self.index is None else self.index, self.key)
+
+    @property
     def subject(self) -> Subject:
         """This GPU and its rank as the accused."""
         return Subject(
@@ -130,14 +135,15 @@ def load_grids(reader: Reader, columns: Sequence[str]) -> list[Grid]:
     if values.num_rows == 0:
         return []
     known = _gpus(reader)
-    keys, place = np.unique(np.asarray(values.column("gpu").to_pylist(), dtype=object).astype(str), return_inverse=True)
+    named = values.column("gpu").combine_chunks().dictionary_encode()
+    keys, place = named.dictionary.to_pylist(), named.indices.to_numpy().astype(np.int64)
     groups: dict[tuple[str | None, str | None], list[int]] = {}
-    for at, key in enumerate(keys.tolist()):
-        gpu = known[key]
+    for at in sorted(range(len(keys)), key=lambda each: known[keys[each]].order):
+        gpu = known[keys[at]]
         groups.setdefault((gpu.job, None if gpu.job else gpu.node), []).append(at)
     cell = values.column("cell").to_numpy().astype(np.int64)
     kept = values.select(list(columns))
-    return [_grid(job, node, [known[str(keys[at])] for at in members], np.asarray(members), place, cell, kept)
+    return [_grid(job, node, [known[keys[at]] for at in members], np.asarray(members), place, cell, kept)
             for (job, node), members in sorted(groups.items(), key=_sortable)]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -155,10 +156,24 @@ class _View:
 
     def same_load(self, column: int, where: Flags) -> bool:
         """Whether the peers do as much: by power, or because the GPU's own limit is lower."""
-        limit, others = self.limit[:, column], _others(self.limit)[:, column]
-        if typical(limit / others, where) <= SAME_LOAD:
+        if typical(self.limit[:, column] / self.peers_limit[:, column], where) <= SAME_LOAD:
             return True
-        return typical(_others(self.power)[:, column] / self.power[:, column], where) >= SAME_LOAD
+        return typical(self.peers_power[:, column] / self.power[:, column], where) >= SAME_LOAD
+
+    @cached_property
+    def peers_limit(self) -> Array:
+        """Median power limit of the others."""
+        return _others(self.limit)
+
+    @cached_property
+    def peers_power(self) -> Array:
+        """Median power of the others."""
+        return _others(self.power)
+
+    @cached_property
+    def peers_heat(self) -> Array:
+        """Median temperature of the others."""
+        return _others(self.heat)
 
 
 def _others(values: Array) -> Array:
@@ -208,9 +223,9 @@ def _held(view: _View, column: int) -> HeldClock | None:
         bits=_common_bits(view.bits[inside, column]),
         lasting=bool(low[newest].mean() >= 0.5),
         watts=typical(view.power[:, column], inside),
-        peers_watts=typical(_others(view.power)[:, column], inside),
+        peers_watts=typical(view.peers_power[:, column], inside),
         celsius=typical(view.heat[:, column], inside),
-        peers_celsius=typical(_others(view.heat)[:, column], inside),
+        peers_celsius=typical(view.peers_heat[:, column], inside),
     )
 
 
