@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from .robust import CHANCE_MAX, by_chance, share_gate
+from .robust import CHANCE_MAX, Flags, by_chance, share_gate
 from .waits import Waits
 
 OPERATIONS_MIN: Final = 20
@@ -24,6 +24,8 @@ MARGIN: Final = 1.5
 """... and everybody else at least this many times as long as it ..."""
 WAITING_SECONDS_MIN: Final = 1e-3
 """... and the others wait this long for it; less is a matter of launch order."""
+DELAY_SHARE: Final = 0.5
+"""Part of a delay that must show in the others' waiting."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def corroborate(accused: Collection[int], waits: Sequence[Waits]) -> Corroborati
     return SILENT
 
 
-def _judge(waits: Waits, own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Corroboration:
+def _judge(waits: Waits, own: Flags) -> Corroboration:
     mine, others = float(waits.waiting[own].mean()), float(np.median(waits.waiting[~own]))
     share = float(waits.waiting[~own].sum() / waits.seconds[~own].sum())
     figures = f"in {waits.name} it waits {_seconds(mine)} an operation, the others {_seconds(others)}"
@@ -55,6 +57,25 @@ def _judge(waits: Waits, own: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -
     if mine > others:
         return Corroboration(False, f"it is not the one that is waited for: {figures}")
     return SILENT
+
+
+def delay(accused: Collection[int], waits: Sequence[Waits], seconds: float) -> Corroboration:
+    """Do the others wait about `seconds` a step for the accused, whatever else they wait for? Silent without waits.
+
+    Where many ranks meet, somebody is late by chance most of the time: what counts is by how much the accused wait less.
+    """
+    shared = [(each, own) for each in waits if (own := np.isin(each.ranks, list(accused))).any() and not own.all()]
+    if not shared:
+        return SILENT
+    waited = sum(_less(each, own) for each, own in shared)
+    text = f"it waits {_seconds(max(waited, 0.0))} a step less than the others in collectives"
+    return Corroboration(waited >= DELAY_SHARE * seconds, text)
+
+
+def _less(waits: Waits, own: Flags) -> float:
+    """Seconds a step by which the accused wait less than the others."""
+    less = float(np.median(waits.waiting[~own]) - waits.waiting[own].mean())
+    return less * waits.operations / (waits.steps or waits.operations)
 
 
 def _seconds(value: float) -> str:

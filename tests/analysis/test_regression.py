@@ -60,6 +60,11 @@ def test_a_lasting_rise_is_told_with_onset_cost_and_the_part_that_grew(reader_of
     assert [row["period"] for row in finding.evidence[0].rows] == ["before", "after"]
 
 
+def test_a_rise_of_long_ago_is_worth_knowing_and_no_longer_a_warning(reader_of: ReaderOf) -> None:
+    finding = only(judge(reader_of, slower(series(1, 500), 100, 0.3), ranks=1))
+    assert finding.severity == Severity.INFO and finding.onset.step == 100
+
+
 def test_without_parts_of_the_step_it_says_what_is_missing(reader_of: ReaderOf) -> None:
     finding = only(judge(reader_of, slower(series(1), 50, 0.5)))
     assert "which part of the step grew" in finding.missing

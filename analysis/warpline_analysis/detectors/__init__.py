@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from ..detector import Detector
-from . import execution_idle, faults, hang, idle_spin, link, network, straggler, throttling
+from . import (
+    execution_idle,
+    faults,
+    hang,
+    host_straggler,
+    idle_spin,
+    link,
+    network,
+    pipeline_bubble,
+    regression,
+    sporadic_stall,
+    straggler,
+    throttling,
+)
 
 DETECTORS: dict[str, Detector] = {
     "faults": faults.detect,
     "hang": hang.detect,
+    "regression": regression.detect,
     "straggler": straggler.detect,
+    "pipeline_bubble": pipeline_bubble.detect,
+    "host_straggler": host_straggler.detect,
+    "sporadic_stall": sporadic_stall.detect,
     "link": link.detect,
     "network": network.detect,
     "throttling": throttling.detect,

@@ -3,6 +3,7 @@
 Change points of the iteration time (the first level of ARGUS's progressive diagnosis; Greyhound's gate of 10 %), by medians
 and ranks so that checkpoints and evaluations do not count, and only where the series' own past has nothing like it. It says
 that and since when a job is slower, and which part of the step grew; it accuses nobody within the job.
+A rise older than the window in which causes can be named is worth knowing and no longer a warning.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from warpline_proto.finding import (
 from ..blame import percent
 from ..detector import Reader, show
 from ..iteration import Iterations, jobs_with_steps, load_iterations, told_steps
-from ..jobs import Job, known_jobs, step_time
+from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
 from ..rises import AFTER_MIN, BEFORE_MIN, Rise, lasting_rise
 from ..robust import EXCESS_GATE
 
@@ -110,7 +111,7 @@ def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Fi
     about = "about " if rise.scale > 1 else ""
     return Finding(
         kind=FindingKind.REGRESSION,
-        severity=Severity.WARNING,
+        severity=Severity.WARNING if lasted <= WINDOW_STEPS else Severity.INFO,
         confidence=0.9 if rise.scale == 1 and lasted >= 2 * AFTER_MIN else 0.7,
         subject=Subject(job=job.name),
         summary=f"Iteration time rose {percent(rise.share)} for good, from {rise.before:.3g} s to {rise.after:.3g} s, since "
