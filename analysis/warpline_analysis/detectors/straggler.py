@@ -8,13 +8,14 @@ between ranks that do the same work, so that neither waiting nor any clock plays
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from warpline_proto.finding import Check, Finding, Report, Verdict
 
 from ..arrivals import SILENT, STEPS_MIN, Corroboration, Late, corroborate, late_rank
 from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, replica_imbalance, straggler
+from ..busy_wait import joules
 from ..detector import Reader
 from ..jobs import Job, known_jobs
 from ..robust import EXCESS_GATE, Evenness, Slow, evenness, median, share_gate, slow_members, steps_needed
@@ -93,11 +94,14 @@ def _accuse(
     if len(pairs) == len(judged) and len(stages) > 1 and len(replicas) == 1 and None not in replicas:
         return [replica_imbalance(reader, job, times, pairs)]
     waits = load_waits(reader, job.name)
-    return [
-        straggler(reader, job, times, group, slow, chosen, _heard(group, chosen, waits))
-        for group, slow in pairs
-        for chosen in slow.accused(len(group.members))
-    ]
+    named = [(group, slow, chosen) for group, slow in pairs for chosen in slow.accused(len(group.members))]
+    heard = [_heard(group, chosen, waits) for group, _, chosen in named]
+    found = [straggler(reader, job, times, *item, told) for item, told in zip(named, heard, strict=True)]
+    if len(named) > 1 or heard[0].agrees is not True:
+        return found  # whom the waiting is to be charged to is not known
+    group, _, chosen = named[0]
+    spent = joules(reader, job.name, [group.members[place].rank for place in chosen], waits)
+    return [replace(found[0], cost=replace(found[0].cost, joules=spent))]
 
 
 def _heard(group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> Corroboration:
