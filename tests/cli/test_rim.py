@@ -42,6 +42,8 @@ def meta(tmp_path: Path) -> Path:
         ("$W analyze . >/dev/full", EXIT_OUTPUT),
         ("$W --help >/dev/full", EXIT_OUTPUT),
         ("$W config path <&- >&- 2>&-", 0),
+        ("$W no-such-verb 2>/dev/full", EXIT_USAGE),
+        ("$W analyze /nonexistent 2>/dev/full", 65),
         ("$W sql - --store . <&-", EXIT_USAGE),
     ],
 )
@@ -131,6 +133,20 @@ def test_a_fault_of_warpline_is_never_a_verdict(
     told = capsys.readouterr().err
     assert "ZeroDivisionError" in told
     assert told.splitlines()[-1].startswith("warpline doctor: this is a fault of warpline")
+
+
+@pytest.mark.parametrize("closed", ["2>/dev/full", "2>&-"])
+def test_a_log_that_cannot_be_written_stops_no_daemon(tmp_path: Path, closed: str) -> None:
+    """The disk of the journal is full: collector and agent go on, and end as told."""
+    where = f"--listen unix:{tmp_path}/c --store {tmp_path}/store"
+    script = (
+        f"$W collector {where} {closed} & C=$!; "
+        f"$W agent --collector unix:{tmp_path}/c --spool-directory {tmp_path}/spool --source host {closed} & A=$!; "
+        f"for i in $(seq 200); do $W top --once --collector unix:{tmp_path}/c >/dev/null 2>&1 && break; done; "
+        "kill $A; wait $A; echo $?; kill $C; wait $C; echo $?"
+    )
+    done = shell(script, tmp_path)
+    assert done.stdout.split() == ["0", "0"]
 
 
 NEEDS = [

@@ -48,8 +48,7 @@ class Verb(Protocol):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: {message}", file=sys.stderr)
+        streams.tell(f"{self.format_usage()}{self.prog}: {message}")
         raise SystemExit(EXIT_USAGE)
 
 
@@ -89,9 +88,9 @@ def _about(word: str) -> int:
         print(_help())
         return 0
     if not word:
-        print(_help(), file=sys.stderr)
+        streams.tell(_help())
     else:
-        print(f"warpline: there is no verb {word!r}: {_nearest(word)}", file=sys.stderr)
+        streams.tell(f"warpline: there is no verb {word!r}: {_nearest(word)}")
     return EXIT_USAGE
 
 
@@ -99,18 +98,18 @@ def _failed(name: str, error: Exception) -> int:
     """One sentence for what a user can mend; a traceback only for what is a fault of warpline's own."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("warpline_"):
         library = error.name.partition(".")[0]
-        print(f"warpline {name} needs {library}: pip install 'warpline[{_extra(name, library)}]'", file=sys.stderr)
+        streams.tell(f"warpline {name} needs {library}: pip install 'warpline[{_extra(name, library)}]'")
         return EXIT_USAGE
     if _ours(error):
-        print(f"warpline {name}: {error}", file=sys.stderr)
+        streams.tell(f"warpline {name}: {error}")
         return EXIT_USAGE
     if isinstance(error, OSError):
         streams.give_up_output()
         where = f"{error.filename}: " if error.filename is not None else ""
-        print(f"warpline {name}: {where}{error.strerror or error}", file=sys.stderr)
+        streams.tell(f"warpline {name}: {where}{error.strerror or error}")
         return EXIT_OUTPUT
-    traceback.print_exception(error)
-    print(f"warpline {name}: this is a fault of warpline: please report it with the lines above", file=sys.stderr)
+    streams.tell("".join(traceback.format_exception(error)))
+    streams.tell(f"warpline {name}: this is a fault of warpline: please report it with the lines above")
     return EXIT_BROKEN
 
 

@@ -45,6 +45,12 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def tell(words: str) -> None:
+    """One line on standard error, which may be full or gone: that stops nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        print(words, file=sys.stderr, flush=True)
+
+
 def give_up_output() -> None:
     """What is still to be written goes nowhere: standard output is gone, and the interpreter would stumble over it."""
     with contextlib.suppress(OSError):

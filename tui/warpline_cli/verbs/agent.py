@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import signal
-import sys
 import time
 from types import FrameType
 from typing import Any
@@ -35,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from warpline_agent.config import build_sources, sections
     from warpline_agent.exporters.collector import CollectorExporter
     from warpline_agent.spool import Spool
-    from warpline_cli.streams import endings
+    from warpline_cli.streams import endings, tell
     from warpline_proto.config import files, load
 
     settings = load(sections(), files(options.config))
@@ -46,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     told: list[int] = []
     for number in endings():
         signal.signal(number, lambda received, frame: _note(told, received, frame))
-    agent = Agent(config, sources, spool, exporter, say=lambda words: _say(f"agent: {words}"))
+    agent = Agent(config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"))
     names = ", ".join(sources) or "nothing"
-    _say(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
+    tell(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
     return 0 if agent.run(lambda: bool(told)) else EXIT_BROKEN
 
 
@@ -66,11 +64,6 @@ def _override(config: Any, options: argparse.Namespace) -> Any:
         return dataclasses.replace(config, **given)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def _say(words: str) -> None:
-    with contextlib.suppress(OSError):  # a log that is full or gone does not stop the agent
-        print(words, file=sys.stderr, flush=True)
 
 
 def _note(told: list[int], received: int, frame: FrameType | None) -> None:

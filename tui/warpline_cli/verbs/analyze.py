@@ -13,6 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from warpline_cli.streams import tell
+
 if TYPE_CHECKING:
     from warpline_agent.offline import Import
     from warpline_proto.finding import Report
@@ -48,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 
         sys.stdout.write(answer(document))
     if not any(item["status"] == "read" for item in document["inputs"]):
-        print("warpline analyze: nothing readable was given", file=sys.stderr)
+        tell("warpline analyze: nothing readable was given")
         return EXIT_NOTHING_READABLE
     return EXIT[document["verdict"]]
 

@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
 async def _serve(loaded: dict[str, Any]) -> None:
     import asyncio
 
-    from warpline_cli.streams import endings
+    from warpline_cli.streams import endings, tell
     from warpline_collector.config import from_sections
     from warpline_collector.service import serve
 
@@ -47,7 +47,7 @@ async def _serve(loaded: dict[str, Any]) -> None:
     directory = settings.collector.directory
 
     def ready(address: str) -> None:
-        print(f"collector ready: listens on {address}, store {directory}", file=sys.stderr, flush=True)
+        tell(f"collector ready: listens on {address}, store {directory}")
 
     await serve(settings, ready, stop)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import sys
 from typing import Any, Final
+
+from warpline_cli.streams import tell
 
 HALVES: Final = ("agent", "collector")
 """What an agent's machine has installed is enough for the first, and that is part of what the second needs."""
@@ -33,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     known, absent = sections()
     settings = load(known, paths)
     for words in absent:
-        print(words, file=sys.stderr)
+        tell(words)
     if options.action == "print":
         print(render(settings), end="")
     else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
     from warpline_cli.processes import Processes
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             found, over = _play(options, plan, folder)
         except ChildEnded as error:
-            print(f"demo: {error}", file=sys.stderr)
+            tell(f"demo: {error}")
             return 1
     return _tell(plan, found, over)
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from warpline_cli import asking
+from warpline_cli.streams import tell
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +34,9 @@ def run(options: argparse.Namespace) -> int:
         sys.stdout.write(form(rows))
     said = rows.schema.metadata or {}
     if b"truncated" in said:
-        print(f"only the first {rows.num_rows} rows: there are more", file=sys.stderr)
+        tell(f"only the first {rows.num_rows} rows: there are more")
     if b"damaged" in said:
-        print(f"left out, cannot be read: {said[b'damaged'].decode()}", file=sys.stderr)
+        tell(f"left out, cannot be read: {said[b'damaged'].decode()}")
     return 0
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from warpline_cli import asking
+from warpline_cli.streams import tell
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
         snapshot = feed.take()
         if snapshot.error:
-            print(f"warpline top: {snapshot.error}", file=sys.stderr)
+            tell(f"warpline top: {snapshot.error}")
             return 1
         print(fleet(snapshot))
         return 0
