@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from warpline_proto.finding import ENDED, OPEN, RESOLVED, Finding, FindingKind, FindingState, Report, Severity, Verdict
+from warpline_proto.finding import ENDED, GRAVITY, OPEN, RESOLVED, Finding, FindingKind, FindingState, Report, Verdict
 
 ABSENT_PASSES: Final = 3
 """A finding that so many passes in a row judged and did not have is resolved: one quiet pass proves nothing."""
@@ -27,7 +27,6 @@ STANDING: Final = frozenset(
 )
 """Kinds that silence is a part of: a job that hangs sends nothing."""
 STANDING_SILENCE_NS: Final = 24 * 3_600 * 10**9
-_RANK: Final = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _by_id(reports: Mapping[str, Report], now_ns: int) -> dict[str, FindingState
         for finding in report.findings
     ]
     chosen: dict[str, FindingState] = {}
-    for state in sorted(found, key=lambda each: (_RANK[each.finding.severity], -each.finding.confidence)):
+    for state in sorted(found, key=lambda each: (GRAVITY[each.finding.severity], -each.finding.confidence)):
         chosen.setdefault(state.finding.id, state)
     return chosen
 

@@ -47,6 +47,10 @@ class Severity(StrEnum):
     CRITICAL = "critical"
 
 
+GRAVITY: Final = {Severity.CRITICAL: 0, Severity.WARNING: 1, Severity.INFO: 2}
+"""Order in which findings are told, the gravest first. A severity as plain text finds its place too."""
+
+
 class Verdict(StrEnum):
     """The answer as a whole; `unknown` where nothing could be judged."""
 

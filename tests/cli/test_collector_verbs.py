@@ -72,6 +72,11 @@ def test_sql_prints_columns_with_a_dash_for_unknown(store: DuckDBStore, capsys: 
     assert capsys.readouterr().out == "job  rank\n---  ----\né       0\n-       1\n"
 
 
+def test_names_and_values_do_not_move_the_terminal(store: DuckDBStore, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sql", "SELECT 'a\x1b[2J\nb' AS \"c\x1b[2J\nd\"", "--store", str(store.directory)]) == 0
+    assert capsys.readouterr().out == "c [2J d\n-------\na [2J b\n"
+
+
 @pytest.mark.parametrize(
     ("form", "wanted"),
     [("json", '[{"job": "\\u00e9", "rank": 0},\n {"job": null, "rank": 1}]\n'), ("csv", "job,rank\né,0\n,1\n")],
@@ -130,7 +135,7 @@ def test_findings_say_who_since_when_what_it_costs_and_what_to_do(
         "rank 3",
         "31 %",
         "step 120",
-        "0.25 s",
+        "250 ms a step",
         "0.90",
         "drain the node",
         "opened 0 s ago",

@@ -206,3 +206,14 @@ def test_the_fleet_as_text_names_the_finding_and_every_gpu(database: Database) -
 
 def test_a_store_without_rows_is_not_called_healthy(database: Database) -> None:
     assert fleet(Feed(database.query).take()) == "No data yet."
+
+
+def test_a_finding_of_another_version_does_not_end_the_screen(database: Database) -> None:
+    """What cannot be read is left out, what can be is shown."""
+    fill(database)
+    database.add(
+        "findings", [{"id": "x", "state": "open", "updated_ns": NOW, "document": '{"kind": "invented_later"}'}]
+    )
+    snapshot = Feed(database.query, clock=lambda: NOW).take()
+    assert snapshot.error is None
+    assert [incident.finding.id for incident in snapshot.incidents] == [STRAGGLER.id]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
+
+from warpline_proto.finding import GRAVITY, from_json
+from warpline_tui.grid import grid
+from warpline_tui.words import UNKNOWN, accused, cost, since
 
 EVIDENCE_ROWS_SHOWN: Final = 6
 MEMBERS_SHOWN: Final = 12
 CELL_CHARS: Final = 28
 REASON_CHARS: Final = 200
-_ORDER: Final = {"critical": 0, "warning": 1, "info": 2}
 _ENDINGS: Final = {
     "healthy": "HEALTHY: nothing found, and at least one question could be judged",
     "unknown": "CANNOT TELL: nothing here could be judged",
@@ -42,7 +44,7 @@ def verdict_line(document: Mapping[str, Any]) -> str:
 
 def by_severity(findings: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Worst and surest first."""
-    return sorted(findings, key=lambda finding: (_ORDER[finding["severity"]], -finding["confidence"], finding["id"]))
+    return sorted(findings, key=lambda finding: (GRAVITY[finding["severity"]], -finding["confidence"], finding["id"]))
 
 
 def finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
@@ -51,10 +53,11 @@ def finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
-    yield f"[{finding['severity']}] {finding['kind']}: {subject(finding['subject'])}   confidence {finding['confidence']:.2f}"
-    yield f"  {finding['summary']}"
-    yield f"  since     {since(finding['onset'])}"
-    yield f"  cost      {cost(finding['cost'])}"
+    told = from_json(finding)
+    yield f"[{told.severity}] {told.kind}: {accused(told.subject)}   confidence {told.confidence:.2f}"
+    yield f"  {told.summary}"
+    yield f"  since     {since(told, 'not known: no clock in the data')}"
+    yield f"  cost      {cost(told, 'not known')}"
     yield f"  do now    {finding['next_step']}"
     for words in finding["ruled_out"]:
         yield f"  not       {words}"
@@ -62,43 +65,7 @@ def _finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
         yield f"  missing   {words}"
     for item in finding["evidence"]:
         yield f"  evidence  {item['sql']}"
-        yield from (f"            {line}" for line in grid(item["rows"], EVIDENCE_ROWS_SHOWN))
-
-
-def subject(named: Mapping[str, Any]) -> str:
-    """Who: `rank 3, stage 0 of job AR-2759`."""
-    parts = [str(named["group"])] if "group" in named else []
-    parts += [f"{key} {value}" for key, value in named.items() if key not in ("job", "group")]
-    whole = ", ".join(parts) or "the whole job"
-    return f"{whole} of job {named['job']}" if "job" in named else whole
-
-
-def since(onset: Mapping[str, Any]) -> str:
-    """Since when, as far as it is known."""
-    step = f"step {onset['step']}" if onset["step"] is not None else None
-    moment = onset["time_ns"]
-    when = datetime.fromtimestamp(moment / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if moment is not None else None
-    return ", ".join(word for word in (when, step) if word) or "not known: no clock in the data"
-
-
-def cost(lost: Mapping[str, Any]) -> str:
-    """What it costs, as far as it is known."""
-    units = (("seconds_per_step", "s each step"), ("gpu_hours", "GPU-hours so far"), ("joules", "J so far"))
-    known = [f"{lost[key]:,.3g} {unit}" for key, unit in units if lost[key] is not None]
-    return ", ".join(known) or "not known"
-
-
-def grid(rows: Sequence[Mapping[str, Any]], most: int) -> Iterator[str]:
-    """Rows as aligned columns, cut at `most`."""
-    if not rows:
-        return
-    columns = list(rows[0])
-    cells = [columns, *([_cell(row.get(column)) for column in columns] for row in rows[:most])]
-    widths = [max(len(row[position]) for row in cells) for position in range(len(columns))]
-    for row in cells:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    if len(rows) > most:
-        yield f"... {len(rows) - most} more rows"
+        yield from (f"            {line}" for line in _evidence(item["rows"]))
 
 
 def one_line(text: str) -> str:
@@ -136,8 +103,16 @@ def _why(item: Mapping[str, Any]) -> str:
     return f": {reason[: REASON_CHARS - 3]}..." if len(reason) > REASON_CHARS else f": {reason}"
 
 
+def _evidence(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if rows:
+        columns = list(rows[0])
+        yield from grid([columns, *([_cell(row.get(name)) for name in columns] for row in rows[:EVIDENCE_ROWS_SHOWN])])
+    if len(rows) > EVIDENCE_ROWS_SHOWN:
+        yield f"... {len(rows) - EVIDENCE_ROWS_SHOWN} more rows"
+
+
 def _cell(value: Any) -> str:
-    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = UNKNOWN if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if len(text) <= CELL_CHARS else text[: CELL_CHARS - 3] + "..."
 
 

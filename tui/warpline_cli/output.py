@@ -11,6 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from warpline_proto.plain import plain
+from warpline_tui.grid import grid, width
 
 CELL_CHARS_MAX: Final = 120
 """Longer cells are cut in columns; the other forms have all of them."""
@@ -21,11 +22,11 @@ def columns(rows: pa.Table) -> str:
     if rows.schema.names == ["explain_key", "explain_value"]:
         return "".join(rows.column("explain_value").to_pylist())
     cells = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
-    widths = [max([len(name), *map(len, column)]) for name, column in zip(rows.schema.names, cells, strict=True)]
-    right = [_number(field.type) for field in rows.schema]
-    lines = [_line(rows.schema.names, widths, right), "  ".join("-" * width for width in widths)]
-    lines += [_line([column[index] for column in cells], widths, right) for index in range(rows.num_rows)]
-    return "\n".join(lines) + "\n"
+    names = [_cell(name) for name in rows.schema.names]
+    rows_of_cells = [[column[index] for column in cells] for index in range(rows.num_rows)]
+    heading, *lines = grid([names, *rows_of_cells], [_number(field.type) for field in rows.schema])
+    rule = ["-" * max(map(width, [name, *column])) for name, column in zip(names, cells, strict=True)]
+    return "\n".join([heading, "  ".join(rule), *lines]) + "\n"
 
 
 def as_json(rows: pa.Table) -> str:
@@ -63,11 +64,3 @@ def _cell(value: Any) -> str:
         text = str(plain(value))
     shown = "".join(each if each.isprintable() else " " for each in text)
     return shown if len(shown) <= CELL_CHARS_MAX else shown[: CELL_CHARS_MAX - 1] + "…"
-
-
-def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
-    placed = [
-        cell.rjust(width) if to_right else cell.ljust(width)
-        for cell, width, to_right in zip(cells, widths, right, strict=True)
-    ]
-    return "  ".join(placed).rstrip()

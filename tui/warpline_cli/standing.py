@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warpline_proto.finding import Verdict
+from warpline_proto.finding import GRAVITY, OPEN, Verdict
+from warpline_tui.words import age
 
 from .asking import Query
 from .findings_text import finding_lines, one_line
@@ -17,7 +18,6 @@ FINDINGS_MAX: Final = 1_000
 CHECK_AGE_NS: Final = 10 * 60 * 10**9
 """Answers older than this before the newest pass speak of jobs that are gone."""
 STALE_NS: Final = 120 * 10**9
-_GRAVITY: Final = {"critical": 0, "warning": 1, "info": 2}
 _OPEN: Final = f"SELECT document, state, opened_ns, updated_ns FROM current_findings LIMIT {FINDINGS_MAX}"
 _ALL: Final = f"""
 SELECT document, state, opened_ns, updated_ns FROM findings
@@ -40,11 +40,12 @@ class Known:
 
     @property
     def verdict(self) -> Verdict:
-        """Worst open finding; healthy if something was judged and nothing found; else unknown."""
-        severities = {finding["severity"] for finding in self.findings if finding["state"] == "open"}
+        """Worst open finding; healthy if the last pass judged something and found nothing; else unknown."""
+        severities = {finding["severity"] for finding in self.findings if finding["state"] == OPEN}
         if severities & {"critical", "warning"}:
             return Verdict.CRITICAL if "critical" in severities else Verdict.WARNING
-        return Verdict.HEALTHY if severities or self.healthy else Verdict.UNKNOWN
+        judged = bool(self.healthy) and self.pass_failed is None
+        return Verdict.HEALTHY if severities or judged else Verdict.UNKNOWN
 
     def to_json(self) -> dict[str, Any]:
         """The published form."""
@@ -63,7 +64,7 @@ def take(query: Query, *, resolved: bool = False) -> Known:
         json.loads(row["document"]) | {key: row[key] for key in ("state", "opened_ns", "updated_ns")}
         for row in query(_ALL if resolved else _OPEN).to_pylist()
     ]
-    findings.sort(key=lambda item: (item["state"] != "open", _GRAVITY[item["severity"]], item["opened_ns"]))
+    findings.sort(key=lambda item: (item["state"] != OPEN, GRAVITY[item["severity"]], item["opened_ns"]))
     answers: list[dict[str, Any]] = query(_ANSWERS).to_pylist()
     passes = [item for item in answers if item["subject"] == _PASS]
     pass_ns = passes[0]["time_ns"] if passes else None
@@ -80,27 +81,27 @@ def take(query: Query, *, resolved: bool = False) -> Known:
 def text(known: Known, now_ns: int) -> str:
     """What an operator reads."""
     blocks = [_block(finding, now_ns) for finding in known.findings]
-    if not any(finding["state"] == "open" for finding in known.findings):
+    if not any(finding["state"] == OPEN for finding in known.findings):
         blocks.append(_nothing(known))
     if known.pass_failed is not None:
         blocks.append(one_line(f"The last analysis pass failed: {known.pass_failed}"))
     elif known.pass_ns is not None and now_ns - known.pass_ns > STALE_NS:
-        blocks.append(f"The last analysis pass was {_ago(known.pass_ns, now_ns)}.")
+        blocks.append(f"The last analysis pass was {age(known.pass_ns, now_ns)}.")
     return "\n\n".join(blocks) + "\n"
 
 
 def _block(finding: Mapping[str, Any], now_ns: int) -> str:
     lines = list(finding_lines(finding))
-    life = f"opened {_ago(finding['opened_ns'], now_ns)}"
-    if finding["state"] != "open":
-        life += f", {finding['state'].upper()} {_ago(finding['updated_ns'], now_ns)}"
+    life = f"opened {age(finding['opened_ns'], now_ns)}"
+    if finding["state"] != OPEN:
+        life += f", {finding['state'].upper()} {age(finding['updated_ns'], now_ns)}"
     lines.insert(2, f"  state     {life}")
     return "\n".join(lines)
 
 
 def _nothing(known: Known) -> str:
     missing = [one_line(f"  {item['subject']}: {item['reason']}") for item in known.unknown]
-    if known.healthy:
+    if known.healthy and known.pass_failed is None:
         lines = [f"Nothing is wrong: {len(known.healthy)} questions asked, nobody accused."]
         lines += [one_line(f"  {item['subject']}: {item['reason']}") for item in known.healthy]
         return "\n".join(lines + (["Could not be told:", *missing] if missing else []))
@@ -111,11 +112,3 @@ def _nothing(known: Known) -> str:
     if known.pass_ns is None:
         return "Nobody could tell: no analysis has run over this store yet."
     return "Nobody could tell: the analysis ran, and found no rows it could judge."
-
-
-def _ago(time_ns: int, now_ns: int) -> str:
-    seconds = max(now_ns - time_ns, 0) / 1e9
-    for unit, size in (("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit} ago"
-    return f"{seconds:.0f} s ago"

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from warpline_proto.errors import WarplineError
-from warpline_proto.finding import from_json
+from warpline_proto.finding import OPEN, from_json
 
 from .snapshot import Gpu, Incident, Kernel, Rank, RankKey, Snapshot, SourceState
 
@@ -92,7 +92,7 @@ class Feed:
     def _ask(self, selected: RankKey | None) -> Snapshot:
         gpus = tuple(_gpu(row) for row in self._query(GPUS).to_pylist())
         ranks = tuple(Rank(**row) for row in self._query(RANKS).to_pylist() if row["job"] is not None)
-        incidents = tuple(_incident(row) for row in self._query(INCIDENTS).to_pylist())
+        incidents = tuple(filter(None, map(_incident, self._query(INCIDENTS).to_pylist())))
         chosen = selected if selected is not None else _worth_a_look(ranks, incidents)
         kernels = self._query(kernels_of(chosen)).to_pylist() if chosen is not None else []
         return Snapshot(
@@ -112,7 +112,7 @@ def _worth_a_look(ranks: tuple[Rank, ...], incidents: tuple[Incident, ...]) -> R
     accused = {
         (incident.finding.subject.job, incident.finding.subject.rank)
         for incident in incidents
-        if incident.state == "open"
+        if incident.state == OPEN
     }
     keys = [rank.key for rank in ranks]
     return next((key for key in keys if key in accused), keys[0] if keys else None)
@@ -125,9 +125,14 @@ def _gpu(row: dict[str, Any]) -> Gpu:
     return Gpu(**renamed)
 
 
-def _incident(row: dict[str, Any]) -> Incident:
+def _incident(row: dict[str, Any]) -> Incident | None:
+    """None where another version wrote the finding in a form that this one cannot read: the others are shown."""
+    try:
+        finding = from_json(json.loads(str(row["document"])))
+    except (KeyError, TypeError, ValueError):
+        return None
     return Incident(
-        finding=from_json(json.loads(str(row["document"]))),
+        finding=finding,
         state=str(row["state"]),
         opened_ns=row["opened_ns"],
         updated_ns=row["updated_ns"],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from warpline_proto.finding import Finding
+from warpline_proto.finding import GRAVITY, OPEN, Finding
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,8 @@ class Snapshot:
     @property
     def open_incidents(self) -> tuple[Incident, ...]:
         """Those that are not resolved, worst first."""
-        order: Mapping[str, int] = {"critical": 0, "warning": 1, "info": 2}
-        shown = [incident for incident in self.incidents if incident.state == "open"]
-        return tuple(sorted(shown, key=lambda each: order.get(str(each.finding.severity), 3)))
+        shown = [incident for incident in self.incidents if incident.state == OPEN]
+        return tuple(sorted(shown, key=lambda each: GRAVITY[each.finding.severity]))
 
     def troubled(self) -> set[tuple[str, Any]]:
         """(field, value) pairs of the subjects of open findings, to mark them wherever they are shown."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from .grid import grid
 from .snapshot import Snapshot
-from .words import UNKNOWN, cost, duration, number, share, since, subject
+from .words import UNKNOWN, accused, cost, duration, number, share, since
 
 
 def fleet(snapshot: Snapshot) -> str:
@@ -25,7 +24,7 @@ def fleet(snapshot: Snapshot) -> str:
             )
             for gpu in snapshot.gpus
         ]
-        parts.append(columns(gpu_heading, rows))
+        parts.append("\n".join(grid([gpu_heading, *rows])))
     if snapshot.ranks:
         rank_heading = ("JOB", "RANK", "STAGE", "DP", "STEP", "STEP TIME", "COMPUTE", "NODE")
         rows_of_ranks = [
@@ -41,7 +40,7 @@ def fleet(snapshot: Snapshot) -> str:
             )
             for rank in snapshot.ranks
         ]
-        parts.append(columns(rank_heading, rows_of_ranks))
+        parts.append("\n".join(grid([rank_heading, *rows_of_ranks])))
     return "\n\n".join(parts)
 
 
@@ -49,18 +48,8 @@ def _findings(snapshot: Snapshot) -> str:
     if not snapshot.open_incidents:
         return "No finding is open." if snapshot.gpus or snapshot.ranks else "No data yet."
     return "\n".join(
-        f"{incident.finding.severity.upper()} {incident.finding.kind}: {subject(incident.finding.subject)}"
+        f"{incident.finding.severity.upper()} {incident.finding.kind}: {accused(incident.finding.subject)}"
         f" | since {since(incident.finding)} | cost {cost(incident.finding)}\n  {incident.finding.summary}"
         f"\n  next: {incident.finding.next_step}"
         for incident in snapshot.open_incidents
     )
-
-
-def columns(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text under a heading, each column as wide as its widest cell."""
-    widths = [max(len(row[place]) for row in (heading, *rows)) for place in range(len(heading))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (heading, *rows)
-    ]
-    return "\n".join(lines)

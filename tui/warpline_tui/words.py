@@ -69,20 +69,29 @@ def moment(time_ns: int | None) -> str:
 
 
 def subject(who: Subject) -> str:
-    """Who is accused, the telling fields only."""
-    words = []
-    if who.group is not None:
-        words.append(who.group)
-    elif who.rank is not None:
+    """Who is accused, with its place: `rank 3, stage 0, dp 1, GPU GPU-5c.., on node-7`."""
+    words = [who.group] if who.group is not None else []
+    if who.rank is not None:
         words.append(f"rank {who.rank}")
-    elif who.stage is not None:
-        words.append(f"stage {who.stage}")
-    words += [f"{name} {value}" for name, value in (("GPU", who.gpu), ("link", who.link)) if value is not None]
-    if who.communicator is not None and who.link is None:
+    places = (
+        ("stage", who.stage),
+        ("dp", who.dp),
+        ("tp", who.tp),
+        ("ep", who.ep),
+        ("GPU", who.gpu),
+        ("link", who.link),
+    )
+    words += [f"{name} {value}" for name, value in places if value is not None]
+    if who.communicator is not None and who.communicator != who.link:
         words.append(f"communicator {who.communicator}")
     if who.node is not None:
         words.append(f"on {who.node}")
-    return ", ".join(words) or (who.job or UNKNOWN)
+    return ", ".join(words) or "the whole job"
+
+
+def accused(who: Subject) -> str:
+    """Who is accused, and of which job."""
+    return subject(who) if who.job is None else f"{subject(who)} of job {who.job}"
 
 
 UUID_CHARS = 12
@@ -90,9 +99,10 @@ UUID_CHARS = 12
 
 
 def who(accused: Subject) -> str:
-    """Who is accused, short enough for a column."""
+    """Who is accused, short enough for a column that stands beside the job's."""
     gpu = None if accused.gpu is None else accused.gpu[:UUID_CHARS]
-    return subject(replace(accused, gpu=gpu, link=None if accused.link == accused.communicator else accused.link))
+    named = accused.group is not None or accused.rank is not None
+    return subject(replace(accused, gpu=gpu, stage=None if named else accused.stage, dp=None, tp=None, ep=None))
 
 
 def since_when(finding: Finding) -> str:
@@ -102,16 +112,16 @@ def since_when(finding: Finding) -> str:
     return since(finding)
 
 
-def since(finding: Finding) -> str:
-    """Since when, in the best clock there is."""
+def since(finding: Finding, unknown: str = UNKNOWN) -> str:
+    """Since when, in the best clock there is; `unknown` where there is none."""
     words = [] if finding.onset.step is None else [f"step {finding.onset.step}"]
     if finding.onset.time_ns is not None:
         words.append(moment(finding.onset.time_ns))
-    return ", ".join(words) or UNKNOWN
+    return ", ".join(words) or unknown
 
 
-def cost(finding: Finding) -> str:
-    """What it costs, as far as known."""
+def cost(finding: Finding, unknown: str = UNKNOWN) -> str:
+    """What it costs, as far as known; `unknown` where nothing is."""
     words = []
     if finding.cost.seconds_per_step is not None:
         words.append(f"{duration(finding.cost.seconds_per_step * 1e9)} a step")
@@ -119,4 +129,4 @@ def cost(finding: Finding) -> str:
         words.append(f"{finding.cost.gpu_hours:.3g} GPU-hours")
     if finding.cost.joules is not None:
         words.append(f"{finding.cost.joules:.3g} J")
-    return ", ".join(words) or UNKNOWN
+    return ", ".join(words) or unknown

@@ -11,9 +11,11 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.widgets import DataTable, Static
 
+from warpline_proto.finding import OPEN
+
 from ..snapshot import Incident, Snapshot
 from ..widgets.table import Cell, LiveTable
-from ..words import UNKNOWN, cost, moment, since, since_when, subject, who
+from ..words import UNKNOWN, accused, cost, moment, since, since_when, who
 from .page import Page
 
 COLUMNS = ("", "finding", "who", "since", "cost", "sure", "job")
@@ -52,7 +54,7 @@ def detail(incident: Incident) -> RenderableType:
     finding = incident.finding
     facts = Table.grid(padding=(0, 2))
     for name, words in (
-        ("who", subject(finding.subject)),
+        ("who", accused(finding.subject)),
         ("since", since(finding)),
         ("cost", cost(finding)),
         ("confidence", f"{finding.confidence:.0%}"),
@@ -78,9 +80,9 @@ def _ordered(snapshot: Snapshot) -> list[Incident]:
 
 def _row(incident: Incident) -> list[Cell]:
     finding = incident.finding
-    style = STYLES.get(str(finding.severity), "") if incident.state == "open" else "dim strike"
+    style = STYLES.get(str(finding.severity), "") if incident.state == OPEN else "dim strike"
     return [
-        Text(f" {finding.severity} " if incident.state == "open" else f" {incident.state} ", style),
+        Text(f" {finding.severity} " if incident.state == OPEN else f" {incident.state} ", style),
         str(finding.kind),
         who(finding.subject),
         since_when(finding),
