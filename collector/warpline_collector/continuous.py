@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import pyarrow as pa
+
 from warpline_analysis.detector import Detector
 from warpline_analysis.detectors import DETECTORS
 from warpline_analysis.grouping import group
 from warpline_analysis.runner import ask
 from warpline_proto.batch import Batch
-from warpline_proto.errors import WarplineError
+from warpline_proto.errors import QueryError, WarplineError
 from warpline_proto.finding import ENDED, Check, FindingState, Report, Verdict, from_json, to_rows
 from warpline_proto.tables import FINDINGS, SOURCE_HEALTH
 
@@ -48,6 +50,28 @@ class Config:
             raise ValueError("period_seconds is more than 0")
 
 
+class _Stopped(BaseException):
+    """The collector stops in the middle of a pass. No Exception: no failure of a detector is to be made of it."""
+
+
+class _Stoppable:
+    """A Reader whose questions end the pass once `stop` is set, those that run and those that follow."""
+
+    def __init__(self, reader: CatalogReader, stop: threading.Event) -> None:
+        self._reader = reader
+        self._stop = stop
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        if self._stop.is_set():
+            raise _Stopped
+        try:
+            return self._reader.query(sql, parameters)
+        except QueryError:
+            if self._stop.is_set():
+                raise _Stopped from None
+            raise
+
+
 class Continuous:
     """`start` and `close`, or `one_pass` by itself. `clock` gives nanoseconds since the epoch."""
 
@@ -60,7 +84,6 @@ class Continuous:
         detectors: Mapping[str, Detector] = DETECTORS,
     ) -> None:
         self._store = store
-        self._reader = reader
         self._config = config
         self._clock = clock
         self._detectors = detectors
@@ -70,6 +93,8 @@ class Continuous:
         )
         self._checks: dict[str, tuple[str, int]] = {}
         self._stop = threading.Event()
+        self._interrupt = reader.interrupt
+        self._reader = _Stoppable(reader, self._stop)
         self._thread = threading.Thread(target=self._loop, name="analysis", daemon=True)
 
     def start(self) -> None:
@@ -81,7 +106,7 @@ class Continuous:
         self._stop.set()
         end = time.monotonic() + STOP_SECONDS
         while self._thread.is_alive() and time.monotonic() < end:
-            self._reader.interrupt()  # again and again: a pass asks many questions, and one may be between two of them
+            self._interrupt()  # again and again: the pass may be between looking up and asking
             self._thread.join(STOP_SECONDS / 100)
 
     def one_pass(self) -> Report:
@@ -91,8 +116,6 @@ class Continuous:
         reports = group(asked)
         now_ns = self._clock()
         report = sum(reports.values(), Report())
-        if self._stop.is_set():
-            return report  # its questions were interrupted
         self._pulse.listen(self._reader, (each.written.finding.subject for each in self._known.values()), now_ns)
         following, states = incidents.after(
             self._known, reports, now_ns, lambda finding: self._pulse.silence_ns(finding.subject, now_ns), asked
@@ -109,6 +132,8 @@ class Continuous:
         while not self._stop.is_set():
             try:
                 self.one_pass()
+            except _Stopped:
+                return
             except Exception as error:  # one broken detector must not end the analysis of everything else for ever
                 self._failed(error)
             self._stop.wait(self._config.period_seconds)

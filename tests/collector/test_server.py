@@ -291,3 +291,25 @@ async def _serve_once(directory: Path, address: str) -> None:
     chosen = settings(directory)
     taken = replace(chosen, collector=replace(chosen.collector, listen=address))
     await serve(taken, lambda _: None, asyncio.Event(), detectors={"test": nothing})
+
+
+def test_stopping_in_the_middle_of_a_pass_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither a detector's failure in the log, nor a check or a pass in the rows, nor a question after the end."""
+    asking = threading.Event()
+    asked: list[str] = []
+
+    def endless(reader: Reader) -> Report:
+        asking.set()
+        try:
+            reader.query("SELECT count(*) FROM range(100000000000) a, range(1000) b")
+        except QueryError:
+            asked.append("told as an error")
+        asked.append("asked on")
+        return Report()
+
+    with running(tmp_path, endless):
+        assert asking.wait(30)
+    assert asked == []
+    assert [record.message for record in caplog.records] == []
+    with CatalogReader(tmp_path) as reader:
+        assert reader.query("SELECT * FROM source_health").num_rows == 0
