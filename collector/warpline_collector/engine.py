@@ -15,6 +15,7 @@ import pyarrow as pa
 from warpline_proto.errors import SchemaError, StoreError
 from warpline_proto.tables import TABLES
 
+from .hot import FOLDER as HOT
 from .reader import Settings
 from .schema import create_table, quoted, sql_type
 from .segments import FOLDER as SEGMENTS
@@ -45,9 +46,9 @@ def lock(directory: Path) -> int:
 def connect(directory: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
     """Open the file, made if it is not there, with every declared table and column; StoreError if it cannot be."""
     path = directory / FILE
-    if not path.exists() and any((directory / SEGMENTS).glob("*/*.parquet")):
+    if not path.exists() and _rows_without_file(directory):
         raise StoreError(
-            f"{directory} holds segments but no {FILE}, which says what they are",
+            f"{directory} holds rows but no {FILE}, which says what they are",
             f"put {FILE} back, or name an empty directory",
         )
     settings: Settings = {
@@ -71,6 +72,11 @@ def connect(directory: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
         connection.close()
         raise
     return connection
+
+
+def _rows_without_file(directory: Path) -> bool:
+    """Rows that a store begun anew would take for leftovers and remove."""
+    return any(True for folder in (SEGMENTS, HOT) for _ in (directory / folder).glob("*/*.parquet"))
 
 
 def identity(directory: Path) -> tuple[int, int]:

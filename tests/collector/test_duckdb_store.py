@@ -245,9 +245,28 @@ def test_a_store_without_its_duckdb_file_is_not_swept_away(
     store.close()
     before = files(tmp_path, "segments")
     (tmp_path / "warpline.duckdb").unlink()
-    with pytest.raises(StoreError, match="holds segments"):
+    with pytest.raises(StoreError, match="holds rows but no"):
         DuckDBStore(tmp_path)
     assert files(tmp_path, "segments") == before
+
+
+def test_a_young_store_without_its_duckdb_file_is_not_swept_away(
+    store: DuckDBStore, tmp_path: Path, make_frame: MakeFrame
+) -> None:
+    """Nothing is sealed yet: the hot copies are all that is left of the rows."""
+    store.append([make_frame(1)])
+    store.close()
+    before = files(tmp_path, "hot")
+    (tmp_path / "warpline.duckdb").unlink()
+    with pytest.raises(StoreError, match=r"put warpline\.duckdb back"):
+        DuckDBStore(tmp_path)
+    assert files(tmp_path, "hot") == before != []
+
+
+@pytest.mark.parametrize("size", ["lots", "1", "", "-1GB", "1 PB"])
+def test_a_size_that_is_none_is_told_before_the_file_is_opened(size: str) -> None:
+    with pytest.raises(ValueError, match="is no size such as 1GB"):
+        Config(memory_limit=size)
 
 
 def test_a_store_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import threading
 import time
 from collections import defaultdict
@@ -51,6 +52,8 @@ class Config:
             raise ValueError("seal_rows and chunks_max are at least 1, compact_files at least 2")
         if self.seal_seconds <= 0 or self.grace_seconds < 0:
             raise ValueError("seal_seconds is more than 0, grace_seconds not less")
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B", self.memory_limit):
+            raise ValueError(f"memory_limit {self.memory_limit!r} is no size such as 1GB or 512MiB")
 
 
 class DuckDBStore:
