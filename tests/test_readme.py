@@ -27,7 +27,7 @@ def first_cells(text: str) -> set[str]:
 
 
 def test_the_table_of_sources_names_every_source_and_format() -> None:
-    formats = {each.name for each in (*FORMATS, *TREE_FORMATS)}
+    formats = {each.name for each in FORMATS} | {each.name for each in TREE_FORMATS}
     assert first_cells(section("sources")) == set(SOURCES) | formats
 
 
