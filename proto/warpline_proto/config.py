@@ -103,7 +103,7 @@ def _read(path: Path, sections: Sections) -> dict[str, dict[str, Any]]:
             text = stream.read(FILE_BYTES_MAX + 1)
         if len(text) > FILE_BYTES_MAX:
             raise ConfigError(f"{path} holds more than {FILE_BYTES_MAX} bytes: it is no settings file")
-        document = tomllib.loads(text.decode("utf-8"))
+        document = tomllib.loads(text.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -116,6 +116,7 @@ def tar_of(path: Path, members: dict[str, bytes], special: tuple[tarfile.TarInfo
         ("a.pkl", b"\x80\x04\x95\x00numpy.core", "pickle", "NumPy pickle"),
         ("a.log", b"[host] something else\n", "text", "begins '[host] something else'"),
         ("a.log", bytes(range(256)) * 10, "binary", "binary data"),
+        ("a.log", "NCCL INFO".encode("utf-16"), "utf-16", "save it as UTF-8"),
         ("a.nsys-rep", b"NSIGHT\0\0\0", "nsys-rep", "nsys export"),
     ],
 )

@@ -104,3 +104,9 @@ def test_an_address_may_not_be(address: str) -> None:
     """Port 99999 would otherwise be taken for port 34463."""
     with pytest.raises(ValueError, match=r"^listen "):
         check_address(address, "listen")
+
+
+def test_a_file_from_an_editor_that_marks_utf_8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("[agent]\nverbose = true\n", encoding="utf-8-sig")
+    assert load(SECTIONS, [path], {})["agent"].verbose

@@ -67,6 +67,8 @@ _MAGIC: Final = (
     (b"\x28\xb5\x2f\xfd", "zstandard", "Zstandard-compressed: unpack it first"),
     (b"BZh", "bzip2", "bzip2-compressed: unpack it first"),
     (b"\xfd7zXZ", "xz", "xz-compressed: unpack it first"),
+    (b"\xff\xfe", "utf-16", "text in UTF-16, as Windows tools write it: save it as UTF-8"),
+    (b"\xfe\xff", "utf-16", "text in UTF-16: save it as UTF-8"),
     (b"\x93NUMPY", "numpy", "NumPy array"),
     (b"\x89HDF", "hdf5", "HDF5 file"),
     (b"%PDF", "pdf", "PDF document"),
