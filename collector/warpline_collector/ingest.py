@@ -21,9 +21,9 @@ from warpline_proto.errors import SchemaError, StoreError, WarplineError
 from .store import Store
 
 GATHER_SECONDS: Final = 0.1
-QUEUE_BYTES_MAX: Final = 256 * 1024 * 1024
+QUEUE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Frames that are unpacked or wait to be stored, in bytes of memory; past it the streams are read no further."""
-COMMIT_BYTES_MAX: Final = 64 * 1024 * 1024
+COMMIT_BYTES_MAX: Final = 32 * 1024 * 1024
 """A commit takes no more than this, and does not wait longer once so much is there."""
 CREDIT_BYTES_MIN: Final = 64 * 1024
 CREDIT_BYTES_MAX: Final = 4 * 1024 * 1024

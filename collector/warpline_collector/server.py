@@ -34,6 +34,7 @@ DETAILS_CHARS_MAX: Final = 2_000
 _OPTIONS: Final = (
     ("grpc.max_receive_message_length", FRAME_BYTES_MAX + 64 * 1024),
     ("grpc.so_reuseport", 0),
+    ("grpc.http2.bdp_probe", 0),  # no stream holds more than its first window in memory, however fast it sends
 )
 _LOG = logging.getLogger(__name__)
 

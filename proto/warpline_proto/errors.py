@@ -2,7 +2,6 @@
 
 WarplineError
  ├── ConfigError      a setting or an argument that cannot be used (exit 64)
- ├── MissingExtra     a verb whose libraries are not installed (exit 64)
  ├── SchemaError      rows that do not fit their table
  ├── WireError        a frame that cannot be read
  ├── Refused          an input that is not read, with the reason
@@ -32,10 +31,6 @@ class WarplineError(Exception):
 
 class ConfigError(WarplineError):
     """A setting or an argument that cannot be used."""
-
-
-class MissingExtra(WarplineError):
-    """A verb whose libraries are not installed."""
 
 
 class SchemaError(WarplineError):
