@@ -18,6 +18,9 @@ STEPS_APART: Final = 5
 """Two onsets coincide within so many steps ..."""
 NS_APART: Final = 60 * 10**9
 """... or this much time. A cause may also be seen so much later than its consequence."""
+ROUGH_STEPS_APART: Final = 20
+SAME_LOSS: Final = 0.7
+"""Onsets of causes that come and go are dated less exactly: further apart they coincide where both cost alike in each step."""
 TRACES_MAX: Final = 16
 """Explained findings written out in a root; the rest is counted."""
 EVIDENCE_MAX: Final = 8
@@ -148,7 +151,9 @@ def _same_rank(root: Finding, other: Finding, known: Known) -> bool:
 
 def _at_that_time(root: Finding, other: Finding, known: Known) -> bool:
     """A job that became slower just when a named cause began."""
-    return root.subject.job == other.subject.job is not None and _coincide(root.onset, other.onset)
+    if root.subject.job is None or root.subject.job != other.subject.job:
+        return False
+    return _coincide(root.onset, other.onset, ROUGH_STEPS_APART if _same_loss(root, other) else STEPS_APART)
 
 
 def _same_port(root: Finding, other: Finding, known: Known) -> bool:
@@ -228,9 +233,14 @@ def _later(cause: Finding, consequence: Finding) -> bool:
     return one is not None and two is not None and one > two + NS_APART
 
 
-def _coincide(one: Onset, two: Onset) -> bool:
+def _same_loss(one: Finding, two: Finding) -> bool:
+    costs = sorted(each.cost.seconds_per_step or 0.0 for each in (one, two))
+    return costs[0] > 0 and costs[0] >= SAME_LOSS * costs[1]
+
+
+def _coincide(one: Onset, two: Onset, steps: int) -> bool:
     if one.step is not None and two.step is not None:
-        return abs(one.step - two.step) <= STEPS_APART
+        return abs(one.step - two.step) <= steps
     return one.time_ns is not None and two.time_ns is not None and abs(one.time_ns - two.time_ns) <= NS_APART
 
 

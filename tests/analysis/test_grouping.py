@@ -123,6 +123,14 @@ def test_a_root_takes_subject_cost_step_and_gravity_of_what_it_explains() -> Non
     )
 
 
+def test_a_roughly_dated_cause_of_the_same_size_explains_the_slower_job() -> None:
+    cause = replace(found(K.DATA_IMBALANCE, 22), cost=Cost(seconds_per_step=0.477))
+    slower = replace(found(K.REGRESSION, 30), cost=Cost(seconds_per_step=0.484))
+    assert [each.kind for each in group(Report((slower, cause))).findings] == [K.DATA_IMBALANCE]
+    smaller = replace(cause, cost=Cost(seconds_per_step=0.1))
+    assert len(group(Report((slower, smaller))).findings) == 2
+
+
 UNRELATED: list[tuple[str, list[Finding], tuple[Check, ...]]] = [
     ("another GPU", [found(K.THROTTLING, gpu="GPU-6", node="node1"), straggler()], ()),
     ("a clock that was held later", [replace(THROTTLING, onset=Onset(NOW + 400 * 10**9)), straggler()], ()),
