@@ -1,8 +1,9 @@
 """The life of a finding: opened when a pass first has it, updated when it changed, resolved when it is gone, or ended.
 
 *Resolved* says that the question was asked again and answered without the accusation, ABSENT_PASSES times in a row: a detector
-that failed, or had no rows of the job to judge, proves nothing. *Ended* says that nobody can tell any more: the job, or the
-node, fell silent with the finding standing. It is neither open for ever nor called mended.
+that failed, or had no rows of the job to judge, proves nothing. A finding that now stands under its root is resolved at once.
+*Ended* says that nobody can tell any more: the job, or the node, fell silent with the finding standing. It is neither open for
+ever nor called mended.
 """
 
 from __future__ import annotations
@@ -98,11 +99,18 @@ def _present(before: Incident, found: FindingState, now_ns: int) -> Incident:
 
 
 def _absent(before: Incident, reports: Mapping[str, Report], now_ns: int) -> Incident:
+    if _said(before.written.finding, reports):
+        return Incident(before.written.closed(RESOLVED, now_ns))  # it stands under its root from now on
     if not _judged(before.written, reports):
         return before
     if before.absent + 1 >= ABSENT_PASSES:
         return Incident(before.written.closed(RESOLVED, now_ns))
     return replace(before, absent=before.absent + 1)
+
+
+def _said(finding: Finding, reports: Mapping[str, Report]) -> bool:
+    """Whether a detector still has this very finding."""
+    return any(each.id == finding.id for report in reports.values() for each in report.findings)
 
 
 def _judged(state: FindingState, reports: Mapping[str, Report]) -> bool:

@@ -101,6 +101,19 @@ def test_a_finding_is_resolved_only_after_it_stayed_away() -> None:
     assert known == {}
 
 
+def test_a_finding_that_is_folded_into_its_root_is_not_told_beside_it() -> None:
+    """What was an accusation of its own stands under its cause from the pass on that knows the cause."""
+    root = replace(SLOW, kind=FindingKind.THROTTLING)
+    known, _ = after({}, found(SLOW), 100)
+    known, states = after(known, found(root), 200, asked=found(SLOW, root))
+    assert sorted((state.finding.kind, state.state) for state in states) == [
+        (FindingKind.COMPUTE_STRAGGLER, "resolved"),
+        (FindingKind.THROTTLING, "open"),
+    ]
+    _, states = after(known, found(root), 300, asked=found(SLOW, root))
+    assert states == []
+
+
 @pytest.mark.parametrize(
     "said", [found(), found(checks=[BLIND]), found(checks=[FAILED]), {}, {"other": HEALTHY["question"]}]
 )
