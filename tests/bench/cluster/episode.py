@@ -96,8 +96,7 @@ def record(episode: Episode, timeline: Timeline, real: Durations) -> Recording:
     writer.job()
     writer.steps()
     if episode.sight.mode == "phases":
-        launch = any(fault.cause == "launch" for fault in episode.faults)
-        writer.phases("" if launch else "host")
+        writer.phases()
     writer.collectives()
     if episode.sight.clusters:
         writer.clusters(real)

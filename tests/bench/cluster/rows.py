@@ -162,7 +162,7 @@ class Writer:
 
     def _activity(self) -> dict[str, Reals]:
         line = self.timeline
-        idle = line.gap + line.data + line.stall
+        idle = line.gap + line.collection + line.save + line.data + line.stall
         communication = sum(((each.end - each.start) for each in line.operations), np.zeros_like(idle))
         length = np.broadcast_to(line.length[:, None], idle.shape)
         return {
@@ -174,8 +174,8 @@ class Writer:
             "exposed_communication_ns": np.maximum(length - idle - line.compute, 0.0),
         }
 
-    def phases(self, host: str) -> None:
-        """Compute, optimizer, waiting for neighbours, data, and the host's own work where the framework times it."""
+    def phases(self) -> None:
+        """Compute, optimizer, waiting for neighbours, data, and what the framework times of the host's own work."""
         line = self.timeline
         start = line.pipeline_start
         told = [
@@ -183,9 +183,9 @@ class Writer:
             ("backward-compute", "compute", start + line.forward, line.backward + line.stall),
             ("optimizer", "optimizer", np.zeros_like(start), line.optimizer),
             ("data-wait", "data", start - line.data, line.data),
+            ("gc", "host", start - line.data - line.collection, line.collection),
+            ("save-checkpoint", "host", start - line.data - line.collection - line.save, line.save),
         ]
-        if host:
-            told.append((host, "host", start - line.data - line.gap, line.gap))
         if self.layout.stages > 1:
             told.append(("forward-recv", "communication", start, line.forward_wait))
             told.append(("backward-recv", "communication", start + line.forward, line.backward_wait))

@@ -57,6 +57,10 @@ class Timeline:
     data: Reals
     stall: Reals
     """The same in the midst of the last backward pass."""
+    collection: Reals
+    """Garbage collection."""
+    save: Reals
+    """Writing a checkpoint."""
     forward_wait: Reals
     backward_wait: Reals
     pipeline_start: Reals
@@ -127,7 +131,7 @@ def _run(
     if conditions.sharded and layout.replicas > 1:
         gathered = work.optimizer.max(axis=2, keepdims=True) + network.transfer("dp", dp_seconds)
         operations.append(_operation("dp", "all_gather", dp_bytes, work.optimizer, gathered))
-    start = gathered + work.gap + work.data
+    start = gathered + work.gap + work.collection + work.save + work.data
     work.backward[:, -1] += work.stall
     done, waits, exchanges = _pipeline(layout, conditions, work, start, network)
     operations += exchanges
@@ -152,6 +156,8 @@ def _run(
         gap=work.gap.reshape(flat),
         data=work.data.reshape(flat),
         stall=work.stall.reshape(flat),
+        collection=work.collection.reshape(flat),
+        save=work.save.reshape(flat),
         forward_wait=waits[0].reshape(flat),
         backward_wait=waits[1].reshape(flat),
         pipeline_start=start.reshape(flat),

@@ -140,6 +140,8 @@ def run(source: str, episode: Episode, real: Durations) -> Timeline:
         gap=np.full((*taken.optimizer.shape, 1), 1e-4),
         data=np.full((*taken.optimizer.shape, 1), OPTIMIZER * 1e-3),
         stall=np.zeros((*taken.optimizer.shape, 1)),
+        collection=np.full((*taken.optimizer.shape, 1), 1e-4),
+        save=np.zeros((*taken.optimizer.shape, 1)),
     )
     return replay(episode.layout, episode.conditions, work, episode.faults, real, episode.seed)
 

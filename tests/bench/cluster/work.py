@@ -23,6 +23,8 @@ RANK_LOG_SIGMA: Final = 0.007
 HEAD_SHARE: Final = 0.04
 """What the last stage computes more in a healthy job."""
 LAUNCH_SECONDS: Final = 0.0004
+COLLECTION_SECONDS: Final = 0.0002
+"""Garbage collection in each step."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Work:
     gap: Reals
     data: Reals
     stall: Reals
+    collection: Reals
+    save: Reals
 
 
 def own_work(layout: Layout, conditions: Conditions, real: Durations, random: np.random.Generator) -> Work:
@@ -67,12 +71,14 @@ def own_work(layout: Layout, conditions: Conditions, real: Durations, random: np
     backward[:, 0] += spikes * random.exponential(0.02 * nominal, spikes.shape)
     optimizer = OPTIMIZER * conditions.forward_seconds * chips * random.lognormal(0.0, 0.004, (steps, *shape))
     gap = LAUNCH_SECONDS * random.lognormal(0.0, 0.5, (steps, *shape))
+    save = np.zeros_like(gap)
     if conditions.checkpoint_every:
         saved = np.arange(steps) % conditions.checkpoint_every == conditions.checkpoint_every - 1
         writers = 1.0 + 0.3 * (np.arange(layout.replicas) == 0)
-        gap[saved] += (2.0 * nominal * writers)[:, None] * random.lognormal(0.0, 0.1, (int(saved.sum()), *shape))
+        save[saved] = (2.0 * nominal * writers)[:, None] * random.lognormal(0.0, 0.1, (int(saved.sum()), *shape))
     data = 0.002 * nominal * random.lognormal(0.0, 0.4, (steps, *shape))
-    return Work(forward, backward, optimizer, gap, data, np.zeros((steps, *shape)))
+    collection = COLLECTION_SECONDS * random.lognormal(0.0, 0.5, (steps, *shape))
+    return Work(forward, backward, optimizer, gap, data, np.zeros((steps, *shape)), collection, save)
 
 
 def _load(layout: Layout, conditions: Conditions, real: Durations, random: np.random.Generator) -> Reals:
@@ -107,7 +113,7 @@ def harm(work: Work, fault: Fault, layout: Layout, conditions: Conditions, rando
         _slow(work, 1 + fault.size * heavy[None, :, None, None], forward=True)
     elif fault.kind == "host_straggler":
         late = fault.size * nominal * hit * random.lognormal(0.0, 0.2, hit.shape)
-        target = work.data if fault.cause == "loader" else work.gap
+        target = {"loader": work.data, "gc": work.collection}.get(fault.cause, work.gap)
         target += late
     elif fault.kind == "sporadic_stall":
         struck = hit & (random.random(conditions.steps) < STALL_SHARE)[:, None, None, None]
