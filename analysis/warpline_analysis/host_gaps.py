@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from .detector import Reader, literal
+from .iteration import GPU_WITHOUT_WORK
 from .robust import Array, median
 from .self_time import PeerGroup, SelfTime, beside_peers, first_step
 
@@ -37,7 +38,7 @@ MEASURES: Final = (
         "its GPU has nothing to do",
         "steps",
         "scope = 'step' AND duration_ns > 0 AND busy_ns IS NOT NULL AND communication_ns IS NOT NULL",
-        "avg(greatest(duration_ns - busy_ns, 0))",
+        f"avg({GPU_WITHOUT_WORK})",
     ),
     Measure(
         "it waits for its data loader", "steps", "scope = 'step' AND data_wait_ns IS NOT NULL", "avg(data_wait_ns)"

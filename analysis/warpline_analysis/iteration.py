@@ -17,6 +17,8 @@ HISTORY_STEPS: Final = 1000
 """Newest steps whose iteration time is looked at ..."""
 ROWS_MAX: Final = 4_000_000
 """... as far as so many rows of one job hold them, but never fewer than WINDOW_STEPS."""
+GPU_WITHOUT_WORK: Final = "CASE WHEN busy_ns IS NOT NULL THEN greatest(duration_ns - busy_ns, 0) END"
+"""Part of a step in which a rank's GPU has nothing to do, ns; NULL where its activity is not known."""
 
 
 @dataclass(frozen=True)

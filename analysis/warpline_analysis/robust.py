@@ -21,6 +21,8 @@ CHANCE_MAX: Final = 0.005
 """Largest probability, over all members, that mere rotation would have shown the same persistence."""
 TOP_SHARE: Final = 64
 """In a group of n the slowest n // TOP_SHARE of a step count as slowest: among thousands somebody always hiccups."""
+TAIL_MAX: Final = 3
+"""So many of the newest rows may be more even than the regime: some ranks' part of them may still be on its way."""
 SETS_MAX: Final = 8
 """Candidate sets of slow members looked at for one window."""
 
@@ -240,7 +242,8 @@ def evenness(values: Array, window_min: int) -> Evenness:
     if start is not None:
         level = max(float(np.median(excess[start:])) / 2, EXCESS_GATE / 2)
         first, end = longest_run(np.where(excess >= level, 1.0, -1.0))
-        start = first if end == len(values) and end - first >= window_min else start
+        lasts = len(values) - end <= TAIL_MAX and 2 * (end - first) >= window_min
+        start = first if lasts else start
     begin = start or 0
     slowest = np.argmax(filled[begin:], axis=1)
     winners = np.bincount(slowest, minlength=values.shape[1])

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from .detector import Reader, literal
 from .host_gaps import COLLECTION, LOADER
-from .iteration import Iterations, told_steps
+from .iteration import GPU_WITHOUT_WORK, Iterations, told_steps
 from .self_time import SELF_KINDS
 
 STEP_RATIO: Final = 2.0
@@ -34,7 +34,7 @@ _QUARTILES: Final = 1.349
 
 PARTS: Final = (
     ("compute", "compute", "compute_ns"),
-    ("gap", "a GPU without work", "greatest(duration_ns - busy_ns, 0)"),
+    ("gap", "a GPU without work", GPU_WITHOUT_WORK),
 )
 """Kind, name and value (ns) of the parts of a step that no other rank can make longer."""
 

@@ -9,7 +9,7 @@ from warpline_proto.finding import Check, Cost, Finding, FindingKind, Onset, Rep
 from .arrivals import STEPS_MIN
 from .blame import percent
 from .detector import Reader, show
-from .iteration import Iterations, told_steps
+from .iteration import GPU_WITHOUT_WORK, Iterations, told_steps
 from .jobs import Job, step_time
 
 DETECTOR: Final = "host_straggler"
@@ -27,10 +27,10 @@ def judge_starvation(reader: Reader, job: Job, iterations: Iterations) -> Report
     condition = f"{told_steps(job.name)} AND step >= {int(iterations.steps[0])}"
     row: dict[str, Any] = reader.query(
         "SELECT count(DISTINCT step) FILTER (data_wait_ns IS NOT NULL) AS steps, median(data_wait_ns / duration_ns) AS waiting, "
-        "median(greatest(duration_ns - busy_ns, 0) / duration_ns) AS idle, median(data_wait_ns) / 1e9 AS seconds "
+        f"median({GPU_WITHOUT_WORK} / duration_ns) AS idle, median(data_wait_ns) / 1e9 AS seconds "
         f"{condition}"
     ).to_pylist()[0]
-    idle = "" if row["idle"] is None else f", in {percent(row['idle'])} of a typical step its GPU has nothing to do"
+    idle = "" if row["idle"] is None else f", for {percent(row['idle'])} of a typical step its GPU has nothing to do"
     if not row["steps"]:
         return unknown(
             job, f"{_ranks(iterations)}{idle}", ("ranks that do the same work", "waiting for the data loader")
@@ -52,7 +52,7 @@ def _ranks(iterations: Iterations) -> str:
 def _starvation(reader: Reader, job: Job, iterations: Iterations, condition: str, row: dict[str, Any]) -> Finding:
     first, gpus = int(iterations.steps[0]), job.world_size or iterations.ranks * job.ranks_per_record
     who = "Every rank" if iterations.ranks > 1 else "The process"
-    idle = "" if row["idle"] is None else f"; its GPU has nothing to do in {percent(row['idle'])} of it"
+    idle = "" if row["idle"] is None else f"; its GPU has nothing to do for {percent(row['idle'])} of it"
     return Finding(
         kind=FindingKind.HOST_STRAGGLER,
         severity=Severity.WARNING,

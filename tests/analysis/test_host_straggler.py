@@ -207,6 +207,8 @@ def test_a_single_process_is_told_of_its_data_loader_only_from_a_fifth_of_the_st
     assert judge(reader_of, {"steps": process(20, 0.1)}).verdict == Verdict.HEALTHY
     short = judge(reader_of, {"steps": process(2, 0.4)})
     assert short.verdict == Verdict.UNKNOWN and "40 %" in short.checks[0].detail
+    unseen = only(judge(reader_of, {"steps": [row | {"busy_ns": None} for row in process(20, 0.4)]}))
+    assert unseen.confidence < 0.8 and "GPU activity" in unseen.missing
     nothing = [row | {"data_wait_ns": None} for row in process(20, 0.4)]
     assert "without peers" in judge(reader_of, {"steps": nothing}).checks[0].detail
 

@@ -60,9 +60,15 @@ def test_a_lasting_rise_is_told_with_onset_cost_and_the_part_that_grew(reader_of
     assert [row["period"] for row in finding.evidence[0].rows] == ["before", "after"]
 
 
-def test_a_rise_of_long_ago_is_worth_knowing_and_no_longer_a_warning(reader_of: ReaderOf) -> None:
-    finding = only(judge(reader_of, slower(series(1, 500), 100, 0.3), ranks=1))
-    assert finding.severity == Severity.INFO and finding.onset.step == 100
+def test_a_rise_of_a_moment_or_of_long_ago_is_worth_knowing_and_no_warning(reader_of: ReaderOf) -> None:
+    for count, severity in (
+        (110, Severity.INFO),
+        (120, Severity.WARNING),
+        (300, Severity.WARNING),
+        (500, Severity.INFO),
+    ):
+        finding = only(judge(reader_of, slower(series(1, count), 100, 0.3), ranks=1))
+        assert (finding.severity, finding.onset.step) == (severity, 100), count
 
 
 def test_without_parts_of_the_step_it_says_what_is_missing(reader_of: ReaderOf) -> None:

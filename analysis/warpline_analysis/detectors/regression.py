@@ -3,7 +3,7 @@
 Change points of the iteration time (the first level of ARGUS's progressive diagnosis; Greyhound's gate of 10 %), by medians
 and ranks so that checkpoints and evaluations do not count, and only where the series' own past has nothing like it. It says
 that and since when a job is slower, and which part of the step grew; it accuses nobody within the job.
-A rise older than the window in which causes can be named is worth knowing and no longer a warning.
+A rise too young for a cause to be named, or older than the window in which one could be, is worth knowing and no warning.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from ..robust import EXCESS_GATE
 
 DETECTOR: Final = "regression"
 STEPS_MIN: Final = BEFORE_MIN + AFTER_MIN
+SETTLED_STEPS: Final = 16
+"""Steps after which who or what is slow would have been named."""
 MOST_SHARE: Final = 0.5
 """A part of the step explains a rise when it grew by at least this share of it."""
 
@@ -111,7 +113,7 @@ def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Fi
     about = "about " if rise.scale > 1 else ""
     return Finding(
         kind=FindingKind.REGRESSION,
-        severity=Severity.WARNING if lasted <= WINDOW_STEPS else Severity.INFO,
+        severity=Severity.WARNING if SETTLED_STEPS <= lasted <= WINDOW_STEPS else Severity.INFO,
         confidence=0.9 if rise.scale == 1 and lasted >= 2 * AFTER_MIN else 0.7,
         subject=Subject(job=job.name),
         summary=f"Iteration time rose {percent(rise.share)} for good, from {rise.before:.3g} s to {rise.after:.3g} s, since "
