@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +150,38 @@ def test_a_log_that_cannot_be_written_stops_no_daemon(tmp_path: Path, closed: st
     )
     done = shell(script, tmp_path)
     assert done.stdout.split() == ["0", "0"]
+
+
+@pytest.mark.parametrize("columns", [10, 40, 200])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_closes_the_screen_cleanly(columns: int, number: signal.Signals) -> None:
+    """However narrow the terminal is; it is given back as it was found."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (12, columns))
+    child = subprocess.Popen(
+        [*COMMAND, "top", "--collector", "127.0.0.1:1"],
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
+    )  # fmt: skip
+    os.close(theirs)
+    drawn = b""
+    while b"\x1b[?1049h" not in drawn:  # the other screen of the terminal
+        drawn += os.read(ours, 65_536)
+    child.send_signal(number)
+    with contextlib.suppress(OSError):  # the terminal is gone with its last user
+        while piece := os.read(ours, 65_536):
+            drawn += piece
+    assert child.wait(SECONDS_MAX) == 128 + number
+    assert b"Traceback" not in drawn
+    assert drawn.rindex(b"\x1b[?1049l") > drawn.rindex(b"\x1b[?1049h")
+    os.close(ours)
+
+
+@pytest.mark.parametrize("words", ["top", "demo --tui"])
+def test_a_screen_needs_a_terminal(tmp_path: Path, words: str) -> None:
+    """Into a pipe it would write nothing but control characters."""
+    done = shell(f"$W {words}", tmp_path)
+    assert done.stdout == ""
+    assert "this is no terminal to draw on (`warpline top --once` prints the fleet as text)" in done.stderr
 
 
 NEEDS = [

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from warpline_cli import screen
 from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("duckdb", "textual") if options.tui else ("duckdb",):
         if find_spec(name) is None:  # told now, not by a process that was started for nothing
             raise ModuleNotFoundError(name=name)
+    if options.tui:
+        screen.check()
     if options.keep is not None and options.keep.exists() and any(options.keep.iterdir()):
         raise ConfigError(f"--keep {options.keep}: the folder is not empty", "name a new one")
 
@@ -100,7 +103,8 @@ def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[li
             _await(processes, lambda: _answers(client, agents))
             _say(started, f"{agents} agents send to the collector at {address}")
             if options.tui:
-                _screen(client)
+                if code := screen.show(client.query):
+                    raise SystemExit(code)
                 return _findings(client), time.monotonic() - started >= end_seconds
             return _watch(processes, client, started, end_seconds), True
 
@@ -168,13 +172,6 @@ def _told(finding: dict[str, Any]) -> str:
     from warpline_cli.findings_text import finding_lines
 
     return "\n          ".join(finding_lines(finding | {"evidence": []}))
-
-
-def _screen(client: QueryClient) -> None:
-    from warpline_tui.app import WarplineApp
-    from warpline_tui.feed import Feed
-
-    WarplineApp(Feed(client.query)).run()
 
 
 def _say(started: float, words: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from warpline_cli import asking
+from warpline_cli import asking, screen
 from warpline_cli.streams import tell
 
 
@@ -19,17 +19,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Open the screen, or print once."""
     from warpline_tui.feed import Feed
+    from warpline_tui.text import fleet
 
+    if not options.once:
+        screen.check()
     with asking.trusted(options) as query:
-        feed = Feed(query)
         if not options.once:
-            from warpline_tui.app import WarplineApp
-
-            WarplineApp(feed).run()
-            return 0
-        from warpline_tui.text import fleet
-
-        snapshot = feed.take()
+            return screen.show(query)
+        snapshot = Feed(query).take()
         if snapshot.error:
             tell(f"warpline top: {snapshot.error}")
             return 1

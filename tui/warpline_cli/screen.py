@@ -1,0 +1,50 @@
+"""Opens the terminal screen, and closes it again however it is asked to."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from warpline_cli.asking import Query
+from warpline_cli.streams import endings
+
+if TYPE_CHECKING:
+    from warpline_tui.app import WarplineApp
+
+
+def check() -> None:
+    """ConfigError where there is nothing to draw on."""
+    from warpline_proto.errors import ConfigError
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):  # Textual draws on standard error
+        raise ConfigError("this is no terminal to draw on", "`warpline top --once` prints the fleet as text")
+
+
+def show(query: Query) -> int:
+    """Stay until the user leaves; the exit code is 128 and the signal's number where a signal ended it."""
+    from warpline_tui.app import WarplineApp
+    from warpline_tui.feed import Feed
+
+    app = WarplineApp(Feed(query))
+    before = {number: signal.getsignal(number) for number in _ended_by()}
+    try:
+        asyncio.run(_stay(app))
+    finally:
+        for number, answer in before.items():  # the loop leaves behind that they kill
+            signal.signal(number, answer)
+    return app.return_code or 0
+
+
+async def _stay(app: WarplineApp) -> None:
+    """Signals become events of the loop: an exception in the middle of it would leave the terminal drawn on."""
+    loop = asyncio.get_running_loop()
+    for number in _ended_by():
+        loop.add_signal_handler(number, app.exit, None, 128 + number)
+    await app.run_async()
+
+
+def _ended_by() -> list[signal.Signals]:
+    """Signals that close the screen; it reads Ctrl-C as a key."""
+    return [number for number in endings() if number != signal.SIGINT]
