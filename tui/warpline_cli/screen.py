@@ -23,10 +23,11 @@ def check() -> None:
 
 
 def show(query: Query) -> int:
-    """Stay until the user leaves; the exit code is 128 and the signal's number where a signal ended it."""
+    """Stay until the user leaves; ConfigError without a terminal. The exit code is 128 and the signal's number where a signal ended it."""
     from warpline_tui.app import WarplineApp
     from warpline_tui.feed import Feed
 
+    check()
     app = WarplineApp(Feed(query))
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:

@@ -21,8 +21,6 @@ def run(options: argparse.Namespace) -> int:
     from warpline_tui.feed import Feed
     from warpline_tui.text import fleet
 
-    if not options.once:
-        screen.check()
     with asking.trusted(options) as query:
         if not options.once:
             return screen.show(query)
