@@ -23,7 +23,7 @@ def check() -> None:
 
 
 def show(query: Query) -> int:
-    """Stay until the user leaves; ConfigError without a terminal. The exit code is 128 and the signal's number where a signal ended it."""
+    """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal."""
     from warpline_tui.app import WarplineApp
     from warpline_tui.feed import Feed
 
