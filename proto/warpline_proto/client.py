@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
 import grpc
@@ -12,6 +13,8 @@ from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_
 from .errors import QueryError
 from .wire import from_ipc
 
+CALLS_MAX = 8
+"""Calls of one client under way at a time; more wait for their turn."""
 GRACE_SECONDS = 5.0
 """What the way there and back, and a worker that must be started first, may take."""
 _OPTIONS = [("grpc.max_receive_message_length", FRAME_BYTES_MAX), ("grpc.enable_http_proxy", 0)]
@@ -22,10 +25,15 @@ _WHY = {
 
 
 class QueryClient:
-    """Asks one collector. Not safe to share between threads that close it."""
+    """Asks one collector. Not safe to share between threads that close it.
+
+    Calls run in threads of its own: a signal whose handler raises (Ctrl-C) in the midst of gRPC's start of a call would leave
+    it registered for good, and `close` would wait for it for ever.
+    """
 
     def __init__(self, address: str = COLLECTOR_ADDRESS) -> None:
         self.address = address
+        self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="query")
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = service_pb2_grpc.WarplineStub(self._channel)
 
@@ -38,8 +46,9 @@ class QueryClient:
         self.close()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Give the connection back; calls under way are cancelled."""
         self._channel.close()
+        self._calls.shutdown(cancel_futures=True)
 
     def query(self, sql: str, *, rows_max: int = QUERY_ROWS_MAX, seconds_max: float = QUERY_SECONDS_MAX) -> pa.Table:
         """Rows of one SELECT; QueryError if it was refused, failed, or nobody answered.
@@ -47,10 +56,18 @@ class QueryClient:
         A result cut at `rows_max` carries b"truncated" in its schema metadata, one that lacks damaged rows b"damaged".
         """
         request = service_pb2.QueryRequest(sql=sql, rows_max=rows_max, seconds_max=seconds_max)
+        return self._calls.submit(self._query, request).result()
+
+    def status(self) -> service_pb2.StatusReply:
+        """What the collector says of itself; QueryError if nobody answers."""
+        return self._calls.submit(self._status).result()
+
+    def _query(self, request: service_pb2.QueryRequest) -> pa.Table:
+        timeout = request.seconds_max + QUERY_WAIT_SECONDS_MAX + GRACE_SECONDS
         payload = bytearray()
         truncated = False
         try:
-            for piece in self._stub.Query(request, timeout=seconds_max + QUERY_WAIT_SECONDS_MAX + GRACE_SECONDS):
+            for piece in self._stub.Query(request, timeout=timeout):
                 payload += piece.payload
                 truncated = truncated or piece.truncated
         except grpc.RpcError as error:
@@ -60,8 +77,7 @@ class QueryClient:
             rows.replace_schema_metadata({**(rows.schema.metadata or {}), "truncated": "true"}) if truncated else rows
         )
 
-    def status(self) -> service_pb2.StatusReply:
-        """What the collector says of itself; QueryError if nobody answers."""
+    def _status(self) -> service_pb2.StatusReply:
         try:
             reply: service_pb2.StatusReply = self._stub.Status(service_pb2.StatusRequest(), timeout=GRACE_SECONDS)
         except grpc.RpcError as error:

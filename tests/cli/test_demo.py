@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,27 +39,43 @@ def test_the_demonstration_finds_what_it_injected(seed: int, last: str) -> None:
     assert done.stderr == ""
 
 
-def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path) -> None:
-    child = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
-    assert child.stdout is not None
-    with child.stdout as said:
+def _hear_ctrl_c() -> None:
+    """In the child: as a terminal would start it. A shell that puts these tests in the background has SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        COMMAND,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=_hear_ctrl_c,
+    ) as child:
+        yield child
+        child.kill()
+
+
+def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path, demo: subprocess.Popen[str]) -> None:
+    assert demo.stdout is not None
+    with demo.stdout as said:
         assert "starting a collector and 3 agents" in said.readline()
         assert "3 agents send" in said.readline()
         assert len(running(tmp_path)) >= 4
-        child.send_signal(signal.SIGINT)
-        assert child.wait(SECONDS_MAX) == 130
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(SECONDS_MAX) == 130
     assert running(tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_its_processes_end_when_it_is_killed(tmp_path: Path) -> None:
-    child = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)})
-    assert child.stdout is not None
-    with child.stdout as said:
+def test_its_processes_end_when_it_is_killed(tmp_path: Path, demo: subprocess.Popen[str]) -> None:
+    assert demo.stdout is not None
+    with demo.stdout as said:
         assert "starting a collector and 3 agents" in said.readline()
         assert "3 agents send" in said.readline()
-        child.kill()
-        child.wait()
+        demo.kill()
+        demo.wait()
     end = time.monotonic() + SECONDS_MAX
     while (left := running(tmp_path)) and time.monotonic() < end:
         time.sleep(0.05)

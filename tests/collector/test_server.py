@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections import Counter
@@ -204,6 +205,20 @@ def test_a_question_whose_asker_went_away_does_not_run_on(tmp_path: Path) -> Non
             call.cancel()
         until(lambda: worker not in workers())
         assert client.query("SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_ctrl_c_in_the_midst_of_a_question_leaves_at_once(tmp_path: Path) -> None:
+    """Wherever within a call the signal comes, the client can be closed."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with running(tmp_path) as address:
+            for after_ms in range(1, 31):
+                with pytest.raises(KeyboardInterrupt), QueryClient(address) as client:
+                    signal.setitimer(signal.ITIMER_REAL, after_ms / 1e3)
+                    while True:
+                        client.query("SELECT 1")
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def workers() -> list[psutil.Process]:
