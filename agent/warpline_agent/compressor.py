@@ -2,12 +2,14 @@
 
 Records of one (device, step, stream, kernel) become a few rows of `kernel_clusters` (warpline_proto.clusters). Count and
 sum are exact, and so are shortest and longest; what is lost is the order of the records and the shape of each cluster
-between its quantiles, which `reconstruction_error` measures. Groups that are one cluster by rule (few records, or all of
-nearly one duration) are summed up together in numpy, so that only the others pay for a density.
+within its runs, which `reconstruction_error` measures. Everything is done for all groups together, in numpy: one sort of
+records packed into one number each, one density for all groups, a few passes for the runs.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,15 +17,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from warpline_proto.clusters import GAP_LN_MIN, QUANTILES, SINGLE_BELOW, Cluster, cluster, quantiles
+from warpline_proto.clusters import NUMBERS, Cluster, Clusters, cluster_groups, quantiles
 from warpline_proto.tables import KERNEL_CLUSTERS
 
 from .kernels import CATEGORIES, NO_STEP, Kernels, Times
 
 ROWS_MAX: Final = 500_000
 """Largest number of cluster rows from one call; the groups that come last in (device, step) beyond it are dropped."""
-_QUANTILE_COLUMNS: Final = ("p10_ns", "p50_ns", "p90_ns", "p99_ns")
-_NUMBERS: Final = ("count", "sum_ns", "min_ns", *_QUANTILE_COLUMNS, "max_ns")
+_KEY_BITS: Final = 63
+_RANGE_MAX: Final = 4_096
+"""Values of a column that lie closer together are counted from the lowest; others are sorted first."""
+_CODE_BITS: Final = 62
+"""More combinations of values than fit so many bits are numbered by what occurs, which costs a sort of all columns."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,15 @@ class Compressed:
 
 @dataclass(frozen=True)
 class _Groups:
-    """Records sorted by device, step, stream, kernel and duration: group g is records[first[g] : first[g] + size[g]]."""
+    """Group g is ordered[first[g] : first[g] + size[g]] (ns, ascending); the other arrays have one value a group."""
 
-    kernels: Kernels
+    ordered: Times
     first: Times
     size: Times
+    device: Times
+    step: Times
+    stream: Times
+    name_id: Times
 
 
 def compress(kernels: Kernels, *, rank: int | None = None, clock: str | None = None) -> Compressed:
@@ -52,12 +61,9 @@ def compress(kernels: Kernels, *, rank: int | None = None, clock: str | None = N
     if not len(kernels):
         return Compressed(KERNEL_CLUSTERS.empty(), 0, 0)
     groups = _grouped(kernels)
-    single, many = _split(groups)
-    columns = _columns(groups, single, many)
-    total = columns["group"].size
-    kept = min(total, ROWS_MAX)
-    rows = _rows(groups, {name: column[:kept] for name, column in columns.items()}, rank, clock)
-    return Compressed(rows, len(kernels), total - kept)
+    found = cluster_groups(groups.ordered, groups.first, groups.size)
+    rows = _rows(kernels, groups, found, rank, clock)
+    return Compressed(rows.slice(0, ROWS_MAX), len(kernels), max(rows.num_rows - ROWS_MAX, 0))
 
 
 def reconstruction_error(durations_ns: Times, clusters: list[Cluster]) -> float:
@@ -73,90 +79,89 @@ def reconstruction_error(durations_ns: Times, clusters: list[Cluster]) -> float:
 
 
 def _grouped(kernels: Kernels) -> _Groups:
-    keys = (kernels.name_id, kernels.stream, kernels.step, kernels.device)
-    ordered = kernels.select(np.lexsort((kernels.duration_ns, *keys)))
-    changed = np.zeros(len(ordered), dtype=np.bool_)
-    changed[0] = True
-    for column in (ordered.name_id, ordered.stream, ordered.step, ordered.device):
-        changed[1:] |= column[1:] != column[:-1]
-    first = np.flatnonzero(changed).astype(np.int64)
-    return _Groups(ordered, first, np.diff(np.append(first, len(ordered))))
+    code, decode = _coded(
+        [np.asarray(c, np.int64) for c in (kernels.device, kernels.step, kernels.stream, kernels.name_id)]
+    )
+    used, ordered, first, size = _sorted(code, kernels.duration_ns)
+    return _Groups(ordered, first, size, *decode(used))
 
 
-def _split(groups: _Groups) -> tuple[Times, Times]:
-    """Numbers of the groups that are one cluster by rule, and of the others."""
-    shortest = groups.kernels.duration_ns[groups.first]
-    longest = groups.kernels.duration_ns[groups.first + groups.size - 1]
-    spread = np.log(np.maximum(longest, 1)) - np.log(np.maximum(shortest, 1))
-    single = (groups.size < SINGLE_BELOW) | (spread < GAP_LN_MIN)
-    return np.flatnonzero(single).astype(np.int64), np.flatnonzero(~single).astype(np.int64)
+def _coded(columns: list[Times]) -> tuple[Times, Callable[[Times], list[Times]]]:
+    """One number for each combination of values, in their order, and the way back from such numbers to the values."""
+    places = [_places(column) for column in columns]
+    shape = [values.size for _, values in places]
+    if math.prod(shape).bit_length() > _CODE_BITS:
+        found, code = np.unique(np.stack(columns), axis=1, return_inverse=True)
+        return code.reshape(-1), lambda used: list(found[:, used])
+    code = places[0][0]
+    for place, values in places[1:]:
+        code = code * values.size + place
+    return code, lambda used: [
+        values[at] for (_, values), at in zip(places, np.unravel_index(used, shape), strict=True)
+    ]
 
 
-def _columns(groups: _Groups, single: Times, many: Times) -> dict[str, Times]:
-    """Number columns of all clusters, with the group and the place within it, in order of both."""
-    durations = groups.kernels.duration_ns
-    found = [cluster(durations[groups.first[g] : groups.first[g] + groups.size[g]]) for g in many]
-    pieces = [piece for pieces in found for piece in pieces]
-    counts = np.array([len(pieces) for pieces in found], dtype=np.int64)
-    owner = np.repeat(many, counts)
-    place = np.arange(owner.size, dtype=np.int64) - np.repeat(np.cumsum(counts) - counts, counts)
-    summed = _summaries(groups, single)
-    columns = {
-        name: np.concatenate([summed[name], np.array([getattr(piece, name) for piece in pieces], dtype=np.int64)])
-        for name in _NUMBERS
-    }
-    columns["group"] = np.concatenate([single, owner])
-    columns["cluster_index"] = np.concatenate([np.zeros(single.size, dtype=np.int64), place])
-    order = np.lexsort((columns["cluster_index"], columns["group"]))
-    return {name: column[order] for name, column in columns.items()}
+def _places(column: Times) -> tuple[Times, Times]:
+    """Each value's place among the values that can occur, and those values: a range where it is small, else what occurs."""
+    low, high = int(column.min()), int(column.max())
+    if high - low < _RANGE_MAX:
+        return column - low, np.arange(low, high + 1)
+    values, place = np.unique(column, return_inverse=True)
+    return place, values
 
 
-def _summaries(groups: _Groups, single: Times) -> dict[str, Times]:
-    durations = groups.kernels.duration_ns
-    first, size = groups.first[single], groups.size[single]
-    columns = {
-        "count": size,
-        "sum_ns": np.add.reduceat(durations, groups.first)[single],
-        "min_ns": durations[first],
-        "max_ns": durations[first + size - 1],
-    }
-    for share, name in zip(QUANTILES, _QUANTILE_COLUMNS, strict=True):
-        columns[name] = durations[first + np.minimum((share * size).astype(np.int64), size - 1)]
-    return columns
+def _sorted(code: Times, duration_ns: Times) -> tuple[Times, Times, Times, Times]:
+    """Codes that occur, and the durations in order of code and length with first and size of each code."""
+    floor = int(duration_ns.min())
+    bits = (int(duration_ns.max()) - floor).bit_length()
+    if int(code.max()).bit_length() + bits < _KEY_BITS:
+        keys = np.sort((code << bits) | (duration_ns - floor))
+        codes, ordered = keys >> bits, (keys & ((1 << bits) - 1)) + floor
+    else:
+        order = np.lexsort((duration_ns, code))
+        codes, ordered = code[order], duration_ns[order]
+    first = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
+    return codes[first], ordered, first, np.diff(np.append(first, codes.size))
 
 
-def _windows(groups: _Groups) -> tuple[Times, Times]:
+def _windows(kernels: Kernels, groups: _Groups) -> tuple[Times, Times]:
     """First start and last end over each group's (device, step)."""
-    ordered = groups.kernels
-    changed = np.zeros(len(ordered), dtype=np.bool_)
-    changed[1:] = (ordered.device[1:] != ordered.device[:-1]) | (ordered.step[1:] != ordered.step[:-1])
+    changed = np.concatenate(
+        [[False], (groups.device[1:] != groups.device[:-1]) | (groups.step[1:] != groups.step[:-1])]
+    )
     window = np.cumsum(changed)
-    edges = np.concatenate([[0], np.flatnonzero(changed)])
-    owner = window[groups.first]
+    if window[-1] == 0:
+        return np.array([kernels.start_ns.min()])[window], np.array([kernels.end_ns.max()])[window]
+    order = np.lexsort((kernels.step, kernels.device))
+    device, step = kernels.device[order], kernels.step[order]
+    edges = np.flatnonzero(np.concatenate([[True], (device[1:] != device[:-1]) | (step[1:] != step[:-1])]))
     return (
-        np.minimum.reduceat(ordered.start_ns, edges)[owner],
-        np.maximum.reduceat(ordered.end_ns, edges)[owner],
+        np.minimum.reduceat(kernels.start_ns[order], edges)[window],
+        np.maximum.reduceat(kernels.end_ns[order], edges)[window],
     )
 
 
-def _rows(groups: _Groups, columns: dict[str, Times], rank: int | None, clock: str | None) -> pa.RecordBatch:
-    chosen = groups.first[columns["group"]]
-    ordered = groups.kernels
-    window_start, window_end = _windows(groups)
-    labels = pa.array(CATEGORIES)
+def _rows(kernels: Kernels, groups: _Groups, found: Clusters, rank: int | None, clock: str | None) -> pa.RecordBatch:
+    window_start, window_end = _windows(kernels, groups)
+    name_id = groups.name_id[found.group]
+    categories = np.zeros(len(kernels.names), dtype=np.uint8)
+    categories[kernels.name_id] = kernels.category
+    offsets = pa.array(found.run_offsets, pa.int32())
     values: dict[str, Any] = {
         "rank": rank,
         "clock": clock,
-        "device": _or_null(ordered.device[chosen], -1),
-        "step": _or_null(ordered.step[chosen], NO_STEP),
-        "stream": _or_null(ordered.stream[chosen], -1),
-        "start_ns": window_start[columns["group"]],
-        "end_ns": window_end[columns["group"]],
-        "kernel_id": ordered.kernel_ids()[ordered.name_id[chosen]],
-        "category": labels.take(pa.array(ordered.category[chosen])),
-        "cluster_index": pa.array(columns["cluster_index"]),
+        "device": _or_null(groups.device[found.group], -1),
+        "step": _or_null(groups.step[found.group], NO_STEP),
+        "stream": _or_null(groups.stream[found.group], -1),
+        "start_ns": window_start[found.group],
+        "end_ns": window_end[found.group],
+        "kernel_id": kernels.kernel_ids()[name_id],
+        "category": pa.array(CATEGORIES).take(pa.array(categories[name_id])),
+        "cluster_index": pa.array(found.index),
+        "run_counts": pa.ListArray.from_arrays(offsets, pa.array(found.run_counts, pa.int32())),
+        "run_means_ns": pa.ListArray.from_arrays(offsets, pa.array(found.run_means_ns)),
     }
-    return KERNEL_CLUSTERS.from_columns(values | {name: columns[name] for name in _NUMBERS})
+    return KERNEL_CLUSTERS.from_columns(values | {name: found.numbers[name] for name in NUMBERS})
 
 
 def _or_null(values: npt.NDArray[Any], unknown: int) -> pa.Array:

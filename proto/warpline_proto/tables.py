@@ -23,6 +23,7 @@ REAL: Final = pa.float64()
 FLAG: Final = pa.bool_()
 UNSIGNED: Final = pa.uint64()
 INTS: Final = pa.list_(pa.int32())
+LONGS: Final = pa.list_(pa.int64())
 TEXTS: Final = pa.list_(pa.string())
 
 
@@ -265,6 +266,8 @@ KERNEL_CLUSTERS = Table(
         Column("p90_ns", INT, "ns", "90th percentile"),
         Column("p99_ns", INT, "ns", "99th percentile"),
         Column("max_ns", INT, "ns", "longest, exact"),
+        Column("run_counts", INTS, "", "its durations, shortest first, in runs: kernels of each; NULL where not known"),
+        Column("run_means_ns", LONGS, "ns", "mean duration of each run"),
     ),
     large=True,
 )

@@ -73,7 +73,7 @@ def test_clusters_keep_count_sum_and_extremes_however_records_are_spread(
         groups.setdefault(key, []).append(duration)
     found: dict[tuple[object, ...], list[Cluster]] = {}
     for row in rows:
-        piece = Cluster(*(row[field] for field in Cluster.__dataclass_fields__))
+        piece = Cluster.of(row)
         found.setdefault((row["device"], row["step"], row["stream"], row["kernel_id"]), []).append(piece)
     assert found == {key: cluster(np.array(durations, dtype=np.int64)) for key, durations in groups.items()}
     assert sum(row["sum_ns"] for row in rows) == sum(duration for _, duration, *_ in given_records)

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warpline_proto.clusters import Durations, cluster, quantiles, wasserstein
+from warpline_proto.clusters import Cluster, Durations, cluster, quantiles, wasserstein
+from warpline_proto.runs import TOLERANCE
 
 
 def durations(values: list[int]) -> Durations:
@@ -45,6 +46,19 @@ def test_the_rebuilt_distribution_is_near_the_real_one() -> None:
     grid = (np.arange(values.size) + 0.5) / values.size
     error = np.mean(np.abs(quantiles(cluster(values), grid) - np.sort(values)))
     assert error < 0.03 * values.mean()
+
+
+@given(st.lists(st.integers(1, 2**30) | st.integers(1, 40), min_size=30, max_size=300))
+def test_the_distance_to_any_durations_stays_below_the_stated_share_of_their_mean(values: list[int]) -> None:
+    """Also where one duration outweighs all others, and where a few values repeat."""
+    ordered = np.sort(durations(values)).astype(np.float64)
+    read = quantiles(cluster(durations(values)), (np.arange(ordered.size) + 0.5) / ordered.size)
+    assert np.abs(read - ordered).mean() <= TOLERANCE * ordered.mean() + 0.5
+
+
+def test_a_row_written_before_there_were_runs_is_read_by_its_quantiles() -> None:
+    old = {"count": 4, "sum_ns": 40, "min_ns": 1, "p10_ns": 1, "p50_ns": 9, "p90_ns": 21, "p99_ns": 21, "max_ns": 21}
+    assert quantiles([Cluster.of({**old, "run_counts": None})], np.array([0.0, 0.5, 1.0])).tolist() == [1, 9, 21]
 
 
 def test_distance_is_zero_to_itself_and_the_shift_to_a_shifted_copy() -> None:
