@@ -12,7 +12,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -251,13 +251,23 @@ def activity(kernels: Kernels) -> Activity:
 
 
 @dataclass(frozen=True)
+class CpuTimes:
+    """How a step of a job that computes on CPUs used its time; columns of `steps`."""
+
+    compute_ns: int
+    communication_ns: int
+    exposed_communication_ns: int
+
+
+@dataclass(frozen=True)
 class StepSpan:
-    """One step as the framework marked it; `data_wait_ns` is None where the trace does not tell."""
+    """One step as the framework marked it; `data_wait_ns` and `cpu` are None where the trace does not tell."""
 
     step: int
     start_ns: int
     duration_ns: int
     data_wait_ns: int | None = None
+    cpu: CpuTimes | None = None
 
 
 def steps_at(times_ns: Times, spans: Sequence[StepSpan]) -> Times:
@@ -303,7 +313,8 @@ def step_rows(
         for span in spans:
             part = None if records is None else parts.get(span.step, records.select(_NOTHING))
             row = {"scope": "step", "step": span.step, "start_ns": span.start_ns, "duration_ns": span.duration_ns}
-            rows.append(place | row | {"data_wait_ns": span.data_wait_ns} | _times(part))
+            cpu = {} if span.cpu is None else asdict(span.cpu)
+            rows.append(place | row | {"data_wait_ns": span.data_wait_ns} | cpu | _times(part))
     return STEPS.from_rows(rows)
 
 

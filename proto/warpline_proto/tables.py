@@ -459,6 +459,25 @@ METRICS = Table(
     large=True,
 )
 
+PROBES = Table(
+    "probes",
+    "a test that a rank ran apart from training, the same work on every rank: one row for all repetitions of one round",
+    "time_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("time_ns", INT, "ns", "when it was run"),
+        Column("round", SMALL, "", "how often the rank had run this test, with this peer, before in the run"),
+        Column("probe", TEXT, "", "name of the test, for example gemm or pair"),
+        Column("kind", TEXT, "", "what it tests: compute or communication"),
+        Column("peer", SMALL, "", "rank it communicated with"),
+        Column("duration_ns", INT, "ns", "mean duration of a repetition"),
+        Column("min_ns", INT, "ns", "shortest"),
+        Column("max_ns", INT, "ns", "longest"),
+        Column("count", INT, "", "repetitions"),
+    ),
+)
+
 JOBS = Table(
     "jobs",
     "what is known of a job as a whole",
@@ -558,6 +577,7 @@ TABLES: Final[Mapping[str, Table]] = {
         STACKS,
         LOG_EVENTS,
         METRICS,
+        PROBES,
         JOBS,
         SOURCE_HEALTH,
         FINDINGS,

@@ -2,19 +2,21 @@
 
 Kineto writes Chrome traces. Categories were capitalised before 2022 (`Kernel`, `Memcpy`, `Runtime`, `Operator`); times are
 microseconds, whole before 2024 and with three decimals since, and count from `baseTimeNanoseconds` where that is given.
-CPU operators, Python frames and flow arrows, nine tenths of a file, are passed over. Of the members beside the events only
-WANTED are looked at: a trace may hold the whole environment of the job, with tokens in it.
+CPU operators, Python frames and flow arrows, nine tenths of a file, are passed over; only where the job itself runs on CPUs
+are the operators its compute. Of the members beside the events only WANTED are looked at: a trace may hold the whole
+environment of the job, with tokens in it.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..kernels import (
     COMPUTE,
@@ -64,6 +66,13 @@ COLLECTIVE_ARGUMENTS: Final = frozenset(
         "Dst Rank",
     }
 )
+OPERATORS_MAX: Final = 4_000_000
+"""CPU operators kept of a trace of a job on CPUs; with more of them its compute times are not known."""
+CPU_BACKENDS: Final = frozenset({"gloo", "mpi"})
+"""Backends of torch.distributed that connect CPUs."""
+CPU_COLLECTIVES: Final = tuple(f"{backend}:" for backend in sorted(CPU_BACKENDS))
+"""How annotations of the collectives of these backends begin."""
+_CPU_COMMUNICATION: Final = ("c10d::", "record_param_comms", "torch.distributed.", *CPU_COLLECTIVES)
 _STEP: Final = re.compile(r"ProfilerStep#(\d{1,18})$")
 _OPERATOR_ANNOTATIONS: Final = ("ProfilerStep#", "enumerate(", "Optimizer.")
 """Annotations that old traces file under `Operator`, among the operators."""
@@ -78,9 +87,21 @@ class Annotation:
     duration_ns: int
 
 
+@dataclass(frozen=True)
+class Operators:
+    """CPU operators of a job on CPUs, ns; `communicates` where an operator starts or ends communication."""
+
+    start_ns: Times
+    end_ns: Times
+    communicates: npt.NDArray[np.bool_]
+
+
 @dataclass
 class Trace:
-    """What one trace says. `launch_ns` is when each record of `kernels` was launched on the CPU, -1 where not known."""
+    """What one trace says. `launch_ns` is when each record of `kernels` was launched on the CPU, -1 where not known.
+
+    `operators` are None where the job does not run on CPUs, or where there are more than OPERATORS_MAX.
+    """
 
     kernels: Kernels
     launch_ns: Times
@@ -88,6 +109,7 @@ class Trace:
     annotations: list[Annotation] = field(default_factory=list)
     collective_arguments: dict[int, dict[str, Any]] = field(default_factory=dict)
     members: dict[str, Any] = field(default_factory=dict)
+    operators: Operators | None = None
     whole: tuple[int, int] | None = None
     events: int = 0
     malformed: int = 0
@@ -104,7 +126,7 @@ def read_trace(stream: BinaryIO) -> Trace:
     marked on the GPU alone, it belongs to the step in whose time it started.
     """
     chrome = ChromeTrace(stream, WANTED)
-    events = _Events()
+    events = _Events(chrome.members)
     for event in chrome.events():
         events.take(event)
     base = chrome.members.get("baseTimeNanoseconds")
@@ -114,7 +136,10 @@ def read_trace(stream: BinaryIO) -> Trace:
 class _Events:
     """Sorts events by category into columns."""
 
-    def __init__(self) -> None:
+    def __init__(self, members: Mapping[str, Any]) -> None:
+        self._members = members
+        self._operators = (array("q"), array("q"), array("b"))
+        self._operators_wanted: bool | None = None
         self._log = KernelLog()
         self._correlations = array("q")
         self._launches: dict[int, int] = {}
@@ -136,6 +161,7 @@ class _Events:
             "user_annotation": annotation,
             "gpu_user_annotation": self._gpu_annotation,
             "Operator": self._operator,
+            "cpu_op": self._cpu_operator,
         }
         older = {"Kernel": "kernel", "Memcpy": "gpu_memcpy", "Memset": "gpu_memset", "Runtime": "cuda_runtime"}
         self._takers |= {old: self._takers[new] for old, new in older.items()}
@@ -196,6 +222,27 @@ class _Events:
         if _text(event["name"]).startswith(_OPERATOR_ANNOTATIONS):
             self._annotation(event)
 
+    def _cpu_operator(self, event: dict[str, Any]) -> None:
+        if self._operators_wanted is None:
+            self._operators_wanted = _on_cpu(self._members)
+        if not self._operators_wanted or len(self._operators[0]) > OPERATORS_MAX:
+            return
+        start, duration, name = _time(event["ts"]), _time(event["dur"]), _text(event["name"])
+        for column, value in zip(
+            self._operators, (start, start + duration, name.startswith(_CPU_COMMUNICATION)), strict=True
+        ):
+            column.append(value)
+
+    def _cpu_operators(self, base_ns: int) -> Operators | None:
+        start, end, communicates = self._operators
+        if not self._operators_wanted or len(self._log) or len(start) > OPERATORS_MAX:
+            return None
+        return Operators(
+            np.array(start, dtype=np.int64) + base_ns,
+            np.array(end, dtype=np.int64) + base_ns,
+            np.array(communicates, dtype=np.bool_),
+        )
+
     def finish(self, chrome: ChromeTrace, base_ns: int) -> Trace:
         kernels = self._log.finish(base_ns)
         launch = np.array(
@@ -213,6 +260,7 @@ class _Events:
             annotations=[each for each in moved if not _STEP.match(each.name)],
             collective_arguments=self._arguments,
             members=dict(chrome.members),
+            operators=self._cpu_operators(base_ns),
             whole=_whole(kernels, launch, moved),
             events=chrome.count,
             malformed=self._malformed,
@@ -220,6 +268,13 @@ class _Events:
             records_dropped=self._records_dropped,
             categories=self._categories,
         )
+
+
+def _on_cpu(members: Mapping[str, Any]) -> bool:
+    """Whether the job runs on CPUs, as far as was told before the first event: a CPU backend, and no GPU in sight."""
+    told = members.get("distributedInfo")
+    backend = told.get("backend") if type(told) is dict else None
+    return backend in CPU_BACKENDS and not members.get("deviceProperties")
 
 
 def _steps(annotations: list[Annotation]) -> list[StepSpan]:

@@ -13,7 +13,7 @@ from warpline_proto.tables import COMMUNICATORS, PHASES
 
 from ..kernels import NO_STEP, clean_name, steps_at
 from . import nccl, values
-from .kineto import Annotation, Trace
+from .kineto import CPU_COLLECTIVES, Annotation, Trace
 from .process_groups import group_key, group_kind
 
 GROUPS_MAX: Final = 10_000
@@ -21,6 +21,7 @@ GROUPS_MAX: Final = 10_000
 PHASES_MAX: Final = 20_000
 """Phases kept of one trace."""
 
+_NO_PHASES: Final = ("nccl:", *CPU_COLLECTIVES, "## Call CompiledFxGraph")
 _GROUP_ARGUMENTS: Final = ("Process Group Name", "Process Group Ranks", "Process Group Description", "Group size")
 
 Row = dict[str, Any]
@@ -187,9 +188,9 @@ def _peer(operation: str | None, arguments: Mapping[str, Any]) -> int | None:
 def phase_rows(trace: Trace, job: Distributed, clock: str | None) -> tuple[pa.RecordBatch, int]:
     """Rows of `phases` from the program's own annotations (CPU time), and how many were left out at PHASES_MAX.
 
-    Annotations that only repeat a collective (`nccl:`) or a compiled graph are no phases.
+    Annotations that only repeat a collective (`nccl:`, `gloo:`) or a compiled graph are no phases.
     """
-    told = [each for each in trace.annotations if not each.name.startswith(("nccl:", "## Call CompiledFxGraph"))]
+    told = [each for each in trace.annotations if not each.name.startswith(_NO_PHASES)]
     kept = told[:PHASES_MAX]
     steps = steps_at(np.array([each.start_ns for each in kept], dtype=np.int64), trace.steps)
     counters: dict[tuple[int, str], int] = {}
@@ -203,8 +204,7 @@ def phase_rows(trace: Trace, job: Distributed, clock: str | None) -> tuple[pa.Re
 
 
 def _phase_kind(annotation: Annotation) -> str:
-    if annotation.name.startswith("Optimizer."):
-        return "optimizer"
+    """Annotations are time on the CPU, so that an optimizer's is no compute: its kernels run later, or are told by steps."""
     return "data" if annotation.name.startswith("enumerate(") else "host"
 
 

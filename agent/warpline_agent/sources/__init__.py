@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..source import Format, Source, TreeFormat
 from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
+from .greyhound import Greyhound
 from .host import Host
 from .infiniband import Infiniband, InfinibandTree
 from .infiniband_snapshot import InfinibandSnapshot
@@ -48,6 +49,7 @@ FORMATS: tuple[Format, ...] = (
     InfinibandSnapshot(),
     Perfquery(),
     TracelensNccl(),
+    Greyhound(),
     Ras(),
     Inspector(),
     Prometheus(),

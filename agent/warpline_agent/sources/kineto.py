@@ -17,6 +17,7 @@ from ..identity import stamp
 from ..kernels import clean_name, digest
 from ..parsers import values
 from ..parsers.kineto import Trace, read_trace
+from ..parsers.kineto_cpu import cpu_collective_rows, with_cpu_times
 from ..parsers.kineto_rows import (
     Distributed,
     communicator_rows,
@@ -62,10 +63,11 @@ def _reading(trace: Trace, name: str) -> Reading:
     node = _first(trace.members, _HOST_KEYS)
     clock = _clock(node, content)
     phases, phases_dropped = phase_rows(trace, job, clock)
-    rows = timeline_rows(trace.kernels, trace.steps, rank=job.rank, clock=clock, whole=trace.whole)
+    rows = timeline_rows(trace.kernels, with_cpu_times(trace), rank=job.rank, clock=clock, whole=trace.whole)
     told = told_collectives(trace, job)
     rows += [
         collective_rows(trace.kernels, trace.launch_ns, told, rank=job.rank, clock=clock),
+        cpu_collective_rows(trace, job, clock),
         Rows("communicators", communicator_rows(job)),
         Rows("phases", phases, phases_dropped + trace.annotations_dropped),
     ]

@@ -16,6 +16,7 @@ from warpline_proto.finding import Check, Finding, Report, Verdict
 from ..arrivals import SILENT, STEPS_MIN, Corroboration, Late, corroborate, late_rank
 from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, replica_imbalance, straggler
 from ..busy_wait import joules
+from ..cpu_compute import SHARED, on_cpus
 from ..detector import Reader
 from ..jobs import Job, known_jobs
 from ..robust import EXCESS_GATE, Evenness, Slow, evenness, median, share_gate, slow_members, steps_needed
@@ -110,7 +111,7 @@ def _heard(group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> C
 
 def _uneven(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
     rotating = [item for item in judged if item.even.excess >= EXCESS_GATE and _spread(item) and _rotates(item)]
-    if not rotating:
+    if not rotating or on_cpus(reader, times):
         return []
     worst = max(rotating, key=lambda item: item.even.excess)
     return [data_imbalance(reader, job, times, worst.group, worst.even)]
@@ -142,7 +143,8 @@ def _even(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -
         f"{times.ranks} ranks"
     )
     if worst.even.excess >= EXCESS_GATE:
-        return Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{figures}: {_undecided(worst)}")
+        why = SHARED if on_cpus(reader, times) else _undecided(worst)
+        return Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{figures}: {why}")
     late = late_rank(load_waits(reader, job.name))
     if late.rank is not None and late.seconds_per_step >= EXCESS_GATE * _typical(worst.group):
         text = f"{figures}: compute is even, yet collectives wait for rank {late.rank}; look at its host"

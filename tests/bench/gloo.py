@@ -1,0 +1,97 @@
+"""A real PyTorch job of four processes on CPUs over gloo, judged from its traces: healthy, one rank slow, one loader slow.
+
+    WARPLINE_TEST_TORCH=/path/to/python/with/torch python tests/bench/gloo.py [--times N] [--json]
+
+Nothing in warpline was tuned on it. Right is, of a healthy run, that nobody is accused; of a slow one, that the slowed rank
+and no other is accused, of the kind it was slowed by. The victim changes from run to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from warpline_cli.verbs.analyze import analyze
+
+TRAINING: Final = Path(__file__).parents[1] / "gloo" / "training.py"
+RANKS: Final = 4
+RUN_SECONDS_MAX: Final = 240
+KINDS: Final = {"compute": "compute_straggler", "data": "host_straggler"}
+"""What slows the victim, and what it has to be accused of."""
+LOUD: Final = ("warning", "critical")
+
+
+def run_job(python: str, folder: Path, victim: int | None, how: str) -> None:
+    """One run, with one trace a rank in `folder`; CalledProcessError or TimeoutExpired where it fails."""
+    slow = [] if victim is None else ["--slow", str(victim), "--how", how]
+    subprocess.run(
+        [python, str(TRAINING), str(folder), *slow],
+        check=True,
+        timeout=RUN_SECONDS_MAX,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def wrong(answer: Mapping[str, Any], victim: int | None, how: str) -> list[str]:
+    """What is wrong with an answer; empty where it is right."""
+    loud = [finding for finding in answer["findings"] if finding["severity"] in LOUD]
+    accused = {(finding["kind"], finding["subject"].get("rank")) for finding in loud}
+    due = set() if victim is None else {(KINDS[how], victim)}
+    missed = [f"not said: {kind} of rank {rank}" for kind, rank in sorted(due - accused)]
+    return missed + [
+        f"said: {finding['summary']}"
+        for finding in loud
+        if (finding["kind"], finding["subject"].get("rank")) not in due
+    ]
+
+
+def judge(python: str, victim: int | None, how: str) -> list[str]:
+    """Run, analyse, hold against what is known."""
+    with tempfile.TemporaryDirectory(prefix="warpline-gloo-") as name:
+        run_job(python, Path(name), victim, how)
+        return wrong(analyze([name]), victim, how)
+
+
+def measure(python: str, times: int) -> dict[str, Any]:
+    """`times` runs of each condition, in turn."""
+    told: dict[str, list[list[str]]] = {condition: [] for condition in ("healthy", *KINDS)}
+    for turn in range(times):
+        for number, condition in enumerate(told):
+            victim = None if condition == "healthy" else (turn + number) % RANKS
+            told[condition].append(judge(python, victim, condition))
+    return {
+        condition: {
+            "runs": len(runs),
+            "right": sum(not each for each in runs),
+            "wrong": [text for each in runs for text in each],
+        }
+        for condition, runs in told.items()
+    }
+
+
+def main() -> None:
+    """Print how many were right."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=5, help="runs of each condition")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args()
+    python = os.environ.get("WARPLINE_TEST_TORCH")
+    if not python:
+        parser.error("set WARPLINE_TEST_TORCH to a Python that has torch")
+    figures = measure(python, options.times)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+        return
+    for condition, told in figures.items():
+        print(f"{condition:8} {told['right']} of {told['runs']} right", *told["wrong"], sep="\n         ")
+
+
+if __name__ == "__main__":
+    main()
