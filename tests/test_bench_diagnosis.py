@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "bench"))
 
 from cluster.durations import summary
-from cluster.episode import CLOCK_ERRORS_MS, Episode, added, draw_episodes, episode, record, run
+from cluster.episode import CLOCK_ERRORS_MS, LARGE, LAYOUTS, Episode, added, draw_episodes, episode, record, run
 from cluster.faults import SIZES
 from cluster.layout import Layout
 from cluster.timing import schedule
 from diagnosis import HEADINGS, Size, measure, text
+from journal import FILE, Journal, code_of, run_all
 from known_answers import cases, failures
-from scoring import poisson_upper, score
+from scoring import score
+from tables import poisson_upper
+
+from warpline_proto.finding import Finding, FindingKind, Severity, Subject
 
 REAL = summary()
 
@@ -110,3 +115,52 @@ def test_a_run_of_any_size_has_the_promised_keys() -> None:
     assert promised <= set(figures)
     assert all(set(HEADINGS) <= set(row) for row in figures["by_kind"].values())
     assert "detection_rate" in text(figures)
+
+
+def test_a_run_that_was_cut_goes_on_where_it_was_and_other_code_starts_anew(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def doubled(value: int) -> int:
+        asked.append(value)
+        return 2 * value
+
+    jobs = [(str(value), value) for value in range(4)]
+    with ThreadPoolExecutor(1) as executor:
+        journal = Journal(tmp_path)
+        run_all("part", "code", doubled, jobs[:2], executor, journal)
+        journal.close()
+        with (tmp_path / FILE).open("a") as cut:
+            cut.write('{"code":"code","part":"part","name":"2","outc')
+        again = Journal(tmp_path)
+        assert run_all("part", "code", doubled, jobs, executor, again) == [0, 2, 4, 6]
+        again.close()
+        assert sorted(asked) == [0, 1, 2, 3]
+        third = Journal(tmp_path)
+        assert run_all("part", "code", doubled, jobs, executor, third) == [0, 2, 4, 6]
+        assert len(asked) == 4
+        run_all("part", "other code", doubled, jobs, executor, third)
+        third.close()
+    assert len(asked) == 8
+
+
+def test_the_hash_of_the_code_changes_with_any_source(tmp_path: Path) -> None:
+    before = code_of(Path(__file__).parent / "bench" / "cluster")
+    assert before == code_of(Path(__file__).parent / "bench" / "cluster")
+    assert before != code_of(Path(__file__).parent / "bench" / "cluster", Path(__file__))
+
+
+def test_an_alarm_that_is_true_but_no_matter_of_the_fault_does_not_count_as_seeing_it() -> None:
+    each = made("masked_straggler", 0.5, layout=Layout(16))
+    timeline = run(each, REAL)
+    node = each.expected[0].alarmed
+    port_down = Finding(
+        FindingKind.NETWORK_DEGRADATION, Severity.WARNING, 0.5, Subject(node=node), "port down", "look at the port"
+    )
+    outcome = score(
+        each, timeline, record(each, timeline, REAL), 0.4, (), 0.0, judge=lambda recording, step: (port_down,)
+    )
+    assert (outcome.detected, outcome.top1, outcome.accused) == (False, False, ())
+
+
+def test_clocks_differ_within_the_smallest_jobs_too() -> None:
+    assert all(layout.nodes > 1 for layout in (*LAYOUTS, *LARGE))

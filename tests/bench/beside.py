@@ -19,12 +19,15 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import recipes
+import trials
 from cluster.durations import durations
 from cluster.episode import LAYOUTS, Episode, episode, record, run
 from cluster.faults import accused_ranks, alarms, possible
 from cluster.rows import Recording
+from journal import BENCH, Journal, code_of, run_all
 from peers import python_of
-from scoring import share, warpline
+from scoring import warpline
+from tables import share
 
 RANK_CASES: Final = (
     ("compute_straggler", 0.2), ("compute_straggler", 0.5), ("compute_straggler", 1.0), ("throttling", 0.2),
@@ -104,13 +107,28 @@ def _early(each: Episode) -> Any:
     return tuple(replace(fault, start=min(fault.start, 100)) for fault in each.faults)
 
 
-def compare(count: int, executor: Executor) -> dict[str, Any]:
-    """The table, by tool; a peer that cannot be installed says so."""
+def compare(count: int, executor: Executor, journal: Journal) -> dict[str, Any]:
+    """The table, by tool; a peer that cannot be installed says so. Kept whole or not at all: files are part of it."""
+    code, name = (
+        code_of(*trials.SOURCES, *(BENCH / f"{each}.py" for each in ("beside", "recipes", "peers"))),
+        f"{count} episodes",
+    )
+    figures: dict[str, Any] | None = journal.known(code, "peers", name)
+    if figures is None:
+        figures = _compare(count, executor) if count else {}
+        journal.add(code, "peers", name, figures)
+    return figures
+
+
+def _compare(count: int, executor: Executor) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="warpline-peers-") as name:
         folder = Path(name)
-        jobs = [(each, str(folder / "kineto" / f"{at:03d}")) for at, each in enumerate(sample(count))]
-        cases = list(executor.map(_case, jobs))
-        figures: dict[str, Any] = {"episodes": len(cases)}
+        jobs = [(each.name, (each, str(folder / "kineto" / f"{at:03d}"))) for at, each in enumerate(sample(count))]
+        cases: list[Case] = run_all("peers", "", _case, jobs, executor, Journal(None))
+        figures: dict[str, Any] = {
+            "episodes": len(cases),
+            "clock_errors_ms": sorted({case.clock_error_ms for case in cases}),
+        }
         for tool in ("warpline", *RECIPES):
             figures[tool] = _ranks([case.named[tool] for case in cases], cases)
         quiet = [case for case in cases if case.healthy]

@@ -1,10 +1,11 @@
 """How often warpline is right: faults with known truth, real and made-up, peers on the same sample, recorded answers.
 
-    python tests/bench/diagnosis.py [--quick] [--seed N] [--json] [--workers N] [--no-peers]
+    python tests/bench/diagnosis.py [--quick] [--seed N] [--json] [--workers N] [--no-peers] [--resume FOLDER]
 
 Episodes come from seeds 1,000,000 on (`--seed` is added); settings of detectors may be tried on seeds below only. `--quick`
-runs the same code over fewer episodes. Without WARPLINE_TEST_DATA scatter comes from a summary, and the parts that need
-recordings are empty.
+runs the same code over fewer episodes. With `--resume` each outcome is written to FOLDER as soon as it is known, and what is
+there already for the same sources of the analysis and of the model is not done again. Progress goes to stderr. Without
+WARPLINE_TEST_DATA scatter comes from a summary, and the parts that need recordings are empty.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,17 +27,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import beside
 import known_answers
-import numpy as np
+import trials
 from cluster import transplant
 from cluster.durations import durations
-from cluster.episode import CLOCK_ERRORS_MS, REPORT, Episode, draw_episodes, record, run
-from cluster.faults import alarms
-from scoring import Outcome, examine, score, tables, warpline
+from cluster.episode import REPORT, draw_episodes
+from journal import FILE, Journal, run_all
+from tables import by, tables
 
 TRANSPLANT_SEED: Final = 1_800_000
 CLOCK_SEED: Final = 1_700_000
-CHUNK: Final = 4
-"""Episodes a worker takes at a time."""
+INTERRUPTED: Final = 130
 
 
 @dataclass(frozen=True)
@@ -50,41 +51,53 @@ class Size:
     known: int = 1_000
 
 
-FULL: Final = Size(faulty=1034, healthy=1000, transplanted=210, beside=beside.SAMPLE, clocks=47)
+FULL: Final = Size(faulty=1037, healthy=1000, transplanted=210, beside=beside.SAMPLE, clocks=61)
 QUICK: Final = Size(faulty=14, healthy=8, transplanted=7, beside=6, clocks=2)
 
 
 def main() -> int:
     """Print the figures."""
+    options = _options()
+    size = QUICK if options.quick else FULL
+    size = replace(size, beside=0) if options.no_peers else size
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        figures = measure(size, REPORT.start + options.seed, options.workers, folder=options.resume)
+    except KeyboardInterrupt:
+        further = f"the same command goes on from {options.resume / FILE}" if options.resume else "nothing was kept"
+        print(f"stopped before the end; {further}", file=sys.stderr)
+        return INTERRUPTED
+    print(json.dumps(figures, indent=2) if options.json else text(figures))
+    return 0
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--quick", action="store_true", help="fewer episodes, under 50 s")
     parser.add_argument("--seed", type=int, default=0, help="added to the first seed")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--no-peers", action="store_true")
-    options = parser.parse_args()
-    size = QUICK if options.quick else FULL
-    figures = measure(
-        replace(size, beside=0) if options.no_peers else size, REPORT.start + options.seed, options.workers
-    )
-    print(json.dumps(figures, indent=2) if options.json else text(figures))
-    return 0
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="keep outcomes here, and use those that are")
+    return parser.parse_args()
 
 
-def measure(size: Size, first: int, workers: int, start: str = "fork") -> dict[str, Any]:
+def measure(size: Size, first: int, workers: int, start: str = "fork", folder: Path | None = None) -> dict[str, Any]:
     """All parts, in worker processes that are forked once the recordings are read, or started otherwise."""
     begun = time.perf_counter()
     real = durations()
-    context = multiprocessing.get_context(start)
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        made_up = list(executor.map(examine, draw_episodes(first, size.faulty, size.healthy), chunksize=CHUNK))
-        transplanted = list(executor.map(_transplanted, transplant.episodes(TRANSPLANT_SEED, size.transplanted)))
-        figures = tables(made_up) | {
-            "transplanted": tables(transplanted),
-            "clock_error_changes_verdict": _clocks(size.clocks, executor),
-            "peers": beside.compare(size.beside, executor) if size.beside else {},
-            "known_answers": known_answers.check_all(executor, size.known),
-        }
+    journal = Journal(folder)
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context(start), initializer=_leave_signals)
+    with ThreadPoolExecutor(1) as aside:
+        executor.submit(os.getpid).result()  # all workers are forked before there is a thread
+        try:
+            figures = _parts(size, first, executor, aside, journal)
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            journal.close()
+    executor.shutdown()
     return figures | {
         "durations": real.source,
         "seeds": {"first": first, "faulty": size.faulty, "healthy": size.healthy, "tuning": "below 1000000"},
@@ -93,42 +106,36 @@ def measure(size: Size, first: int, workers: int, start: str = "fork") -> dict[s
     }
 
 
-def _transplanted(job: tuple[str, Episode]) -> Outcome:
-    source, episode = job
-    real = durations()
-    begun = time.perf_counter()
-    timeline = transplant.run(source, episode, real)
-    recording = record(episode, timeline, real)
-    spent = time.perf_counter() - begun
-    without = transplant.run(source, transplant.healthy_twin(episode), real)
-    ratio = timeline.length[episode.onset :] / without.length[episode.onset :]
-    added = float(np.median(ratio)) - 1 if episode.faults else 0.0
-    outcome = score(episode, timeline, recording, added, transplant.tolerated(source), spent)
-    return replace(outcome, name=f"{source}: {outcome.name}")
+def _leave_signals() -> None:
+    """Ctrl-C reaches all processes of a terminal; the parent alone decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _clocks(count: int, executor: Executor) -> dict[str, Any]:
-    """The same episodes under each clock error: in how many the alarms are not those of exact clocks."""
-    answers = list(executor.map(_under_clocks, draw_episodes(CLOCK_SEED, count, 0)))
-    changed = [(name, errors) for name, errors in answers if errors]
-    return {
-        "episodes": len(answers),
-        "changed": len(changed),
-        "names": [f"{name}: {errors}" for name, errors in changed],
+def _parts(size: Size, first: int, executor: Executor, aside: Executor, journal: Journal) -> dict[str, Any]:
+    """Every part; the peers' own processes run beside the episodes."""
+    code = trials.code()
+    drawn = [(each.name, each) for each in draw_episodes(first, size.faulty, size.healthy)]
+    jobs = [(f"{job[0]}: {job[1].name}", job) for job in transplant.episodes(TRANSPLANT_SEED, size.transplanted)]
+    same = [(each.name, each) for each in draw_episodes(CLOCK_SEED, size.clocks, 0)]
+    peers = aside.submit(beside.compare, size.beside, executor, journal)
+    made_up = run_all("episodes", code, trials.examined, drawn, executor, journal)
+    moved = [
+        trials.outcome_of(said) for said in run_all("transplanted", code, trials.transplanted, jobs, executor, journal)
+    ]
+    clocks = run_all("clocks", code, trials.under_clocks, same, executor, journal)
+    return tables([trials.outcome_of(said) for said in made_up]) | {
+        "transplanted": tables(moved) | {"by_source": by(moved, lambda each: each.name.split(":")[0])},
+        "clock_error_changes_verdict": _clocks([name for name, _ in same], clocks),
+        "known_answers": known_answers.check_all(executor, journal, size.known),
+        "peers": peers.result(),
     }
 
 
-def _under_clocks(episode: Episode) -> tuple[str, str]:
-    real = durations()
-    timeline = run(episode, real)
-    said = []
-    for error in CLOCK_ERRORS_MS:
-        sight = replace(episode.sight, clock_error_seconds=error / 1e3)
-        recording = record(replace(episode, sight=sight), timeline, real)
-        loud = alarms(warpline(recording, len(timeline.length)))
-        said.append({finding.id for finding in loud})
-    differing = [f"{error:g} ms" for error, each in zip(CLOCK_ERRORS_MS, said, strict=True) if each != said[0]]
-    return episode.name, ", ".join(differing)
+def _clocks(names: Sequence[str], errors: Sequence[str]) -> dict[str, Any]:
+    """The same episodes under each clock error: in how many the alarms are not those of exact clocks."""
+    changed = [f"{name}: {error}" for name, error in zip(names, errors, strict=True) if error]
+    return {"episodes": len(names), "changed": len(changed), "names": changed}
 
 
 HEADINGS: Final = (
@@ -140,11 +147,12 @@ HEADINGS: Final = (
 def text(figures: Mapping[str, Any]) -> str:
     """Markdown: totals, breakdowns, peers, misses."""
     parts = [_totals(figures)]
-    for key in ("by_kind", "by_kind_and_size", "by_clock_error_ms", "by_ranks"):
+    for key in ("by_kind", "by_size", "by_kind_and_size", "by_clock_error_ms", "by_ranks"):
         parts.append(f"{key}\n\n{_table(figures[key])}")
     parts.append(f"adds less than 2 % to the step\n\n{_table({'all kinds': figures['added_below_2_percent']})}")
-    transplanted = figures["transplanted"]
-    parts.append(f"transplanted onto real durations\n\n{_table({'all': transplanted} | transplanted['by_size'])}")
+    moved = figures["transplanted"]
+    rows = {"all": moved} | moved["by_source"] | moved["by_size"]
+    parts.append(f"transplanted onto real durations\n\n{_table(rows)}")
     parts.append("peers\n\n" + json.dumps(figures["peers"], indent=2))
     parts.append("known answers\n\n" + json.dumps(figures["known_answers"], indent=2))
     listed = {name: figures[name] for name in ("misses", "wrong_culprit", "healthy_accused_names")}

@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from cluster.durations import DATA
 from cluster.faults import accused_ranks
+from journal import ROOT, Journal, code_of, run_all
 
 from warpline_cli.verbs.analyze import analyze
 from warpline_proto.finding import Subject
 
 TABLE: Final = Path(__file__).with_name("known_answers.toml")
+PRODUCT: Final = ("agent", "analysis", "collector", "proto", "tui")
 LOUD: Final = ("warning", "critical")
 
 
@@ -28,10 +30,11 @@ def cases() -> list[dict[str, Any]]:
     return found
 
 
-def check_all(executor: Executor, cases_max: int) -> dict[str, Any]:
+def check_all(executor: Executor, journal: Journal, cases_max: int) -> dict[str, Any]:
     """How many labelled files got the required verdict, which did not and why, and what was said of the others."""
     at_hand = [case for case in cases()[:cases_max] if all((DATA / path).exists() for path in case["paths"])]
-    answers = list(executor.map(_answer, at_hand))
+    code = code_of(*(ROOT / name for name in PRODUCT), Path(__file__), TABLE)
+    answers = run_all("recorded files", code, _answer, [(case["name"], case) for case in at_hand], executor, journal)
     pairs = list(zip(at_hand, answers, strict=True))
     labelled = [(case, failures(case, answer)) for case, answer in pairs if not case.get("unlabelled")]
     return {
@@ -45,7 +48,8 @@ def check_all(executor: Executor, cases_max: int) -> dict[str, Any]:
 
 def _answer(case: Mapping[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="warpline-known-") as folder:
-        return analyze(_paths(case, Path(folder)))
+        said: dict[str, Any] = json.loads(json.dumps(analyze(_paths(case, Path(folder))), default=str))
+        return said
 
 
 def _paths(case: Mapping[str, Any], folder: Path) -> list[Path]:

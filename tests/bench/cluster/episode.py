@@ -25,11 +25,12 @@ REPORT: Final = range(1_000_000, 2_000_000)
 CLOCK_ERRORS_MS: Final = (0.0, 0.1, 1.0, 10.0)
 LAYOUTS: Final = (
     Layout(8), Layout(4, 2), Layout(4, 1, 4), Layout(16), Layout(2, 2, 4), Layout(8, 1, 2), Layout(4, 4, 2), Layout(32),
-    Layout(8, 1, 4), Layout(8, 4, 2), Layout(16, 1, 4), Layout(64), Layout(16, 2, 2), Layout(16, 4, 1, 8),
+    Layout(8, 1, 4), Layout(8, 4, 2), Layout(16, 1, 4), Layout(64), Layout(16, 2, 2), Layout(16, 4, 1, 8), Layout(16, 1, 1, 8),
+    Layout(8, 1, 2, 4), Layout(32, 4), Layout(16, 2, 4, 8),
 )  # fmt: skip
-"""8 to 64 ranks."""
+"""8 to 128 ranks."""
 LARGE: Final = (
-    Layout(32, 8), Layout(8, 8, 4), Layout(16, 8, 4), Layout(64, 8, 1, 8), Layout(128, 8), Layout(32, 8, 4),
+    Layout(32, 8), Layout(8, 8, 4), Layout(16, 8, 4), Layout(64, 8, 1, 8), Layout(128, 8), Layout(32, 8, 4), Layout(64, 4, 4, 16),
 )  # fmt: skip
 """256 to 1,024 ranks."""
 LARGE_SHARE: Final = 0.05
@@ -66,6 +67,11 @@ class Episode:
     def onset(self) -> int:
         """First step of the (first) fault."""
         return min((fault.start for fault in self.faults), default=self.conditions.steps)
+
+    @property
+    def complete(self) -> int:
+        """First step after which all its faults have begun."""
+        return max((fault.start for fault in self.faults), default=self.conditions.steps)
 
     @cached_property
     def expected(self) -> tuple[Expectation, ...]:
@@ -158,4 +164,6 @@ def _conditions(layout: Layout, sight: Sight, large: bool, random: np.random.Gen
         checkpoint_every=int(random.choice([0, 50, 80])),
         evaluation_every=int(random.choice([0, 100])),
         spike_rate=float(random.choice([0.0, 0.002])),
+        chip_log_sigma=float(random.choice([0.005, 0.01, 0.015])),
+        hiccup_rate=float(random.choice([0.0, 0.005])),
     )

@@ -12,35 +12,38 @@ import numpy.typing as npt
 
 from warpline_proto.finding import Finding, Severity, Subject
 
-from .layout import GPUS_PER_NODE, Group, Layout
+from .layout import Group, Layout
 
 Random = np.random.Generator
 
 SIZES: Final[Mapping[str, tuple[float, ...]]] = {
     "compute_straggler": (0.05, 0.1, 0.2, 0.5, 1.0),
-    "host_straggler": (0.1, 0.2, 0.5),
-    "data_imbalance": (0.1, 0.2, 0.5),
-    "stage_imbalance": (0.1, 0.3, 0.6),
-    "link_degradation": (0.2, 0.35, 0.5, 1.0, 3.0),
-    "network_degradation": (0.35, 0.5, 1.0, 3.0),
-    "throttling": (0.1, 0.2, 0.5),
-    "sporadic_stall": (0.5, 1.0, 3.0),
-    "regression": (0.1, 0.2, 0.5),
-    "pipeline_bubble": (0.2, 0.5, 0.9),
-    "masked_straggler": (0.2, 0.5),
-    "intermittent": (0.2, 0.5),
-    "overlapping": (0.2, 0.5),
-    "half_slow": (0.1, 0.2, 0.5),
+    "host_straggler": (0.05, 0.1, 0.2, 0.5),
+    "data_imbalance": (0.05, 0.1, 0.2, 0.5),
+    "stage_imbalance": (0.05, 0.1, 0.3, 0.6),
+    "link_degradation": (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 3.0),
+    "network_degradation": (0.1, 0.2, 0.35, 0.5, 1.0, 3.0),
+    "throttling": (0.05, 0.1, 0.2, 0.5),
+    "sporadic_stall": (0.2, 0.5, 1.0, 3.0),
+    "regression": (0.05, 0.1, 0.2, 0.5),
+    "pipeline_bubble": (0.1, 0.2, 0.5, 0.9),
+    "masked_straggler": (0.1, 0.2, 0.5),
+    "intermittent": (0.1, 0.2, 0.5),
+    "overlapping": (0.1, 0.2, 0.5),
+    "half_slow": (0.05, 0.1, 0.2, 0.5),
     "execution_idle": (0.85,),
     "idle_spin": (1.0,),
 }
 """Relative increase of the faulted operation's own time. host_straggler and sporadic_stall: part of a healthy step that the
 victim starts late, or that a spike adds to its backward pass. execution_idle: share of time; idle_spin: whole job."""
 PIPELINED: Final = ("stage_imbalance", "pipeline_bubble")
-REPLICATED: Final = ("data_imbalance", "half_slow", "link_degradation")
+REPLICATED: Final = ("data_imbalance", "half_slow", "link_degradation", "overlapping")
 NETWORKED: Final = ("network_degradation", "masked_straggler")
-ON_STEPS: Final = 20
-"""An intermittent fault is on for so many steps, then off for as many."""
+ON_STEPS: Final = (10, 40)
+OFF_STEPS: Final = (10, 60)
+"""An intermittent fault is on, then off, for a number of steps in these bounds that is its own."""
+LATER_STEPS: Final = 30
+"""The second of two overlapping faults begins within so many steps of the first."""
 STALL_SHARE: Final = 0.06
 """Share of steps in which a sporadic stall strikes."""
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -62,13 +65,15 @@ class Fault:
     stage: int | None = None
     node: int | None = None
     cause: str = ""
+    on_steps: int = 1
+    off_steps: int = 0
 
     def on(self, steps: int) -> npt.NDArray[np.bool_]:
         """In which steps it acts."""
         number = np.arange(steps)
         active: npt.NDArray[np.bool_] = number >= self.start
         if self.kind == "intermittent":
-            active &= (number - self.start) // ON_STEPS % 2 == 0
+            active &= (number - self.start) % (self.on_steps + self.off_steps) < self.on_steps
         return active
 
 
@@ -76,7 +81,8 @@ class Fault:
 class Expectation:
     """What has to be said: one of `kinds`, of one of the culprits. With no culprit at all the job as a whole is meant.
 
-    `symptoms` are communicators, and `alarmed` a node, of which bad things may be truly said though they are not the cause.
+    `symptoms` are communicators that suffer truly, though they are not the cause: who reports one has seen the fault. `alarmed`
+    is a node with a port that really went down: who reports it is right, but has not seen the fault.
     """
 
     kinds: frozenset[str]
@@ -93,11 +99,12 @@ class Expectation:
         return str(finding.kind) in self.kinds
 
     def symptom(self, finding: Finding) -> bool:
-        """Whether something true is said that is a consequence or a coincidence."""
-        subject = finding.subject
-        return subject.communicator in self.symptoms or (
-            subject.node == self.alarmed is not None and subject.rank is None
-        )
+        """Whether a true consequence is reported."""
+        return finding.subject.communicator in self.symptoms
+
+    def coincidence(self, finding: Finding) -> bool:
+        """Whether something true is reported that is no matter of the fault."""
+        return finding.subject.node == self.alarmed is not None and finding.subject.rank is None
 
     def names(self, finding: Finding) -> bool:
         """Whether the accused is the culprit: nobody else beside, however many of several victims."""
@@ -136,9 +143,9 @@ def node_name(node: int) -> str:
     return f"node{node:03d}"
 
 
-def gpu_name(rank: int) -> str:
+def gpu_name(rank: int, layout: Layout) -> str:
     """UUID of a rank's GPU."""
-    return f"GPU-{rank // GPUS_PER_NODE:04d}-{rank % GPUS_PER_NODE}"
+    return f"GPU-{rank // layout.per_node:04d}-{rank % layout.per_node}"
 
 
 SERVING_GPU: Final = "GPU-serving"
@@ -160,7 +167,7 @@ def _crossed(layout: Layout) -> dict[int, frozenset[str]]:
     found: dict[int, set[str]] = {}
     for group in layout.groups():
         if group.kind in ("dp", "ep") and layout.spans_nodes(group):
-            for node in {rank // GPUS_PER_NODE for rank in group.ranks}:
+            for node in {rank // layout.per_node for rank in group.ranks}:
                 found.setdefault(node, set()).add(group.name)
     return {node: frozenset(names) for node, names in found.items()}
 
@@ -178,9 +185,7 @@ def draw(kind: str, size: float, start: int, layout: Layout, random: Random) -> 
     causes = CAUSES.get(kind, ("",))
     cause = causes[int(random.integers(len(causes)))]
     if kind == "overlapping":
-        first = draw("compute_straggler", size, start, layout, random)
-        other = "link_degradation" if layout.replicas > 1 else "regression"
-        return first + draw(other, 1.0, start, layout, random)
+        return _overlapping(size, start, layout, random)
     if kind == "link_degradation":
         groups = [group for group in layout.groups() if group.kind == "dp"]
         return (Fault(kind, size, start, group=groups[int(random.integers(len(groups)))].name),)
@@ -195,7 +200,22 @@ def draw(kind: str, size: float, start: int, layout: Layout, random: Random) -> 
         return (Fault(kind, size, start, ranks=ranks),)
     if kind in ("data_imbalance", "regression", "execution_idle", "idle_spin"):
         return (Fault(kind, size, start, cause=cause),)
-    return (Fault(kind, size, start, ranks=(int(random.integers(layout.ranks)),), cause=cause),)
+    victim = (int(random.integers(layout.ranks)),)
+    if kind == "intermittent":
+        on, off = (int(random.integers(*bounds)) for bounds in (ON_STEPS, OFF_STEPS))
+        return (Fault(kind, size, start, ranks=victim, on_steps=on, off_steps=off),)
+    return (Fault(kind, size, start, ranks=victim, cause=cause),)
+
+
+def _overlapping(size: float, start: int, layout: Layout, random: Random) -> tuple[Fault, ...]:
+    """A slow rank, and soon after it a link, another slow rank or a late host."""
+    first = draw("compute_straggler", size, start, layout, random)
+    later = start + int(random.integers(LATER_STEPS))
+    other = ("link_degradation", "compute_straggler", "host_straggler")[int(random.integers(3))]
+    while True:
+        second = draw(other, 1.0 if other == "link_degradation" else size, later, layout, random)
+        if second[0].ranks != first[0].ranks:
+            return first + second
 
 
 def expectations(faults: tuple[Fault, ...], layout: Layout) -> tuple[Expectation, ...]:
@@ -205,7 +225,7 @@ def expectations(faults: tuple[Fault, ...], layout: Layout) -> tuple[Expectation
 
 def _victims(fault: Fault, layout: Layout) -> Expectation:
     kind = {"intermittent": "compute_straggler", "half_slow": "compute_straggler"}.get(fault.kind, fault.kind)
-    gpus = frozenset(gpu_name(rank) for rank in fault.ranks)
+    gpus = frozenset(gpu_name(rank, layout) for rank in fault.ranks)
     return Expectation(frozenset((kind,)), frozenset(fault.ranks), gpus)
 
 
@@ -220,7 +240,7 @@ def _network(fault: Fault, layout: Layout) -> Expectation:
 
 def alarm_node(fault: Fault, layout: Layout) -> int:
     """The node whose port goes down and comes back beside a masked straggler: some other one."""
-    return (fault.ranks[0] // GPUS_PER_NODE + 1) % layout.nodes
+    return (fault.ranks[0] // layout.per_node + 1) % layout.nodes
 
 
 def _masked(fault: Fault, layout: Layout) -> Expectation:
@@ -248,4 +268,4 @@ def degraded(fault: Fault, group: Group, layout: Layout) -> bool:
     if fault.kind == "link_degradation":
         return fault.group == group.name
     crossing = fault.kind == "network_degradation" and layout.spans_nodes(group)
-    return crossing and any(rank // GPUS_PER_NODE == fault.node for rank in group.ranks)
+    return crossing and any(rank // layout.per_node == fault.node for rank in group.ranks)

@@ -13,6 +13,9 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 
 GPUS_PER_NODE: Final = 8
+SMALL_RANKS: Final = 8
+SMALL_GPUS_PER_NODE: Final = 4
+"""Jobs of so few ranks sit on nodes of so few GPUs, so that their clocks differ, too."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,14 @@ class Layout:
         return (self.stages, self.replicas, self.tensor)
 
     @property
+    def per_node(self) -> int:
+        """Ranks on a node."""
+        return SMALL_GPUS_PER_NODE if self.ranks <= SMALL_RANKS else GPUS_PER_NODE
+
+    @property
     def nodes(self) -> int:
-        """Nodes of GPUS_PER_NODE ranks."""
-        return -(-self.ranks // GPUS_PER_NODE)
+        """Whole and begun nodes."""
+        return -(-self.ranks // self.per_node)
 
     @cached_property
     def places(self) -> tuple[Ints, Ints, Ints]:
@@ -60,7 +68,7 @@ class Layout:
     @cached_property
     def node_of(self) -> Ints:
         """Index of the node of every rank."""
-        return np.arange(self.ranks, dtype=np.int64) // GPUS_PER_NODE
+        return np.arange(self.ranks, dtype=np.int64) // self.per_node
 
     def rank(self, stage: int, dp: int, tp: int) -> int:
         """The rank at a place."""
@@ -94,7 +102,7 @@ class Layout:
 
     def spans_nodes(self, group: Group) -> bool:
         """Whether the group needs the network."""
-        return len({rank // GPUS_PER_NODE for rank in group.ranks}) > 1
+        return len({rank // self.per_node for rank in group.ranks}) > 1
 
     def __str__(self) -> str:
         parts = [(self.replicas, "dp"), (self.tensor, "tp"), (self.stages, "pp"), (self.experts, "ep")]

@@ -14,7 +14,7 @@ from warpline_proto.tables import TABLES
 
 from .durations import Durations
 from .faults import gpu_name, node_name
-from .layout import GPUS_PER_NODE, Ints, Layout
+from .layout import Ints, Layout
 from .timing import Operation, Timeline
 from .work import BACKWARD, Conditions, Reals
 
@@ -107,7 +107,7 @@ class Writer:
         self._words = {
             "node": pa.array(nodes),
             "clock": pa.array([f"realtime@{node}" for node in nodes]),
-            "gpu_uuid": pa.array([gpu_name(rank) for rank in range(layout.ranks)]),
+            "gpu_uuid": pa.array([gpu_name(rank, layout) for rank in range(layout.ranks)]),
         }
         self.offset, self.drift = self._clocks()
         self._burst = (int(random.integers(layout.ranks)), int(random.integers(len(timeline.length))))
@@ -247,7 +247,7 @@ class Writer:
     def _communicators(self) -> None:
         for group in self.layout.groups():
             ranks = np.array(group.ranks, dtype=np.int64)
-            nodes = len(np.unique(ranks // GPUS_PER_NODE))
+            nodes = len(np.unique(ranks // self.layout.per_node))
             columns = self.identity(ranks) | {
                 "source": "nccl",
                 "communicator": group.name,

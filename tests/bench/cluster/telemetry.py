@@ -30,6 +30,8 @@ STACKS: Final = {
     "gc": ("collect (gc)", "forward (model.py:88)", "train_step (train.py:214)"),
     "launch": ("cudaLaunchKernel (libcudart)", "forward (model.py:91)", "train_step (train.py:214)"),
 }
+STACKS_SHARE: Final = 0.25
+"""Share of jobs in which somebody is suspected for nothing: stacks are at hand there, too, and show nothing."""
 USUAL_STACK: Final = ("cudaStreamSynchronize (libcudart)", "item (tensor.py)", "train_step (train.py:230)")
 
 
@@ -43,9 +45,12 @@ def tell(writer: Writer, faults: Sequence[Fault], random: np.random.Generator) -
         _serving(writer, idling, random)
     if writer.layout.nodes > 1:
         _ports(writer, [fault for fault in faults if fault.kind == "network_degradation"], random)
+    if random.random() < STACKS_SHARE:
+        begun = int(random.integers(len(writer.timeline.length)))
+        _stacks(writer, int(random.integers(writer.layout.ranks)), begun, USUAL_STACK)
     for fault in faults:
         if fault.kind == "host_straggler":
-            _stacks(writer, fault)
+            _stacks(writer, fault.ranks[0], fault.start, STACKS[fault.cause])
         if fault.kind == "masked_straggler":
             _alarm(writer, fault)
 
@@ -79,8 +84,8 @@ def _devices(
     columns = {
         "source": "nvml",
         "node": [node_name(int(each)) for each in layout.node_of[rank]],
-        "gpu_uuid": [gpu_name(int(each)) for each in rank],
-        "gpu_index": rank % GPUS_PER_NODE,
+        "gpu_uuid": [gpu_name(int(each), layout) for each in rank],
+        "gpu_index": rank % layout.per_node,
         "job": JOB,
         "time_ns": writer.stamp(seconds[moment], rank),
         "power_watts": power,
@@ -170,7 +175,7 @@ def _ports(writer: Writer, sick: Sequence[Fault], random: np.random.Generator) -
 def _port_rows(
     writer: Writer, node: int, port: int, counter: str, value: Any, unit: str, seconds: Reals, step: Ints
 ) -> None:
-    first = np.full(len(seconds), node * GPUS_PER_NODE)
+    first = np.full(len(seconds), node * writer.layout.per_node)
     columns = {
         "source": "infiniband", "node": node_name(node), "time_ns": writer.stamp(seconds, first), "link_kind": "infiniband",
         "device": f"mlx5_{port}", "port": 1, "counter": counter, "value": np.asarray(value).astype(np.uint64), "unit": unit,
@@ -178,14 +183,16 @@ def _port_rows(
     writer.recording.add("link_counters", columns, np.maximum(step, 0))
 
 
-def _stacks(writer: Writer, fault: Fault) -> None:
-    """Stacks of the victim and of a neighbour, taken when the steps that follow the onset begin."""
+def _stacks(writer: Writer, suspect: int, begun: int, stack: Sequence[str]) -> None:
+    """Stacks of a suspect and of a neighbour, taken when the steps from `begun` on start."""
     layout: Layout = writer.layout
-    other = (fault.ranks[0] + 1) % layout.ranks
-    taken = [step for step in writer.recording.observed.tolist() if step >= fault.start][:20]
-    ranks = np.array([rank for _ in taken for rank in (fault.ranks[0], other)], dtype=np.int64)
+    other = (suspect + 1) % layout.ranks
+    taken = [step for step in writer.recording.observed.tolist() if step >= begun][:20]
+    if not taken:
+        return
+    ranks = np.array([rank for _ in taken for rank in (suspect, other)], dtype=np.int64)
     step = np.repeat(np.array(taken, dtype=np.int64), 2)
-    frames = [STACKS[fault.cause] if rank == fault.ranks[0] else USUAL_STACK for rank in ranks.tolist()]
+    frames = [stack if rank == suspect else USUAL_STACK for rank in ranks.tolist()]
     columns = writer.identity(ranks) | {
         "source": "stacks", "time_ns": writer.stamp(writer.timeline.begin[step] + 0.01, ranks), "pid": 1000 + ranks,
         "thread": 1000 + ranks, "thread_name": "MainThread", "active": True, "frames": [list(each) for each in frames],

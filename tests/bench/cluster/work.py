@@ -18,8 +18,14 @@ BACKWARD: Final = 2.0
 """Backward over forward."""
 OPTIMIZER: Final = 0.35
 """Optimizer over one micro-batch's forward."""
-RANK_LOG_SIGMA: Final = 0.007
-"""Chips differ by so much for good."""
+WANDER: Final = {"rank": (0.97, 0.003), "job": (0.99, 0.008)}
+"""Speed drifts as temperatures and neighbours do: (what is kept from step to step, spread), of each rank and of all alike."""
+HICCUP: Final = (0.05, 0.5)
+"""Part of a step that one rank comes late, once and for no lasting reason."""
+SEQUENCE_LOG_SIGMA: Final = {"fixed": (0.0, 0.0), "shared": (0.12, 0.0), "replica": (0.12, 0.025)}
+"""Of the work that lengths of sequences make: common to a step, and of each replica by itself."""
+EXPERT_LOG_SIGMA: Final = 0.03
+"""Work of a micro-batch that the choice of experts makes, of each replica by itself."""
 HEAD_SHARE: Final = 0.04
 """What the last stage computes more in a healthy job."""
 LAUNCH_SECONDS: Final = 0.0004
@@ -29,7 +35,11 @@ COLLECTION_SECONDS: Final = 0.0002
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a job is like, with no fault: `sequences` fixed, shared (all ranks alike) or replica (each replica its own)."""
+    """What a job is like, with no fault: `sequences` fixed, shared (all ranks alike) or replica (each replica its own besides).
+
+    `chip_log_sigma` is how much chips differ for good, `spike_rate` the share of ranks and steps with a short delay,
+    `hiccup_rate` the share of steps in which some rank comes late by a part of HICCUP.
+    """
 
     steps: int
     microbatches: int
@@ -39,6 +49,8 @@ class Conditions:
     checkpoint_every: int
     evaluation_every: int
     spike_rate: float
+    chip_log_sigma: float = 0.01
+    hiccup_rate: float = 0.0
 
 
 @dataclass
@@ -59,18 +71,22 @@ class Work:
 def own_work(layout: Layout, conditions: Conditions, real: Durations, random: np.random.Generator) -> Work:
     steps, shape = conditions.steps, layout.shape
     full = (steps, conditions.microbatches, *shape)
-    chips = random.lognormal(0.0, RANK_LOG_SIGMA, shape)
+    chips = random.lognormal(0.0, conditions.chip_log_sigma, shape)
+    speed = chips * np.exp(_wander(steps, shape, "rank", random) + _wander(steps, (1, 1, 1), "job", random))
     stage = np.ones(layout.stages)
     stage[-1] += HEAD_SHARE * (layout.stages > 1)
     load = _load(layout, conditions, real, random)
-    base = conditions.forward_seconds * load * chips * stage[:, None, None]
-    forward = base[:, None] * real.draw(random, "peer", full)
-    backward = BACKWARD * base[:, None] * real.draw(random, "peer", full)
+    base = (conditions.forward_seconds * load * speed * stage[:, None, None])[:, None]
+    if layout.experts > 1:
+        base = base * random.lognormal(0.0, EXPERT_LOG_SIGMA, (steps, conditions.microbatches, 1, layout.replicas, 1))
+    forward = base * real.draw(random, "peer", full)
+    backward = BACKWARD * base * real.draw(random, "peer", full)
     nominal = 3 * conditions.forward_seconds * conditions.microbatches
     spikes = random.random((steps, *shape)) < conditions.spike_rate
     backward[:, 0] += spikes * random.exponential(0.02 * nominal, spikes.shape)
-    optimizer = OPTIMIZER * conditions.forward_seconds * chips * random.lognormal(0.0, 0.004, (steps, *shape))
+    optimizer = OPTIMIZER * conditions.forward_seconds * speed * random.lognormal(0.0, 0.004, (steps, *shape))
     gap = LAUNCH_SECONDS * random.lognormal(0.0, 0.5, (steps, *shape))
+    _hiccups(gap, nominal, conditions, random)
     save = np.zeros_like(gap)
     if conditions.checkpoint_every:
         saved = np.arange(steps) % conditions.checkpoint_every == conditions.checkpoint_every - 1
@@ -81,10 +97,27 @@ def own_work(layout: Layout, conditions: Conditions, real: Durations, random: np
     return Work(forward, backward, optimizer, gap, data, np.zeros((steps, *shape)), collection, save)
 
 
+def _wander(steps: int, shape: tuple[int, ...], whose: str, random: np.random.Generator) -> Reals:
+    """Logarithms of (steps, ...) that each keep most of the one before."""
+    kept, spread = WANDER[whose]
+    found: Reals = spread * random.standard_normal((steps, *shape))
+    for step in range(1, steps):
+        found[step] = kept * found[step - 1] + np.sqrt(1 - kept**2) * found[step]
+    return found
+
+
+def _hiccups(gap: Reals, nominal: float, conditions: Conditions, random: np.random.Generator) -> None:
+    """One rank late in a few steps, whichever it happens to be."""
+    struck = random.random(conditions.steps) < conditions.hiccup_rate
+    flat = gap.reshape(conditions.steps, -1)
+    whom = random.integers(flat.shape[1], size=conditions.steps)
+    late = random.uniform(*HICCUP, conditions.steps) * nominal
+    flat[np.flatnonzero(struck), whom[struck]] += late[struck]
+
+
 def _load(layout: Layout, conditions: Conditions, real: Durations, random: np.random.Generator) -> Reals:
     """Work of each step, and of each replica where sequences are its own: (steps, 1, replicas, 1)."""
-    shared = {"shared": 0.12}.get(conditions.sequences, 0.0)
-    own = {"replica": 0.015}.get(conditions.sequences, 0.0)
+    shared, own = SEQUENCE_LOG_SIGMA[conditions.sequences]
     step = random.lognormal(0.0, 1.0, conditions.steps) ** shared * real.draw(random, "step", (conditions.steps,))
     replica = random.lognormal(0.0, 1.0, (conditions.steps, layout.replicas)) ** own
     load: Reals = (step[:, None] * replica)[:, None, :, None]
