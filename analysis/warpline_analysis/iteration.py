@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from .detector import Reader, literal
-from .jobs import WINDOW_STEPS
+from .jobs import WINDOW_STEPS, by_job
+from .remembered import once
 from .rises import deviation
 from .robust import Array
 
@@ -41,11 +42,15 @@ class Iterations:
         return deviation(np.log(self.seconds))
 
 
+_TOLD: Final = "scope = 'step' AND step IS NOT NULL AND duration_ns > 0"
+
+
 def told_steps(job: str) -> str:
     """FROM and WHERE of the steps of a job with an iteration time; a single recorded process has no rank."""
-    return f"FROM steps WHERE job = {literal(job)} AND scope = 'step' AND step IS NOT NULL AND duration_ns > 0"
+    return f"FROM steps WHERE job = {literal(job)} AND {_TOLD}"
 
 
+@once
 def jobs_with_steps(reader: Reader) -> list[str]:
     """Jobs that tell of steps at all."""
     rows = reader.query(
@@ -56,16 +61,30 @@ def jobs_with_steps(reader: Reader) -> list[str]:
 
 def load_iterations(reader: Reader, job: str, steps_max: int = HISTORY_STEPS) -> Iterations:
     """The newest steps of a job."""
-    condition = told_steps(job)
-    ranks: int = reader.query(f"SELECT greatest(count(DISTINCT rank), 1) AS ranks {condition}")["ranks"][0].as_py()
-    steps = min(steps_max, max(WINDOW_STEPS, ROWS_MAX // ranks))
+    whole = _every_job(reader).get(job)
+    if whole is None:
+        return Iterations(job, 1, np.empty(0, dtype=np.int64), np.empty(0))
+    return replace(whole, steps=whole.steps[-steps_max:], seconds=whole.seconds[-steps_max:])
+
+
+@once
+def _every_job(reader: Reader) -> dict[str, Iterations]:
+    """All jobs with one question: one job by itself costs as much as many."""
     rows = reader.query(
-        f"SELECT step, median(duration_ns) / 1e9 AS seconds {condition} AND step >= (SELECT min(step) FROM (SELECT DISTINCT "
-        f"step {condition} ORDER BY step DESC LIMIT {steps})) GROUP BY step ORDER BY step"
+        f"WITH told AS (SELECT job, step, rank, duration_ns FROM steps WHERE job IS NOT NULL AND {_TOLD}), counted AS (SELECT job, "
+        "greatest(count(DISTINCT rank), 1) AS ranks FROM told GROUP BY job), firsts AS (SELECT job, any_value(ranks) AS ranks, "
+        "min(step) AS first FROM (SELECT job, step, ranks FROM (SELECT DISTINCT job, step FROM told) JOIN counted USING (job) "
+        "QUALIFY row_number() OVER (PARTITION BY job ORDER BY step DESC) <= "
+        f"least({HISTORY_STEPS}, greatest({WINDOW_STEPS}, {ROWS_MAX} // ranks))) GROUP BY job) "
+        "SELECT job, any_value(ranks) AS ranks, step, median(duration_ns) / 1e9 AS seconds FROM told JOIN firsts USING (job) "
+        "WHERE step >= first GROUP BY job, step ORDER BY job, step"
     )
-    return Iterations(
-        job,
-        ranks,
-        rows.column("step").to_numpy().astype(np.int64),
-        rows.column("seconds").to_numpy().astype(np.float64),
-    )
+    return {
+        job: Iterations(
+            job,
+            part.column("ranks")[0].as_py(),
+            part.column("step").to_numpy().astype(np.int64),
+            part.column("seconds").to_numpy().astype(np.float64),
+        )
+        for job, part in by_job(rows)
+    }

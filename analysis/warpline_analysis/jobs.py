@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+import pyarrow as pa
+
 from .detector import Reader, literal
+from .remembered import once
 
 WINDOW_STEPS: Final = 200
 """Newest steps of each job that are looked at."""
@@ -22,6 +27,7 @@ class Job:
     ranks_per_record: int = 1
 
 
+@once
 def known_jobs(reader: Reader) -> dict[str, Job]:
     """The newest statement on each job."""
     rows = reader.query(
@@ -30,6 +36,17 @@ def known_jobs(reader: Reader) -> dict[str, Job]:
         "(SELECT * REPLACE (coalesce(time_ns, 0) AS time_ns) FROM jobs) WHERE job IS NOT NULL GROUP BY job"
     ).to_pylist()
     return {row["job"]: Job(row["job"], row["world_size"], row["stages"], row["ranks_per_record"]) for row in rows}
+
+
+def by_job(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """Each job and its part of rows that are ordered by column `job`."""
+    if rows.num_rows == 0:
+        return
+    names = rows.column("job").combine_chunks().dictionary_encode()
+    place = names.indices.to_numpy()
+    edges = [0, *(np.flatnonzero(np.diff(place)) + 1).tolist(), len(place)]
+    for start, end in itertools.pairwise(edges):
+        yield names.dictionary[int(place[start])].as_py(), rows.slice(start, end - start)
 
 
 def step_time(reader: Reader, table: str, job: str, step: int) -> int | None:

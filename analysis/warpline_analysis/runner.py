@@ -10,6 +10,7 @@ from warpline_proto.finding import Check, Report, Verdict
 from .detector import Detector, Reader
 from .detectors import DETECTORS
 from .grouping import group
+from .remembered import Pass
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ def run(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> Report
 
 def ask(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> dict[str, Report]:
     """What each detector says by itself. One that fails answers `unknown` and blinds no other."""
-    return {name: _ask(name, detector, reader) for name, detector in detectors.items()}
+    shared = Pass(reader)
+    return {name: _ask(name, detector, shared) for name, detector in detectors.items()}
 
 
 def _ask(name: str, detector: Detector, reader: Reader) -> Report:

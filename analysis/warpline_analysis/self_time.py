@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .detector import Reader, literal
-from .jobs import WINDOW_STEPS
+from .jobs import WINDOW_STEPS, by_job
+from .remembered import once
 from .robust import Array, median
 
 SELF_KINDS: Final = "('compute', 'optimizer')"
@@ -64,6 +65,12 @@ class SelfTime:
         """Recorded ranks."""
         return sum(len(group.members) for group in self.groups)
 
+    def of_stage(self, stage: int | None) -> frozenset[int]:
+        """Ranks of one stage of a pipeline; empty where the job is none."""
+        if len({group.stage for group in self.groups}) < 2:
+            return frozenset()
+        return frozenset(member.rank for group in self.groups if group.stage == stage for member in group.members)
+
 
 class Coverage(NamedTuple):
     """What a job has of one table."""
@@ -74,6 +81,7 @@ class Coverage(NamedTuple):
     steps: int
 
 
+@once
 def coverage(reader: Reader) -> list[Coverage]:
     """For each job the table with compute times of most ranks; phases where both have the same."""
     rows = reader.query(
@@ -90,30 +98,49 @@ def coverage(reader: Reader) -> list[Coverage]:
     return list(best.values())
 
 
-def _condition(table: str, job: str, phase: str | None = None) -> str:
+PLACE: Final = (
+    "rank, max(dp) AS dp, max(tp) AS tp, max(pp) AS pp, max(ep) AS ep, max(node) AS node, max(gpu_uuid) AS gpu"
+)
+"""Columns of a Member, of the rows of one rank."""
+
+
+def _own(table: str, phase: str | None = None) -> str:
     own = f"kind IN {SELF_KINDS} AND duration_ns" if table == "phases" else "scope = 'step' AND compute_ns"
     only = "" if phase is None else f" AND phase = {literal(phase)}"
-    return (
-        f"FROM {table} WHERE job = {literal(job)} AND {own} IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL{only}"
-    )
+    return f"{own} IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL{only}"
+
+
+def _times(table: str) -> str:
+    time = "sum(duration_ns)" if table == "phases" else "avg(compute_ns)"
+    return f"{time} / 1e9 AS seconds, {'count(*)' if table == 'phases' else '1'} AS parts"
 
 
 def cells(table: str, job: str, first: int, phase: str | None = None) -> str:
     """SELECT of (step, rank, seconds, parts): one row a rank and step, from step `first` on, of one phase or of all."""
-    time = "sum(duration_ns)" if table == "phases" else "avg(compute_ns)"
-    parts = "count(*)" if table == "phases" else "1"
     return (
-        f"SELECT step, rank, {time} / 1e9 AS seconds, {parts} AS parts {_condition(table, job, phase)} AND step >= {first} "
+        f"SELECT step, rank, {_times(table)} FROM {table} WHERE job = {literal(job)} AND {_own(table, phase)} AND step >= {first} "
         "GROUP BY step, rank"
     )
 
 
 def load(reader: Reader, covered: Coverage, phase: str | None = None) -> SelfTime:
     """The newest WINDOW_STEPS steps of a job, by peer group; of one phase of table phases, or of all compute."""
-    condition = _condition(covered.table, covered.job, phase)
-    first = first_step(reader, condition) or 0
-    select = cells(covered.table, covered.job, first, phase)
-    return beside_peers(reader, covered.job, covered.table, f"{condition} AND step >= {first}", select)
+    found = _every_job(reader, covered.table, phase).get(covered.job)
+    return found or SelfTime(covered.job, covered.table, 0, (), False)
+
+
+@once
+def _every_job(reader: Reader, table: str, phase: str | None) -> dict[str, SelfTime]:
+    """All jobs with two questions: one job by itself costs as much as many."""
+    told = f"FROM {table} WHERE job IS NOT NULL AND {_own(table, phase)}"
+    newest = (
+        f"{table} JOIN (SELECT job, min(step) AS first FROM (SELECT job, step FROM (SELECT DISTINCT job, step {told}) QUALIFY "
+        f"row_number() OVER (PARTITION BY job ORDER BY step DESC) <= {WINDOW_STEPS}) GROUP BY job) USING (job) "
+        f"WHERE {_own(table, phase)} AND step >= first"
+    )
+    seconds = reader.query(f"SELECT job, step, rank, {_times(table)} FROM {newest} GROUP BY job, step, rank ORDER BY job")
+    places = dict(by_job(reader.query(f"SELECT job, {PLACE} FROM {newest} GROUP BY job, rank ORDER BY job, rank")))
+    return {job: _beside(job, table, rows, places[job]) for job, rows in by_job(seconds)}
 
 
 def first_step(reader: Reader, condition: str) -> int | None:
@@ -126,14 +153,11 @@ def first_step(reader: Reader, condition: str) -> int | None:
 
 def beside_peers(reader: Reader, job: str, table: str, condition: str, select: str) -> SelfTime:
     """Rows of `select` (step, rank, seconds, parts) by peer group; the ranks' places are those in rows of `condition`."""
-    rows = reader.query(select)
-    members = [
-        Member(**row)
-        for row in reader.query(
-            "SELECT rank, max(dp) AS dp, max(tp) AS tp, max(pp) AS pp, max(ep) AS ep, max(node) AS node, "
-            f"max(gpu_uuid) AS gpu {condition} GROUP BY rank ORDER BY rank"
-        ).to_pylist()
-    ]
+    return _beside(job, table, reader.query(select), reader.query(f"SELECT {PLACE} {condition} GROUP BY rank ORDER BY rank"))
+
+
+def _beside(job: str, table: str, rows: pa.Table, places: pa.Table) -> SelfTime:
+    members = list(map(Member, *(places.column(name).to_pylist() for name in Member._fields)))
     across_tp = not _with_peers(members, across_tp=False)
     groups = _groups(rows, members, across_tp=across_tp)
     return SelfTime(job, table, len(np.unique(_numbers(rows, "step"))), groups, across_tp)
