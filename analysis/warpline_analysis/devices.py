@@ -13,6 +13,7 @@ import pyarrow as pa
 from warpline_proto.finding import Subject
 
 from .detector import Reader, literal
+from .remembered import once
 from .robust import Array, median
 
 WINDOW_SECONDS: Final = 300
@@ -129,6 +130,13 @@ def typical_gap(values: Array) -> int:
     return min(len(values) // most, HOLD_SECONDS // CELL_SECONDS) if most else 0
 
 
+@once
+def count_gpus(reader: Reader) -> int:
+    """How many GPUs were ever sampled."""
+    count: int = reader.query(f"SELECT count(DISTINCT {KEY}) AS gpus FROM device_samples")["gpus"][0].as_py()
+    return count
+
+
 def load_grids(reader: Reader, columns: Sequence[str]) -> list[Grid]:
     """Every GPU that was sampled, together with the others of its job (else of its node); `columns` of device_samples."""
     values = reader.query(_cells_sql(columns))
@@ -184,6 +192,7 @@ def _cells_sql(columns: Sequence[str]) -> str:
     )
 
 
+@once
 def _gpus(reader: Reader) -> dict[str, Gpu]:
     ranks = _ranks(reader)
     rows = reader.query(

@@ -6,11 +6,12 @@ offers is low; a program must be resident; only runs without a break count. A st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .detector import Reader
+from .detector import Reader, literal
+from .devices import KEY, count_gpus
 
 PERCENT_MAX: Final = 5.0
 """Compute and device memory are low below this."""
@@ -23,6 +24,12 @@ GAP_SECONDS_MAX: Final = 2.0
 """Samples further apart break an interval, and nothing is claimed of the time between them."""
 WINDOW_SECONDS: Final = 3600
 """Newest part of each GPU's samples that is looked at."""
+WATCHED_MIN: Final = 256
+"""So many GPUs, those with most samples that are not plainly active, are looked at closely however busy they are ..."""
+CALM_SHARE: Final = 0.05
+"""... and of the others those that may have been idle for this share of the time, by a count of such samples ..."""
+CALM_SECONDS_MIN: Final = 60.0
+"""... or were watched for less than this."""
 
 _COMPUTE: Final = ("sm_active_percent", "tensor_active_percent", "fp64_active_percent", "fp32_active_percent",
                    "fp16_active_percent")  # fmt: skip
@@ -80,8 +87,11 @@ def _rate(name: str) -> str:
     )
 
 
-def intervals_sql() -> str:
-    """SELECT of one row a run of samples of one GPU in one state: deep, low, maybe, active or blind."""
+def intervals_sql(only: str = "") -> str:
+    """SELECT of one row a run of samples of one GPU in one state: deep, low, maybe, active or blind.
+
+    `only` restricts the rows of device_samples: AND and a condition.
+    """
     pcie, nvlink = (f"greatest({_rate(_LINKS[at])}, {_rate(_LINKS[at + 1])})" for at in (0, 2))
     offered = ", ".join(
         f"bool_or({expression} IS NOT NULL) AS has_{at}" for at, expression in enumerate(_OFFERED.values())
@@ -93,7 +103,7 @@ WITH samples AS (
     {pcie} AS pcie_rate, {nvlink} AS nvlink_rate,
     (lead(time_ns) OVER ordered - time_ns) / 1e9 AS ahead, (time_ns - lag(time_ns) OVER ordered) / 1e9 AS since,
     lead(power_watts) OVER ordered AS next_watts, lead(energy_joules) OVER ordered AS next_joules
-  FROM device_samples WHERE coalesce(gpu_uuid, gpu_index::VARCHAR) IS NOT NULL
+  FROM device_samples WHERE coalesce(gpu_uuid, gpu_index::VARCHAR) IS NOT NULL{only}
   WINDOW ordered AS (PARTITION BY node, source, gpu_uuid, gpu_index ORDER BY time_ns)
   QUALIFY time_ns >= max(time_ns) OVER (PARTITION BY node, source, gpu_uuid, gpu_index) - {WINDOW_SECONDS * 10**9}
 ), states AS (
@@ -119,7 +129,7 @@ SELECT node, source, gpu, run, any_value(state) AS state, min(time_ns) AS start_
 FROM runs GROUP BY node, source, gpu, run"""
 
 
-def _total_sql() -> str:
+def _total_sql(only: str) -> str:
     sums = ", ".join(
         f"coalesce(sum(seconds) FILTER (state = '{state}' AND seconds >= {least}), 0) AS {state}_{at}, "
         f"sum(joules) FILTER (state = '{state}' AND seconds >= {least}) AS {state}_joules_{at}"
@@ -135,14 +145,81 @@ SELECT * FROM (SELECT node, source, gpu, max(gpu_index) AS gpu_index, max(gpu_na
   coalesce(sum(seconds) FILTER (state = 'deep'), 0) AS deep,
   sum(joules) FILTER (state = 'deep') / nullif(sum(seconds) FILTER (state = 'deep'), 0) AS deep_watts,
   {sums}, count(*) {counted} AS intervals, min(start_ns) {counted} AS first_ns, {offered}
-FROM ({intervals_sql()}) GROUP BY node, source, gpu)
+FROM ({intervals_sql(only)}) GROUP BY node, source, gpu)
 QUALIFY row_number() OVER (PARTITION BY node, gpu ORDER BY has_0 DESC, observed DESC, source) = 1
 ORDER BY node, gpu_index, gpu"""
 
 
 def load_idle(reader: Reader) -> list[Idle]:
-    """Every GPU that was sampled; where several sources sampled one, the one with most signals."""
-    return [_idle(row) for row in reader.query(_total_sql()).to_pylist()]
+    """Every GPU that was sampled; where several sources sampled one, the one with most signals.
+
+    Where GPUs are many, intervals are sought only in those that may have idled; the others never did, by a count of samples.
+    """
+    seen = reader.query(_screen_sql()).to_pylist() if count_gpus(reader) > WATCHED_MIN else []
+    calm = _calm(seen)
+    if not calm:
+        return [_idle(row) for row in reader.query(_total_sql("")).to_pylist()]
+    doubtful = ", ".join(literal(gpu) for gpu in sorted({row["gpu"] for row in seen} - calm.keys()))
+    rows = reader.query(_total_sql(f" AND {KEY} IN ({doubtful})"))
+    found = [*(_idle(row) for row in rows.to_pylist()), *(_busy(row) for row in calm.values())]
+    return sorted(
+        found, key=lambda each: (each.node is None, each.node or "", each.index is None, each.index or 0, each.gpu)
+    )
+
+
+def _screen_sql() -> str:
+    """SELECT of what a count tells of each GPU: samples, those that are not plainly active, and which signals it gives."""
+    rates = {"pcie_rate": _LINKS[:2], "nvlink_rate": _LINKS[2:]}
+    offered = ", ".join(
+        f"bool_or({' OR '.join(f'{name}_bytes_per_second IS NOT NULL OR {name}_bytes IS NOT NULL' for name in rates[value])}) "
+        f"AS has_{at}" if value in rates else f"bool_or({value} IS NOT NULL) AS has_{at}"
+        for at, value in enumerate(_OFFERED.values())
+    )  # fmt: skip
+    whole = " AND ".join(f"count({name}_bytes) IN (0, count(*))" for name in _LINKS)
+    return f"""
+SELECT {KEY} AS gpu, min(node) AS node, max(gpu_index) AS gpu_index,
+  max(gpu_name) AS gpu_name, max(job) AS job, count(*) AS samples, (max(time_ns) - min(time_ns)) / 1e9 AS seconds,
+  count(*) FILTER (NOT coalesce(coalesce(greatest({", ".join(_COMPUTE)}), gpu_utilization_percent) >= {PERCENT_MAX}
+    AND resident_processes IS DISTINCT FROM 0, false)) AS doubtful,
+  ({whole}) AND count(job) IN (0, count(*)) AND min(job) IS NOT DISTINCT FROM max(job) AND count(node) IN (0, count(*))
+    AND min(node) IS NOT DISTINCT FROM max(node) AND min(source) IS NOT DISTINCT FROM max(source) AND count(time_ns) = count(*)
+    AS plain, {offered}
+FROM device_samples WHERE coalesce(gpu_uuid, gpu_index::VARCHAR) IS NOT NULL GROUP BY gpu"""
+
+
+def _calm(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """GPUs that were sampled evenly and at work all the time but for less than CALM_SHARE, the WATCHED_MIN calmest left in."""
+    ordered = sorted(rows, key=lambda row: (-row["doubtful"], row["gpu"]))[WATCHED_MIN:]
+    return {
+        row["gpu"]: row
+        for row in ordered
+        if row["plain"]
+        and CALM_SECONDS_MIN <= row["seconds"] <= min(WINDOW_SECONDS, GAP_SECONDS_MAX * (row["samples"] - 1))
+        and row["doubtful"] * GAP_SECONDS_MAX < CALM_SHARE * row["seconds"]
+    }
+
+
+def _busy(row: Mapping[str, Any]) -> Idle:
+    """A GPU that never idled long enough to matter."""
+    none = (0.0,) * len(THRESHOLDS)
+    return Idle(
+        node=row["node"],
+        gpu=row["gpu"],
+        index=row["gpu_index"],
+        name=row["gpu_name"],
+        job=row["job"],
+        observed=row["seconds"],
+        period=row["seconds"] / (row["samples"] - 1),
+        blind=0.0,
+        deep=0.0,
+        deep_watts=None,
+        idle=none,
+        maybe=none,
+        idle_joules=(None,) * len(THRESHOLDS),
+        intervals=0,
+        first_ns=None,
+        missing=tuple(name for place, name in enumerate(_OFFERED) if not row[f"has_{place}"]),
+    )
 
 
 def _idle(row: Mapping[str, Any]) -> Idle:

@@ -71,10 +71,10 @@ def load_iterations(reader: Reader, job: str, steps_max: int = HISTORY_STEPS) ->
 def _every_job(reader: Reader) -> dict[str, Iterations]:
     """All jobs with one question: one job by itself costs as much as many."""
     rows = reader.query(
-        f"WITH told AS (SELECT job, step, rank, duration_ns FROM steps WHERE job IS NOT NULL AND {_TOLD}), counted AS (SELECT job, "
-        "greatest(count(DISTINCT rank), 1) AS ranks FROM told GROUP BY job), firsts AS (SELECT job, any_value(ranks) AS ranks, "
-        "min(step) AS first FROM (SELECT job, step, ranks FROM (SELECT DISTINCT job, step FROM told) JOIN counted USING (job) "
-        "QUALIFY row_number() OVER (PARTITION BY job ORDER BY step DESC) <= "
+        f"WITH told AS (SELECT job, step, rank, duration_ns FROM steps WHERE job IS NOT NULL AND {_TOLD}), counted AS (SELECT "
+        "job, greatest(count(DISTINCT rank), 1) AS ranks FROM told GROUP BY job), firsts AS (SELECT job, any_value(ranks) AS "
+        "ranks, min(step) AS first FROM (SELECT job, step, ranks FROM (SELECT DISTINCT job, step FROM told) JOIN counted "
+        "USING (job) QUALIFY row_number() OVER (PARTITION BY job ORDER BY step DESC) <= "
         f"least({HISTORY_STEPS}, greatest({WINDOW_STEPS}, {ROWS_MAX} // ranks))) GROUP BY job) "
         "SELECT job, any_value(ranks) AS ranks, step, median(duration_ns) / 1e9 AS seconds FROM told JOIN firsts USING (job) "
         "WHERE step >= first GROUP BY job, step ORDER BY job, step"

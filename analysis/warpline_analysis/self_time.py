@@ -118,8 +118,8 @@ def _times(table: str) -> str:
 def cells(table: str, job: str, first: int, phase: str | None = None) -> str:
     """SELECT of (step, rank, seconds, parts): one row a rank and step, from step `first` on, of one phase or of all."""
     return (
-        f"SELECT step, rank, {_times(table)} FROM {table} WHERE job = {literal(job)} AND {_own(table, phase)} AND step >= {first} "
-        "GROUP BY step, rank"
+        f"SELECT step, rank, {_times(table)} FROM {table} WHERE job = {literal(job)} AND {_own(table, phase)} AND step >= "
+        f"{first} GROUP BY step, rank"
     )
 
 
@@ -138,7 +138,9 @@ def _every_job(reader: Reader, table: str, phase: str | None) -> dict[str, SelfT
         f"row_number() OVER (PARTITION BY job ORDER BY step DESC) <= {WINDOW_STEPS}) GROUP BY job) USING (job) "
         f"WHERE {_own(table, phase)} AND step >= first"
     )
-    seconds = reader.query(f"SELECT job, step, rank, {_times(table)} FROM {newest} GROUP BY job, step, rank ORDER BY job")
+    seconds = reader.query(
+        f"SELECT job, step, rank, {_times(table)} FROM {newest} GROUP BY job, step, rank ORDER BY job"
+    )
     places = dict(by_job(reader.query(f"SELECT job, {PLACE} FROM {newest} GROUP BY job, rank ORDER BY job, rank")))
     return {job: _beside(job, table, rows, places[job]) for job, rows in by_job(seconds)}
 
@@ -153,7 +155,9 @@ def first_step(reader: Reader, condition: str) -> int | None:
 
 def beside_peers(reader: Reader, job: str, table: str, condition: str, select: str) -> SelfTime:
     """Rows of `select` (step, rank, seconds, parts) by peer group; the ranks' places are those in rows of `condition`."""
-    return _beside(job, table, reader.query(select), reader.query(f"SELECT {PLACE} {condition} GROUP BY rank ORDER BY rank"))
+    return _beside(
+        job, table, reader.query(select), reader.query(f"SELECT {PLACE} {condition} GROUP BY rank ORDER BY rank")
+    )
 
 
 def _beside(job: str, table: str, rows: pa.Table, places: pa.Table) -> SelfTime:
