@@ -19,6 +19,8 @@ from warpline_proto.batch import Batch
 from warpline_proto.errors import Busy, Denied, Unsupported, WireError
 from warpline_proto.tables import SOURCE_HEALTH
 
+from .capture_watch import NOBODY, Requests
+from .capturing import Asked, Desk
 from .config import AgentConfig
 from .exporter import Exporter
 from .gathering import FRAME_MEMORY_BYTES_MAX, Gathering, halves
@@ -27,7 +29,7 @@ from .own import NAME as OWN
 from .own import rows as own_rows
 from .scrub import scrub_rows
 from .slot import Round, Slot
-from .source import Source
+from .source import Capturing, Rows, Source
 from .spool import Spool
 from .telling import Say, Telling
 from .worker import ThreadWorker, Worker
@@ -73,8 +75,12 @@ class Agent:
         clock: Clock = Clock(),
         make_worker: MakeWorker | None = None,
         say: Say = lambda words: None,
+        requests: Requests = NOBODY,
     ) -> None:
-        """`say` takes sentences for whoever runs the agent on this node: rows about a collector that is away do not arrive."""
+        """`say` takes sentences for whoever runs the agent on this node: rows about a collector that is away do not arrive.
+
+        `requests` is where a closer look is asked for.
+        """
         self._place = {"cluster": config.cluster or None, "node": config.node}
         self._drain_seconds = config.drain_seconds
         self._spool = spool
@@ -82,6 +88,8 @@ class Agent:
         self._clock = clock
         self._say = say
         self._telling = Telling(say)
+        self._requests = requests
+        self._desk = Desk(sources)
         self._done = threading.Event()
         self._gathering = Gathering()
         now = clock.monotonic()
@@ -96,6 +104,7 @@ class Agent:
     def run(self, stopping: Callable[[], bool]) -> bool:
         """Work until `stopping`; False if the exporter ended by itself."""
         self._exporter.start()
+        self._requests.start()
         while not stopping() and self._exporter.alive:
             self.tick()
             self._done.wait(WAIT_SECONDS_MAX)
@@ -107,6 +116,8 @@ class Agent:
     def tick(self) -> None:
         """Start what is due, take what is done, send what is gathered."""
         now = self._clock.monotonic()
+        for request in self._requests.take():
+            self._told(OWN, self._desk.put(request))
         for slot in self._slots:
             self._serve(slot, now)
         if now >= self._own_due:
@@ -120,6 +131,7 @@ class Agent:
     def close(self) -> None:
         """Take what sources have read, send it, wait for the collector as long as configured, give everything back."""
         end = self._clock.monotonic() + CLOSE_SECONDS
+        self._requests.close()
         for slot in self._slots:
             self._settle(slot, end)
             if slot.worker.idle:
@@ -135,15 +147,43 @@ class Agent:
             self._say(self._spool.left())
 
     def _serve(self, slot: Slot, now: float) -> None:
-        if slot.worker.idle and now >= slot.due:
+        if slot.worker.idle and not self._look_closer(slot) and now >= slot.due:
             slot.start(now)
             slot.worker.submit(partial(self._round, slot.name, slot.source, slot.opened))
         result = slot.worker.take()
         if result is not None:
             self._add(result.batches)
-            self._report(slot, slot.finish(result, now))
+            self._finished(slot, result, now)
         else:
             self._report(slot, slot.hanging(now))
+
+    def _look_closer(self, slot: Slot) -> bool:
+        """Whether the source is at a request from now on; one that cannot work denies it with the reason for that."""
+        asked = self._desk.next_for(slot.name) if slot.opened or slot.refusal is not None else None
+        if asked is None:
+            return False
+        if not slot.opened:
+            self._told(slot.name, self._desk.settle(asked, slot.refusal, 0))
+            return False
+        slot.asked = asked
+        slot.worker.submit(partial(self._capture, slot.name, slot.source, asked))
+        return True
+
+    def _finished(self, slot: Slot, result: Round, now: float) -> None:
+        """A round, or a closer look that came between two rounds."""
+        asked, slot.asked = slot.asked, None
+        if asked is None:
+            self._report(slot, slot.finish(result, now))
+            return
+        rows = sum(batch.rows.num_rows for batch in result.batches)
+        self._told(slot.name, self._desk.settle(asked, None if result.state == "fresh" else result.reason, rows))
+
+    def _told(self, name: str, answers: Iterable[Rows]) -> None:
+        """Answers to requests, stamped like the rows of a source."""
+        now_ns = self._clock.wall_ns()
+        for rows in answers:
+            stamped = stamp(scrub_rows(rows.batch), **self._place, source=name, updated_ns=now_ns)
+            self._gathering.add(Batch(rows.table, name, stamped))
 
     def _settle(self, slot: Slot, end: float) -> None:
         """Wait for a source that is still reading, and keep what it read."""
@@ -154,6 +194,23 @@ class Agent:
             elif self._clock.monotonic() >= end or not self._done.wait(max(end - self._clock.monotonic(), 0.0)):
                 return
             self._done.clear()
+
+    def _capture(self, name: str, source: Source, asked: Asked) -> Round:
+        """A closer look in the source's worker; whatever it raises is the reason for which it is denied."""
+        started = self._clock.monotonic()
+        state, reason = "fresh", ""
+        batches: list[Batch] = []
+        try:
+            if isinstance(source, Capturing):
+                for rows in source.capture(asked.capture):
+                    stamped = stamp(scrub_rows(rows.batch), **self._place, source=name)
+                    batches.append(Batch(rows.table, name, stamped, rows.dropped))
+        except (Unsupported, Denied, Busy) as error:
+            state, reason = _STATES[type(error)], str(error)
+        except Exception as error:
+            state, reason = "stale", f"{type(error).__name__}: {error}"
+        took_ns = int((self._clock.monotonic() - started) * 1e9)
+        return Round(state, reason[:REASON_CHARS_MAX], batches if state == "fresh" else [], [], True, took_ns)
 
     def _round(self, name: str, source: Source, opened: bool) -> Round:
         """One round of a source in its worker: the one place that catches everything."""

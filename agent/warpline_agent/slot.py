@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from warpline_proto.batch import Batch
 
+from .capturing import Asked
 from .source import Health, Source
 from .worker import Worker
 
@@ -39,7 +40,7 @@ class Round:
 
 
 class Slot:
-    """Times are seconds of the loop's monotonic clock."""
+    """Times are seconds of the loop's monotonic clock. `asked` is the closer look that the source is at, None in a round."""
 
     def __init__(self, name: str, source: Source, worker: Worker[Round], due: float) -> None:
         self.name = name
@@ -47,6 +48,7 @@ class Slot:
         self.worker = worker
         self.due = due
         self.opened = False
+        self.asked: Asked | None = None
         self._started: float | None = None
         self._failures = 0
         self._state = ""
@@ -54,6 +56,11 @@ class Slot:
         self._rows = self._dropped = self._longest_ns = 0
         self._reported = 0.0
         self._parts: dict[str, tuple[Health, float]] = {}
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the source cannot work, as far as it was tried and cannot."""
+        return None if self._state in ("", "fresh") else f"{self._state}: {self._reason}"
 
     def start(self, now: float) -> None:
         """A round begins."""

@@ -11,10 +11,11 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from warpline_proto.capture import Capture
 from warpline_proto.errors import Refused
 
 
@@ -56,6 +57,20 @@ class Source(Protocol):
     def health(self) -> Iterable[Health]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Capturing(Protocol):
+    """A Source that can also look closer on request.
+
+    `captures` names what it can take (kernels, stacks, flight_recorder). `capture` is called between two reads of an open
+    source, gives the rows of the rank and the time asked for, and raises Unsupported, Denied or Busy with the reason where it
+    cannot; until it returns the source is not read.
+    """
+
+    captures: frozenset[str]
+
+    def capture(self, request: Capture) -> Iterable[Rows]: ...
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
-from . import continuous, pool
+from . import closer_look, continuous, pool
 from .stores import duckdb as duckdb_store
 
 
@@ -34,6 +34,7 @@ class Settings:
     store: duckdb_store.Config = field(default_factory=duckdb_store.Config)
     sql: pool.Config = field(default_factory=pool.Config)
     analysis: continuous.Config = field(default_factory=continuous.Config)
+    captures: closer_look.Config = field(default_factory=closer_look.Config)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -43,6 +44,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.store": duckdb_store.Config,
         "collector.sql": pool.Config,
         "collector.analysis": continuous.Config,
+        "collector.captures": closer_look.Config,
     }
 
 

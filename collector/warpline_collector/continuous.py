@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,10 +19,11 @@ from warpline_analysis.grouping import group
 from warpline_analysis.runner import ask
 from warpline_proto.batch import Batch
 from warpline_proto.errors import QueryError, WarplineError
-from warpline_proto.finding import ENDED, Check, FindingState, Report, Verdict, from_json, to_rows
+from warpline_proto.finding import ENDED, OPEN, Check, FindingState, Report, Verdict, from_json, to_rows
 from warpline_proto.tables import FINDINGS, SOURCE_HEALTH
 
 from . import incidents
+from .closer_look import CloserLook
 from .pulse import Pulse
 from .reader import CatalogReader
 from .store import Store
@@ -82,8 +84,11 @@ class Continuous:
         config: Config = Config(),
         clock: Callable[[], int] = time.time_ns,
         detectors: Mapping[str, Detector] = DETECTORS,
+        closer: CloserLook | None = None,
     ) -> None:
+        """Without `closer` no closer look is asked for."""
         self._store = store
+        self._closer = closer
         self._config = config
         self._clock = clock
         self._detectors = detectors
@@ -124,6 +129,8 @@ class Continuous:
         batches = [Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows(health))]
         if states:
             batches.append(Batch(FINDINGS.name, SOURCE, to_rows(states)))
+        if self._closer is not None:
+            batches += self._closer.turn(self._reader, report, partial(_opened, following), now_ns)
         self._store.write(batches)
         self._known = following
         return report
@@ -161,6 +168,12 @@ class Continuous:
                 self._checks[subject] = (state, now_ns)
                 rows.append(_health(subject, state, reason, now_ns))
         return rows
+
+
+def _opened(known: incidents.Incidents, name: str) -> int | None:
+    """Since when a finding is open."""
+    incident = known.get(name)
+    return None if incident is None or incident.written.state != OPEN else incident.written.opened_ns
 
 
 def _health(subject: str, state: str, reason: str, now_ns: int, duration_ns: int | None = None) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from warpline_analysis.detectors import DETECTORS
 
 from . import continuous, pool, server
 from .captures import CaptureBoard
+from .closer_look import CloserLook
 from .config import Settings
 from .ingest import Ingest
 from .reader import CatalogReader
@@ -36,7 +37,7 @@ async def serve(
         stack.callback(store.close)
         workers = pool.WorkerPool(directory, settings.sql)
         stack.callback(workers.close)
-        ingest, board = Ingest(store, clock), CaptureBoard(store)
+        ingest, board = Ingest(store, clock), CaptureBoard(store, clock=clock)
         storing = asyncio.create_task(ingest.run())
         stack.push_async_callback(_finish, ingest, storing)
         polling = asyncio.create_task(board.run())
@@ -46,7 +47,8 @@ async def serve(
         rim, address = await server.start(service, settings.collector.listen)
         stack.push_async_callback(rim.stop, server.STOP_SECONDS)
         reader = stack.enter_context(CatalogReader(directory))
-        analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors)
+        closer = CloserLook(store, settings.captures)
+        analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)
         stack.callback(analysis.close)
         analysis.start()
         ready(address)

@@ -7,6 +7,13 @@ SELECT * FROM (
     SELECT * FROM findings QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 ) WHERE state = 'open';
 
+-- The furthest state of each request to look closer. Clocks of agents and collector differ: an answer outranks a request.
+CREATE OR REPLACE VIEW current_captures AS
+SELECT * FROM captures QUALIFY row_number() OVER (
+    PARTITION BY id
+    ORDER BY list_position(['requested', 'sent', 'expired', 'denied', 'done'], state) DESC NULLS LAST, updated_ns DESC
+) = 1;
+
 -- The newest reading of each GPU.
 CREATE OR REPLACE VIEW latest_device_samples AS
 SELECT * FROM device_samples

@@ -169,7 +169,8 @@ def from_json(document: Mapping[str, Any]) -> Finding:
 class Check:
     """One question that was asked and not answered with an accusation: healthy, or why it could not be told.
 
-    `detail` gives the figure against its gate, for example `largest excess 0.4 %, gate 10 %`.
+    `detail` gives the figure against its gate, for example `largest excess 0.4 %, gate 10 %`. `rank` is set where a closer look
+    at one rank would tell.
     """
 
     detector: str
@@ -177,6 +178,7 @@ class Check:
     job: str | None
     detail: str
     missing: tuple[str, ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

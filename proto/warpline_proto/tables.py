@@ -478,6 +478,33 @@ PROBES = Table(
     ),
 )
 
+PROCESS_EVENTS = Table(
+    "process_events",
+    "what one process did in the kernel or in the GPU's library (or, with `count`, several such events together)",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("start_ns", INT, "ns", "start of the event, or of the time in which `count` of them were counted"),
+        _CLOCK,
+        Column("pid", INT, "", "process"),
+        Column("thread", INT, "", "operating system thread"),
+        Column("process", TEXT, "", "name of the process"),
+        Column(
+            "kind",
+            TEXT,
+            "",
+            "gpu_wait (until the GPU has finished), gpu_submit (work given to it), gpu_memory, off_cpu, wakeup, disk, "
+            "network, memory, process or other",
+        ),
+        Column("event", TEXT, "", "name as the tracer gives it, for example cudaStreamSync"),
+        Column("duration_ns", INT, "ns", "duration, of `count` events together"),
+        Column("max_ns", INT, "ns", "longest of them"),
+        Column("count", INT, "", "events this row stands for"),
+    ),
+    large=True,
+)
+
 JOBS = Table(
     "jobs",
     "what is known of a job as a whole",
@@ -545,20 +572,21 @@ FINDINGS = Table(
 
 CAPTURES = Table(
     "captures",
-    "one request to look closer, and what became of it",
+    "one state of one request to look closer; the view current_captures has the furthest state of each",
     "requested_ns",
     (
         *_place(),
         Column("id", TEXT, "", "identifier"),
         Column("requested_ns", INT, "ns", "when it was asked for"),
+        Column("updated_ns", INT, "ns", "when this state was written"),
         Column("job", TEXT, "", "job"),
         Column("rank", SMALL, "", "rank"),
         Column("what", TEXT, "", "kernels, stacks or flight_recorder"),
         Column("start_ns", INT, "ns", "from when"),
         Column("duration_ns", INT, "ns", "for how long"),
         Column("reason", TEXT, "", "finding that asked"),
-        Column("state", TEXT, "", "requested, running, done, refused or expired"),
-        Column("detail", TEXT, "", "why, in words"),
+        Column("state", TEXT, "", "requested, sent, done, denied or expired"),
+        Column("detail", TEXT, "", "why, or what came of it, in words"),
     ),
 )
 
@@ -578,6 +606,7 @@ TABLES: Final[Mapping[str, Table]] = {
         LOG_EVENTS,
         METRICS,
         PROBES,
+        PROCESS_EVENTS,
         JOBS,
         SOURCE_HEALTH,
         FINDINGS,

@@ -244,11 +244,11 @@ def test_a_large_answer_comes_in_pieces(tmp_path: Path) -> None:
 
 
 def test_a_request_to_look_closer_reaches_the_node_it_names(tmp_path: Path) -> None:
-    """Captures asked for in the table go out once, to the right node; those already running do not."""
+    """Captures asked for in the table go out once, to the right node; those already sent do not."""
     store = DuckDBStore(tmp_path)
     wanted = {"id": "c1", "node": "node-1", "rank": 2, "what": "stacks", "state": "requested", "requested_ns": 1}
     taken = {**wanted, "id": "c2"}
-    rows = [wanted, {**wanted, "id": "c3", "node": "node-2"}, taken, {**taken, "state": "running"}]
+    rows = [wanted, {**wanted, "id": "c3", "node": "node-2"}, taken, {**taken, "state": "sent"}]
     store.write([Batch(CAPTURES.name, "analysis", CAPTURES.from_rows(rows))])
     store.close()
     with running(tmp_path) as address, grpc.insecure_channel(address) as channel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,10 @@ QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 ORDER BY updated_ns DESC LIMIT {FINDINGS_MAX}
 """
 _ANSWERS: Final = "SELECT subject, state, reason, time_ns FROM source_state WHERE source = 'analysis' ORDER BY subject"
+_LOOKS: Final = f"""
+SELECT reason, what, rank, node, state, detail FROM current_captures ORDER BY requested_ns DESC, rank LIMIT {FINDINGS_MAX}
+"""
+_ARRIVED: Final = {"requested": "requested", "sent": "requested, its agent is at it", "done": "arrived"}
 _PASS: Final = "pass"
 
 
@@ -64,6 +68,11 @@ def take(query: Query, *, resolved: bool = False) -> Known:
         json.loads(row["document"]) | {key: row[key] for key in ("state", "opened_ns", "updated_ns")}
         for row in query(_ALL if resolved else _OPEN).to_pylist()
     ]
+    looks = query(_LOOKS).to_pylist()
+    for finding in findings:
+        found = [look for look in looks if look["reason"] == finding["id"]]
+        if found:
+            finding["closer_look"] = [{key: look[key] for key in look if key != "reason"} for look in found]
     findings.sort(key=lambda item: (item["state"] != OPEN, GRAVITY[item["severity"]], item["opened_ns"]))
     answers: list[dict[str, Any]] = query(_ANSWERS).to_pylist()
     passes = [item for item in answers if item["subject"] == _PASS]
@@ -96,7 +105,16 @@ def _block(finding: Mapping[str, Any], now_ns: int) -> str:
     if finding["state"] != OPEN:
         life += f", {finding['state'].upper()} {age(finding['updated_ns'], now_ns)}"
     lines.insert(2, f"  state     {life}")
+    lines += map(one_line, _looks(finding.get("closer_look", ())))
     return "\n".join(lines)
+
+
+def _looks(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What became of each request to look closer."""
+    for look in found:
+        detail = f": {look['detail']}" if look["detail"] else ""
+        state = _ARRIVED.get(look["state"], look["state"])
+        yield f"  closer    {look['what']} of rank {look['rank']} on {look['node']}: {state}{detail}"
 
 
 def _nothing(known: Known) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, Unsupported
 
 from ..identity import stamp
@@ -165,6 +166,7 @@ class KinetoFolder:
 
     name = "kineto"
     Config = KinetoConfig
+    captures = frozenset({KERNELS})
 
     def __init__(
         self, config: KinetoConfig = DEFAULTS, listing: Callable[[Path], Iterable[Path]] | None = None
@@ -205,6 +207,13 @@ class KinetoFolder:
         job = self._config.job or read.origin.run_id or Path(self._config.directory).resolve().name
         for rows in read.rows:
             yield rows._replace(batch=stamp(rows.batch, job=job, rank=read.origin.rank, node=read.origin.node))
+
+    def capture(self, request: Capture) -> Iterable[Rows]:
+        """Denied: traces are the training process's to write, this only picks them up."""
+        raise Denied(
+            "the training process decides when it records a trace",
+            f"let the profiler of rank {request.rank} record some steps into {self._config.directory}",
+        )
 
     def health(self) -> Iterable[Health]:
         """The files of the last round that could not be read, each with the reason."""

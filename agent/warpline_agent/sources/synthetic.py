@@ -11,7 +11,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from warpline_proto.capture import STACKS, Capture
+from warpline_proto.errors import Denied
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, DEVICE_SAMPLES, JOBS, PHASES
+from warpline_proto.tables import STACKS as STACKS_TABLE
 
 from ..compressor import compress
 from ..identity import stamp
@@ -23,6 +26,8 @@ from ..source import Health, Rows
 STEPS_PER_READ_MAX: Final = 200
 """Steps of one round; what is left follows in the next."""
 SECOND_NS: Final = 1_000_000_000
+STACK_EVERY_NS: Final = SECOND_NS // 10
+"""A closer look takes stacks this often."""
 _NAMESPACE: Final = uuid.UUID("6f3c1c0a-5a0b-5e0e-9a41-1d3f0f6f7c55")
 
 
@@ -72,6 +77,7 @@ class Synthetic:
     name = "synthetic"
     period_seconds = 0.5
     Config = SyntheticConfig
+    captures = frozenset({STACKS})
 
     def __init__(self, config: SyntheticConfig, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._config = config
@@ -127,6 +133,21 @@ class Synthetic:
     def _now_ns(self) -> int:
         wall_ns = self._clock_ns()
         return min(self._origin_ns + int((wall_ns - self._start_ns) * self._config.speed_up), wall_ns)
+
+    def capture(self, request: Capture) -> Iterable[Rows]:
+        """Stacks of the main thread of a rank of this node; Denied for a rank of another."""
+        if request.job != self._config.job or request.rank not in self._ranks:
+            raise Denied(f"rank {request.rank} of job {request.job} does not run on {self._config.node}")
+        row = {
+            "time_ns": self._now_ns() + self._offset_ns,
+            "pid": 1000 + request.rank,
+            "thread": 1000 + request.rank,
+            "thread_name": "MainThread",
+            "active": True,
+            "frames": ["synchronize (torch/cuda/streams.py:231)", "train_step (train.py:118)", "main (train.py:204)"],
+            "count": max(1, request.duration_ns // STACK_EVERY_NS),
+        }
+        yield Rows("stacks", STACKS_TABLE.from_rows([row | self._identity(request.rank)]))
 
     def _ended(self, now_ns: int) -> Iterator[Step]:
         for _ in range(STEPS_PER_READ_MAX):

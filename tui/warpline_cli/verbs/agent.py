@@ -30,6 +30,7 @@ def run(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from warpline_agent.agent import Agent, new_boot
+    from warpline_agent.capture_watch import CaptureWatch
     from warpline_agent.config import build_sources, sections
     from warpline_agent.exporters.collector import CollectorExporter
     from warpline_agent.spool import Spool
@@ -44,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     told: list[int] = []
     for number in endings():
         signal.signal(number, lambda received, frame: _note(told, received, frame))
-    agent = Agent(config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"))
+    watch = CaptureWatch(config.node, config.collector)
+    agent = Agent(config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"), requests=watch)
     names = ", ".join(sources) or "nothing"
     tell(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
     return 0 if agent.run(lambda: bool(told)) else EXIT_BROKEN
