@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from warpline_agent import sqlite_file
 from warpline_agent.recordings.archive import Limits, file_input
 from warpline_agent.source import Format, Reading, memory_input
-from warpline_agent.sources import nsys
 from warpline_agent.sources.nsys import Nsys
 from warpline_agent.sources.nsys_csv import NsysGpuTrace
 from warpline_proto.errors import Refused
@@ -249,16 +249,16 @@ def test_what_is_missing_is_named(tmp_path: Path, statements: list[str], reason:
 
 def test_a_damaged_database_is_refused() -> None:
     """A cut or overwritten file, not a traceback."""
-    for data in (nsys.SQLITE_MAGIC, nsys.SQLITE_MAGIC + b"\xff" * 5000):
+    for data in (sqlite_file.SQLITE_MAGIC, sqlite_file.SQLITE_MAGIC + b"\xff" * 5000):
         with pytest.raises(Refused, match="sqlite cannot read it"):
             Nsys().read(memory_input("x.sqlite", data))
 
 
 def test_an_export_beyond_the_bound_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is not filled."""
-    monkeypatch.setattr(nsys, "FILE_BYTES_MAX", 100)
+    monkeypatch.setattr(sqlite_file, "FILE_BYTES_MAX", 100)
     with pytest.raises(Refused, match="more than 100 bytes"):
-        Nsys().read(memory_input("x.sqlite", nsys.SQLITE_MAGIC + b"\0" * 500))
+        Nsys().read(memory_input("x.sqlite", sqlite_file.SQLITE_MAGIC + b"\0" * 500))
 
 
 def test_a_value_beyond_the_bound_is_not_taken_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from .greyhound import Greyhound
 from .host import Host
 from .infiniband import Infiniband, InfinibandTree
 from .infiniband_snapshot import InfinibandSnapshot
+from .ingero import Ingero
 from .inspector import Inspector
 from .kernel_log import KernelLog, KernelLogFile
 from .kineto import Kineto, KinetoFolder
@@ -56,6 +57,7 @@ FORMATS: tuple[Format, ...] = (
     OperationTrace(),
     OperationTimeline(),
     RunMeta(),
+    Ingero(),
     Nsys(),
     NsysGpuTrace(),
     NcclTopology(),

@@ -13,6 +13,7 @@ from typing import Final
 from warpline_proto.finding import Check, Cost, Finding, FindingKind, Onset, Report, Severity, Subject, Verdict
 
 from ..blame import numbered, percent, subject_of
+from ..cpu_compute import SHARED, computes_on_cpus
 from ..detector import Reader
 from ..iteration import Iterations, jobs_with_steps, load_iterations
 from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
@@ -64,6 +65,8 @@ def _job(reader: Reader, job: Job) -> Report:
     explained = {step + shift for series in seen for step in series.steps for shift in (0, 1)}
     rest = {step: excess for step, excess in long_steps(iterations).items() if step not in explained}
     stalls += [series for series in _of_parts(reader, job, first, rest, count) if _stalls(series, iterations)]
+    if stalls and computes_on_cpus(reader, job.name):
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, f"single phases stall; {SHARED}"),))
     if stalls:
         return Report(tuple(_finding(reader, job, iterations, series) for series in stalls[:FINDINGS_MAX]))
     return Report(checks=(_check(job, iterations, seen, rest),))

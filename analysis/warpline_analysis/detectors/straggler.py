@@ -16,7 +16,7 @@ from warpline_proto.finding import Check, Finding, Report, Verdict
 from ..arrivals import SILENT, STEPS_MIN, Corroboration, Late, corroborate, late_rank
 from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, replica_imbalance, straggler
 from ..busy_wait import joules
-from ..cpu_compute import SHARED, on_cpus
+from ..cpu_compute import SHARED, on_cpus, waited_for
 from ..detector import Reader
 from ..jobs import Job, known_jobs
 from ..robust import EXCESS_GATE, Evenness, Slow, evenness, median, share_gate, slow_members, steps_needed
@@ -63,13 +63,17 @@ def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
         return Report(checks=(_without_replicas(job, times),))
     if not judged:
         return _by_arrivals(reader, job, times, _too_little(times))
-    accused = [item for item in judged if item.slow]
+    accused = [item for item in judged if item.slow and waited_for(reader, times, _ranks(item))]
     findings = _accuse(reader, job, times, accused, judged)
     if not findings:
         findings = _uneven(reader, job, times, judged)
     if not findings or accused:
         findings += _partition(reader, job, times, judged)
     return Report(tuple(findings)) if findings else Report(checks=(_even(reader, job, times, judged),))
+
+
+def _ranks(item: Judged) -> list[int]:
+    return [item.group.members[place].rank for place in item.slow.members] if item.slow else []
 
 
 def _judge(group: PeerGroup) -> Judged:
