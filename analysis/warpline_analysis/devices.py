@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -149,10 +150,20 @@ def load_grids(reader: Reader, columns: Sequence[str]) -> list[Grid]:
     for at in sorted(range(len(keys)), key=lambda each: known[keys[each]].order):
         gpu = known[keys[at]]
         groups.setdefault((gpu.job, None if gpu.job else gpu.node), []).append(at)
+    ordered = sorted(groups.items(), key=_sortable)
+    group, column = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
+    for at, (_, members) in enumerate(ordered):
+        group[members], column[members] = at, np.arange(len(members))
     cell = values.column("cell").to_numpy().astype(np.int64)
     kept = values.select(list(columns))
-    return [_grid(job, node, [known[keys[at]] for at in members], np.asarray(members), place, cell, kept)
-            for (job, node), members in sorted(groups.items(), key=_sortable)]  # fmt: skip
+    if len(ordered) > 1:  # the rows of each group side by side
+        order = np.argsort(group[place], kind="stable")
+        cell, place, kept = cell[order], place[order], kept.take(pa.array(order))
+    edges = np.searchsorted(group[place], np.arange(len(ordered) + 1)) if len(ordered) > 1 else [0, len(place)]
+    parts = [slice(start, end) for start, end in itertools.pairwise(edges)]
+    return [_grid(job, node, [known[keys[at]] for at in members], column[place[part]], cell[part],
+                  kept.slice(part.start, part.stop - part.start))
+            for ((job, node), members), part in zip(ordered, parts, strict=True)]  # fmt: skip
 
 
 def _sortable(item: tuple[tuple[str | None, str | None], list[int]]) -> tuple[str, str]:
@@ -163,20 +174,16 @@ def _grid(
     job: str | None,
     node: str | None,
     gpus: Iterable[Gpu],
-    members: npt.NDArray[np.int64],
-    place: npt.NDArray[np.int64],
+    column: npt.NDArray[np.int64],
     cell: npt.NDArray[np.int64],
     values: pa.Table,
 ) -> Grid:
-    column = np.full(int(place.max()) + 1, -1)
-    column[members] = np.arange(len(members))
-    mine = column[place] >= 0
-    last = int(cell[mine].max())
-    mine &= cell > last - CELLS_MAX
-    first = int(cell[mine].min())
-    rows = values.filter(pa.array(mine)) if not mine.all() else values
-    return Grid(job, node, tuple(gpus), first * CELL_SECONDS * _NS, last - first + 1, cell[mine] - first,
-                column[place][mine], rows)  # fmt: skip
+    last = int(cell.max())
+    newest = cell > last - CELLS_MAX
+    if not newest.all():
+        column, cell, values = column[newest], cell[newest], values.filter(pa.array(newest))
+    first = int(cell.min())
+    return Grid(job, node, tuple(gpus), first * CELL_SECONDS * _NS, last - first + 1, cell - first, column, values)
 
 
 def _cells_sql(columns: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .detector import Reader
+from .remembered import once
 from .robust import Array
 from .waits import timed
 
@@ -18,6 +19,8 @@ WINDOW_OPERATIONS: Final = 5000
 """Newest operations of each communicator, of whatever operation and size, that are looked at."""
 BYTES_FLOOR: Final = 64 * 1024
 """Smaller messages are bound by latency and say nothing about a link."""
+LINE: Final = "communicator, operation, message_bytes"
+"""Columns of what is compared."""
 SERIES_MIN: Final = 5
 """Operations from which a communicator, operation and size are worth a series."""
 
@@ -59,27 +62,40 @@ class Series:
         return self.line.message_bytes * self.line.factor / self.bandwidth
 
 
-def instances(job: str) -> str:
-    """SELECT of one row an operation whose ranks were all recorded: the shortest duration over them is the transfer."""
+def instances(job: str | None) -> str:
+    """SELECT of one row an operation whose ranks were all recorded: the shortest duration over them is the transfer.
+
+    Of one job, or of all of them with their names.
+    """
+    line = f"{LINE}, sequence" if job is not None else f"job, {LINE}, sequence"
     return (
-        "SELECT communicator, operation, message_bytes, sequence, max(nranks) AS nranks, min(step) AS step, "
+        f"SELECT {line}, max(nranks) AS nranks, min(step) AS step, "
         f"min(duration_ns) AS transfer_ns {timed(job, WINDOW_OPERATIONS)} AND message_bytes >= {BYTES_FLOOR} AND nranks > 1 "
-        "GROUP BY communicator, operation, message_bytes, sequence "
+        f"GROUP BY {line} "
         "HAVING count(DISTINCT rank) = max(nranks)"
     )
 
 
 def load_series(reader: Reader, job: str) -> list[Series]:
     """The newest WINDOW_INSTANCES operations of every line of a job."""
+    return _every_job(reader).get(job, [])
+
+
+@once
+def _every_job(reader: Reader) -> dict[str, list[Series]]:
+    """All jobs with one question: one job by itself costs as much as many."""
     rows = reader.query(
-        f"WITH instances AS ({instances(job)} QUALIFY row_number() OVER (PARTITION BY communicator, operation, message_bytes "
-        f"ORDER BY sequence DESC) <= {WINDOW_INSTANCES}) SELECT communicator, operation, message_bytes, max(nranks) AS nranks, "
+        f"WITH instances AS ({instances(None)} QUALIFY row_number() OVER (PARTITION BY job, {LINE} "
+        f"ORDER BY sequence DESC) <= {WINDOW_INSTANCES}) SELECT job, {LINE}, max(nranks) AS nranks, "
         "list(transfer_ns ORDER BY sequence) AS transfer_ns, list(sequence ORDER BY sequence) AS sequence, "
-        "list(coalesce(step, -1) ORDER BY sequence) AS step FROM instances GROUP BY communicator, operation, message_bytes "
-        f"HAVING count(*) >= {SERIES_MIN} ORDER BY communicator, operation, message_bytes"
+        f"list(coalesce(step, -1) ORDER BY sequence) AS step FROM instances GROUP BY job, {LINE} "
+        f"HAVING count(*) >= {SERIES_MIN} ORDER BY job, {LINE}"
     )
+    found: dict[str, list[Series]] = {}
     columns = {name: rows.column(name).combine_chunks() for name in rows.schema.names}
-    return [_series(columns, at) for at in range(rows.num_rows)]
+    for at, job in enumerate(rows.column("job").to_pylist()):
+        found.setdefault(job, []).append(_series(columns, at))
+    return found
 
 
 def _series(columns: dict[str, Any], at: int) -> Series:

@@ -7,6 +7,7 @@ extension).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .detector import Reader, literal
+from .jobs import by_job
+from .remembered import once
 from .robust import Array
 
 WINDOW_OPERATIONS: Final = 2000
@@ -52,72 +55,96 @@ class Waits:
         return float(self.waiting.sum()) / total if total > 0 else 0.0
 
 
-def timed(job: str, window: int) -> str:
-    """FROM and WHERE of the rows of collectives with a place and a duration, the newest `window` of each communicator."""
-    name = literal(job)
+def timed(job: str | None, window: int) -> str:
+    """FROM and WHERE of the rows of collectives with a place and a duration, the newest `window` of each communicator.
+
+    Of one job, or of all of them.
+    """
+    own, key = ("job IS NOT NULL", "job, communicator") if job is None else (f"job = {literal(job)}", "communicator")
     return (
-        f"FROM collectives JOIN (SELECT communicator, max(sequence) - {window} AS before FROM collectives WHERE job = {name} "
-        f"AND communicator IS NOT NULL GROUP BY communicator) USING (communicator) WHERE job = {name} AND sequence > before "
+        f"FROM collectives JOIN (SELECT {key}, max(sequence) - {window} AS before FROM collectives WHERE {own} "
+        f"AND communicator IS NOT NULL GROUP BY {key}) USING ({key}) WHERE {own} AND sequence > before "
         f"AND coalesce(timing, 'host') NOT IN {UNTIMED} AND duration_ns > 0 AND rank IS NOT NULL "
         f"AND operation NOT IN {POINT_TO_POINT}"
     )
 
 
-def load_waits(reader: Reader, job: str) -> list[Waits]:
-    """Wait and transfer by communicator and operation, heaviest first; published summaries where no single one was timed."""
-    found = _timed(reader, job) or _summaries(reader, job)
-    return sorted(found, key=lambda waits: -waits.weight)
+def load_waits(reader: Reader, job: str, since: int | None = None) -> list[Waits]:
+    """Wait and transfer by communicator and operation, heaviest first; published summaries where no single one was timed.
+
+    Operations that carry a step count from step `since` on.
+    """
+    if since is None:
+        return _every_job(reader).get(job, [])
+    newest = f"{timed(job, WINDOW_OPERATIONS)} AND coalesce(step, {since}) >= {since}"
+    found = _split(reader.query(_timed_sql("name, operation", newest)))
+    return sorted(found, key=_lightness) if found else _every_summary(reader).get(job, [])
 
 
-def _timed(reader: Reader, job: str) -> list[Waits]:
-    rows = reader.query(
-        "WITH instances AS (SELECT communicator AS name, operation, sequence AS instance, rank, duration_ns, nranks, step "
-        f"{timed(job, WINDOW_OPERATIONS)}), whole AS (SELECT name, operation, instance, min(duration_ns) AS transfer, "
-        "arg_min(rank, duration_ns) AS last FROM instances GROUP BY name, operation, instance "
+@once
+def _every_job(reader: Reader) -> dict[str, list[Waits]]:
+    """All jobs with one question: one job by itself costs as much as many."""
+    rows = reader.query(_timed_sql("job, name, operation", timed(None, WINDOW_OPERATIONS)))
+    found = {job: sorted(_split(part), key=_lightness) for job, part in by_job(rows)}
+    return _every_summary(reader) | {job: waits for job, waits in found.items() if waits}
+
+
+def _lightness(waits: Waits) -> float:
+    return -waits.weight
+
+
+def _timed_sql(key: str, told: str) -> str:
+    """SELECT of one row a rank of each `key`, from the rows `told` (FROM and WHERE)."""
+    job = "job, " if key.startswith("job") else ""
+    return (
+        f"WITH instances AS (SELECT {job}communicator AS name, operation, sequence AS instance, rank, duration_ns, nranks, step "
+        f"{told}), whole AS (SELECT {key}, instance, min(duration_ns) AS transfer, "
+        f"arg_min(rank, duration_ns) AS last FROM instances GROUP BY {key}, instance "
         "HAVING count(DISTINCT rank) > 1 AND count(DISTINCT rank) = coalesce(max(nranks), count(DISTINCT rank))) "
-        "SELECT name, operation, rank, count(*) AS operations, nullif(count(DISTINCT step), 0) AS steps, "
+        f"SELECT {key}, rank, count(*) AS operations, nullif(count(DISTINCT step), 0) AS steps, "
         "avg(duration_ns) / 1e9 AS seconds, avg(duration_ns - transfer) / 1e9 AS waiting, "
-        "avg((rank = last)::INT) AS least_share FROM instances JOIN whole USING (name, operation, instance) "
-        "GROUP BY name, operation, rank ORDER BY name, operation, rank"
+        f"avg((rank = last)::INT) AS least_share FROM instances JOIN whole USING ({key}, instance) "
+        f"GROUP BY {key}, rank ORDER BY {key}, rank"
     )
-    return _split(rows)
 
 
-def _summaries(reader: Reader, job: str) -> list[Waits]:
+@once
+def _every_summary(reader: Reader) -> dict[str, list[Waits]]:
     """Published per-rank statistics: the mean duration stands for the operation, the shortest mean for the transfer."""
     rows = reader.query(
-        "WITH means AS (SELECT communicator || ', ' || coalesce(elements::VARCHAR, '?') || ' elements' AS name, operation, "
+        "WITH means AS (SELECT job, communicator || ', ' || coalesce(elements::VARCHAR, '?') || ' elements' AS name, operation, "
         "rank, sum(count) AS operations, NULL AS steps, sum(duration_ns * count) / sum(count) / 1e9 AS seconds "
-        f"FROM collectives WHERE job = {literal(job)} AND timing = 'summary' AND count > 0 AND duration_ns > 0 "
+        "FROM collectives WHERE job IS NOT NULL AND timing = 'summary' AND count > 0 AND duration_ns > 0 "
         f"AND rank IS NOT NULL AND communicator IS NOT NULL AND operation NOT IN {POINT_TO_POINT} GROUP BY ALL) "
-        "SELECT name, operation, rank, operations::BIGINT AS operations, steps, seconds, "
-        "seconds - min(seconds) OVER (PARTITION BY name, operation) AS waiting, 'nan'::DOUBLE AS least_share FROM means "
-        "ORDER BY name, operation, rank"
+        "SELECT job, name, operation, rank, operations::BIGINT AS operations, steps, seconds, "
+        "seconds - min(seconds) OVER (PARTITION BY job, name, operation) AS waiting, 'nan'::DOUBLE AS least_share FROM means "
+        "ORDER BY job, name, operation, rank"
     )
-    return _split(rows)
+    return {job: sorted(_split(part), key=_lightness) for job, part in by_job(rows)}
 
 
 def _split(rows: pa.Table) -> list[Waits]:
+    """Rows in the order of name and operation -> one Waits for each of the two, single ranks left out."""
     if rows.num_rows == 0:
         return []
-    names, operations = rows.column("name").to_pylist(), rows.column("operation").to_pylist()
-    edges = [
-        0,
-        *(at for at in range(1, len(names)) if (names[at], operations[at]) != (names[at - 1], operations[at - 1])),
-    ]
-    parts = zip(edges, [*edges[1:], len(names)], strict=True)
-    return [_waits(rows.slice(start, end - start)) for start, end in parts if end - start > 1]
+    words = [rows.column(name).combine_chunks().dictionary_encode() for name in ("name", "operation")]
+    changes = np.any([np.diff(each.indices.to_numpy()) != 0 for each in words], axis=0)
+    edges = [0, *(np.flatnonzero(changes) + 1).tolist(), rows.num_rows]
+    columns = {
+        name: rows.column(name).to_numpy() for name in ("rank", "operations", "seconds", "waiting", "least_share")
+    }
+    return [_waits(rows, columns, start, end) for start, end in itertools.pairwise(edges) if end - start > 1]
 
 
-def _waits(part: pa.Table) -> Waits:
-    steps: int | None = part.column("steps")[0].as_py()
+def _waits(rows: pa.Table, columns: dict[str, Array], start: int, end: int) -> Waits:
+    part = slice(start, end)
     return Waits(
-        name=part.column("name")[0].as_py(),
-        operation=part.column("operation")[0].as_py(),
-        operations=min(part.column("operations").to_pylist()),
-        steps=steps,
-        ranks=part.column("rank").to_numpy().astype(np.int64),
-        seconds=part.column("seconds").to_numpy().astype(np.float64),
-        waiting=part.column("waiting").to_numpy().astype(np.float64),
-        least_share=part.column("least_share").to_numpy().astype(np.float64),
+        name=rows.column("name")[start].as_py(),
+        operation=rows.column("operation")[start].as_py(),
+        operations=int(columns["operations"][part].min()),
+        steps=rows.column("steps")[start].as_py(),
+        ranks=columns["rank"][part].astype(np.int64),
+        seconds=columns["seconds"][part].astype(np.float64),
+        waiting=columns["waiting"][part].astype(np.float64),
+        least_share=columns["least_share"][part].astype(np.float64),
     )

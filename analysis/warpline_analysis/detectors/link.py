@@ -29,6 +29,7 @@ from warpline_proto.finding import (
 from ..blame import numbered, percent
 from ..detector import Reader, literal, show
 from ..jobs import Job, known_jobs, step_time
+from ..remembered import once
 from ..robust import LASTING, lasting_drop
 from ..transfers import Line, Series, instances, load_series, why_none
 
@@ -92,7 +93,7 @@ def detect(reader: Reader) -> Report:
 
 def _job(reader: Reader, job: Job) -> Report:
     every = load_series(reader, job.name)
-    places = _places(reader, job.name) if every else {}
+    places = _places(reader).get(job.name, {}) if every else {}
     judged = [series for series in every if len(series.bandwidth) >= BEFORE_MIN + AFTER_MIN]
     families = _families(every, places)
     if not judged and not families:
@@ -150,27 +151,29 @@ def _healthy(job: Job, judged: Sequence[Series], families: Sequence[Any]) -> Che
     return Check(DETECTOR, Verdict.HEALTHY, job.name, detail + against)
 
 
-def _places(reader: Reader, job: str) -> dict[str, Place]:
+@once
+def _places(reader: Reader) -> dict[str, dict[str, Place]]:
+    """Of every job, the place of each communicator."""
     rows = reader.query(
-        "WITH members AS (SELECT communicator, rank, max(node) AS node, max(pp) AS pp, max(dp) AS dp FROM collectives "
-        "WHERE job = $1 AND communicator IS NOT NULL AND rank IS NOT NULL GROUP BY communicator, rank), spans AS (SELECT "
-        "communicator, max(nnodes) AS nnodes, max(network) AS network FROM communicators WHERE job = $1 GROUP BY communicator) "
-        "SELECT communicator, list(rank ORDER BY rank) AS ranks, list(DISTINCT node ORDER BY node) FILTER (node IS NOT NULL) "
-        "AS nodes, any_value(nnodes) AS nnodes, any_value(network) AS network, min(pp) AS pp, min(dp) AS dp, "
-        "count(DISTINCT pp) AS stages, count(DISTINCT dp) AS replicas FROM members LEFT JOIN spans USING (communicator) "
-        "GROUP BY communicator",
-        (job,),
+        "WITH members AS (SELECT job, communicator, rank, max(node) AS node, max(pp) AS pp, max(dp) AS dp FROM collectives "
+        "WHERE job IS NOT NULL AND communicator IS NOT NULL AND rank IS NOT NULL GROUP BY job, communicator, rank), spans AS "
+        "(SELECT job, communicator, max(nnodes) AS nnodes, max(network) AS network FROM communicators WHERE job IS NOT NULL "
+        "GROUP BY job, communicator) SELECT job, communicator, list(rank ORDER BY rank) AS ranks, "
+        "list(DISTINCT node ORDER BY node) FILTER (node IS NOT NULL) AS nodes, any_value(nnodes) AS nnodes, "
+        "any_value(network) AS network, min(pp) AS pp, min(dp) AS dp, "
+        "count(DISTINCT pp) AS stages, count(DISTINCT dp) AS replicas FROM members LEFT JOIN spans USING (job, communicator) "
+        "GROUP BY job, communicator"
     ).to_pylist()
-    return {
-        row["communicator"]: Place(
+    places: dict[str, dict[str, Place]] = {}
+    for row in rows:
+        places.setdefault(row["job"], {})[row["communicator"]] = Place(
             tuple(row["ranks"]),
             tuple(row["nodes"] or ()),
             (row["nnodes"] or len(row["nodes"] or ()) or None, row["network"]),
             row["pp"] if row["stages"] == 1 else None,
             row["dp"] if row["replicas"] == 1 else None,
         )
-        for row in rows
-    }
+    return places
 
 
 def _findings(reader: Reader, job: Job, losses: Sequence[Loss], places: dict[str, Place]) -> list[Finding]:
