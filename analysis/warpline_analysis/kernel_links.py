@@ -24,8 +24,9 @@ from warpline_proto.finding import (
 from .blame import numbered, percent
 from .detector import Reader, literal, show
 from .jobs import Job, step_time
+from .kernel_screen import ARRIVING_MAX
 from .kernel_transfers import Group, Transfers, kernels_only, load_transfers
-from .robust import TAIL_MAX, Array, Slow, median, slow_members
+from .robust import Array, Slow, median, slow_members
 
 STEPS_MIN: Final = 5
 WINDOW_MIN: Final = 8
@@ -33,6 +34,8 @@ TRANSFER_GATE: Final = 1 / 3
 """A transfer is slow from this excess over the sibling groups' median on: a quarter of the bandwidth is gone."""
 LEAST_GATE: Final = TRANSFER_GATE / 2
 """... and the shortest launch of its members, in which somebody surely did not wait, by this much at least."""
+STRAY_MAX: Final = 0.1
+"""Part of the ranks of healthy groups that may be long for reasons of their own."""
 BETWEEN_STEPS: Final = 0.5
 """Part of a group's steps in which all its members have to be recorded."""
 FINDINGS_MAX: Final = 8
@@ -82,16 +85,41 @@ def _enough(transfers: Transfers) -> bool:
 
 def _losses(transfers: Transfers) -> list[Loss]:
     slow = slow_members(transfers.mean, STEPS_MIN, WINDOW_MIN)
-    if slow is None or slow.stop < len(transfers.steps) - TAIL_MAX or 2 * len(slow.members) > len(transfers.groups):
+    if slow is None or slow.stop < len(transfers.steps) - ARRIVING_MAX or 2 * len(slow.members) > len(transfers.groups):
         return []
     regime = slice(slow.start, slow.stop)
     others = [place for place in range(len(transfers.groups)) if place not in slow.members]
     found = []
     for place in slow.members:
         excess = _over(transfers.mean[regime], place, others)
-        if excess >= TRANSFER_GATE and _over(transfers.least[regime], place, others) >= LEAST_GATE:
+        longer = excess >= TRANSFER_GATE and _over(transfers.least[regime], place, others) >= LEAST_GATE
+        if longer and _of_the_link(transfers, place, slow):
             found.append(Loss(transfers, place, slow, excess))
     return found
+
+
+def _of_the_link(transfers: Transfers, place: int, slow: Slow) -> bool:
+    """Whether the group's own link explains who is slow, and nobody's waiting for a member of another kind of group does.
+
+    By kernels alone it is not known which group one synchronises. On a slow link every member's shortest launch is long, and
+    nobody else's; where a rank of another group is late, all those that wait for it are long, on both sides of this group.
+    """
+    shortest = np.fmin.reduce(transfers.own[slow.start : slow.stop], axis=0)
+    fast = {rank for at, group in enumerate(transfers.groups) if at not in slow.members for rank in group.ranks}
+    usual = float(median(shortest[[rank in fast for rank in transfers.ranks]]))
+    long = {rank for rank, each in zip(transfers.ranks, shortest, strict=True) if each >= (1 + LEAST_GATE) * usual}
+    own = transfers.groups[place]
+    if not long.issuperset(own.ranks) or len(fast & long) > STRAY_MAX * len(fast):
+        return False
+    kinds = {(group.kind, len(group.ranks)) for group in transfers.every} - {(own.kind, len(own.ranks))}
+    return not any(_waits_elsewhere(transfers.every, kind, own.ranks, long) for kind in kinds)
+
+
+def _waits_elsewhere(every: Sequence[Group], kind: tuple[str, int], members: Sequence[int], long: set[int]) -> bool:
+    """Whether each member belongs to a group of this kind most of which is long: then the rest of those may be late."""
+    others = [group.ranks for group in every if (group.kind, len(group.ranks)) == kind]
+    waiting = {rank for ranks in others if 2 * len(long.intersection(ranks)) >= len(ranks) for rank in ranks}
+    return waiting.issuperset(members)
 
 
 def _over(values: Array, place: int, others: Sequence[int]) -> float:

@@ -5,7 +5,8 @@ One grouped pass over the newest steps; only kernels that stand out there are co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -13,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from .detector import Reader, literal
-from .robust import EXCESS_GATE, Array
-from .self_time import PeerGroup, beside_peers
+from .jobs import by_job
+from .robust import EXCESS_GATE
+from .self_time import PLACE, PeerGroup, side_by_side
 
 SCREEN_STEPS: Final = 3
 """Newest steps of each job that the screen adds up."""
@@ -24,10 +26,12 @@ IMPACT_GATE: Final = 0.02
 """... if it costs at least this part of what a rank's compute kernels take."""
 KERNELS_MAX: Final = 8
 """Kernels of a job that are compared step by step, the costliest first."""
+ARRIVING_MAX: Final = 3
+"""So many of the newest steps may look healthy in what lasts up to now: some ranks' part of them may still be on its way."""
 STEPS_MAX: Final = 40
-CELLS_MAX: Final = 250_000
-"""Ranks times steps that are compared for one kernel; fewer steps where there are more ranks."""
-STEPS_FLOOR: Final = 8
+CELLS_MAX: Final = 4_000_000
+"""Ranks times kernels times steps that are gone through to compare; fewer steps where there are more ranks."""
+STEPS_FLOOR: Final = 10
 RUN_BY: Final = 2 / 3
 """Part of a peer group that has to run a kernel: one that few ranks run was chosen there instead of another."""
 WHOLE: Final = -1
@@ -48,15 +52,15 @@ class Clustered(NamedTuple):
 
 @dataclass(frozen=True)
 class Standing:
-    """Kernels of one job worth a closer look (WHOLE among them if their sum is), and how many ranks and kernels were screened.
+    """Kernels of one job worth a closer look (WHOLE among them if their sum is), how many ranks and kernels were screened.
 
-    `largest` is the largest excess of a kernel that would cost enough to matter, `ranks` those screened.
+    `usual` is what a typical rank's compute kernels take in a step, seconds.
     """
 
     kernels: tuple[int, ...]
-    largest: float
     ranks: int
     screened: int
+    usual: float
 
 
 def clustered_jobs(reader: Reader) -> list[Clustered]:
@@ -84,67 +88,83 @@ def screen(reader: Reader, jobs: list[Clustered]) -> dict[str, Standing]:
         "quantile_disc(total / launches, 0.25) AS low, max(total / launches) AS high, median(launches) AS launches FROM "
         f"(SELECT job, kernel_id, pp, ep, total, launches FROM cells UNION ALL SELECT job, {WHOLE}, pp, ep, total, launches FROM "
         "whole) GROUP BY job, kernel_id, pp, ep HAVING count(*) > 1) SELECT job, kernel_id, max(high / low - 1) AS excess, "
-        "max((high - low) * launches / usual) AS impact, any_value(ranks) AS ranks FROM judged JOIN wide USING (job) "
-        "GROUP BY job, kernel_id ORDER BY job, impact DESC, kernel_id"
+        "max((high - low) * launches / usual) AS impact, any_value(ranks) AS ranks, any_value(usual) AS usual FROM "
+        "judged JOIN wide USING (job) GROUP BY job, kernel_id ORDER BY job, impact DESC, kernel_id"
     )
-    return _by_job(rows)
+    return _by_job(rows, {each.job: min(each.steps, SCREEN_STEPS) for each in jobs})
 
 
-def _by_job(rows: pa.Table) -> dict[str, Standing]:
+def _by_job(rows: pa.Table, steps: Mapping[str, int]) -> dict[str, Standing]:
     found: dict[str, Standing] = {}
-    names = np.asarray(rows.column("job").to_pylist(), dtype=object)
-    columns = {name: rows.column(name).to_numpy() for name in ("kernel_id", "excess", "impact", "ranks")}
-    for job in dict.fromkeys(names.tolist()):
-        mine = names == job
-        kernel, excess, impact, ranks = (columns[name][mine] for name in ("kernel_id", "excess", "impact", "ranks"))
-        heavy = impact >= IMPACT_GATE
-        standing = kernel[heavy & (excess >= SCREEN_GATE)][:KERNELS_MAX]
-        largest = float(excess[heavy].max()) if heavy.any() else 0.0
-        found[job] = Standing(tuple(int(each) for each in standing), largest, int(ranks[0]), len(kernel))
+    for job, mine in by_job(rows):
+        kernel, excess, impact = (mine.column(name).to_numpy() for name in ("kernel_id", "excess", "impact"))
+        standing = kernel[(impact >= IMPACT_GATE) & (excess >= SCREEN_GATE)][:KERNELS_MAX]
+        usual = float(mine.column("usual")[0].as_py()) / steps[job] / 1e9
+        ranks = int(mine.column("ranks")[0].as_py())
+        found[job] = Standing(tuple(int(each) for each in standing), ranks, mine.num_rows - 1, usual)
     return found
 
 
 @dataclass(frozen=True)
 class KernelTimes:
-    """One kernel (or WHOLE) of a job by peer group: seconds per launch, launches of each rank in a typical step."""
+    """One kernel (or WHOLE) of a job by peer group: seconds per launch; launches of each rank in a typical step."""
 
     kernel: int
     groups: tuple[PeerGroup, ...]
     launches: dict[int, float]
 
 
-def kernel_times(reader: Reader, job: str, kernel: int, ranks: int) -> KernelTimes:
-    """The newest steps of one kernel, as many as CELLS_MAX allows, by the ranks that do the same work."""
-    steps = min(STEPS_MAX, max(STEPS_FLOOR, CELLS_MAX // max(ranks, 1)))
-    only = "" if kernel == WHOLE else f" AND kernel_id = {kernel}"
-    condition = f"FROM kernel_clusters WHERE job = {literal(job)} AND {_OF_COMPUTE}{only}"
-    first = reader.query(
-        f"SELECT min(step) AS first FROM (SELECT DISTINCT step {condition} ORDER BY step DESC LIMIT {steps})"
+def kernel_times(reader: Reader, job: str, standing: Standing, kernels: Sequence[int]) -> list[KernelTimes]:
+    """The newest steps of some kernels, as many as CELLS_MAX allows, by the ranks that do the same work."""
+    if not kernels:
+        return []
+    steps = min(STEPS_MAX, max(STEPS_FLOOR, CELLS_MAX // (standing.ranks * max(standing.screened, 1))))
+    condition = f"FROM kernel_clusters WHERE job = {literal(job)} AND {_OF_COMPUTE}"
+    condition += (
+        f" AND step >= (SELECT min(step) FROM (SELECT DISTINCT step {condition} ORDER BY step DESC LIMIT {steps}))"
     )
-    condition += f" AND step >= {first['first'][0].as_py() or 0}"
-    times = beside_peers(reader, job, "kernel_clusters", condition, cells(condition))
-    usual = reader.query(
-        f"SELECT rank, median(launches) AS launches FROM (SELECT rank, sum(count) AS launches {condition} GROUP BY step, rank) "
-        "GROUP BY rank"
-    )
-    launches = dict(zip(usual.column("rank").to_pylist(), usual.column("launches").to_pylist(), strict=True))
-    return KernelTimes(kernel, times.groups, launches)
+    chosen = ", ".join(str(kernel) for kernel in kernels if kernel != WHOLE)
+    parts = [
+        f"SELECT kernel_id, {_MEANS} {condition} AND kernel_id IN ({chosen}) GROUP BY kernel_id, step, rank"
+    ] * bool(chosen)
+    parts += [f"SELECT {WHOLE} AS kernel_id, {_MEANS} {condition} GROUP BY step, rank"] * (WHOLE in kernels)
+    rows = reader.query(" UNION ALL ".join(parts))
+    places = reader.query(f"SELECT {PLACE} {condition} GROUP BY rank ORDER BY rank")
+    return [found for kernel in kernels if (found := _times(job, kernel, rows, places))]
+
+
+_MEANS: Final = "step, rank, sum(sum_ns) / sum(count) / 1e9 AS seconds, sum(count)::DOUBLE AS parts"
+"""Mean duration of a launch, and launches."""
+
+
+def _times(job: str, kernel: int, rows: pa.Table, places: pa.Table) -> KernelTimes | None:
+    mine = rows.filter(pa.array(rows.column("kernel_id").to_numpy() == kernel))
+    if mine.num_rows == 0:
+        return None
+    ranks, parts = mine.column("rank").to_numpy(), mine.column("parts").to_numpy()
+    known = np.unique(ranks)
+    there = places.filter(pa.array(np.isin(places.column("rank").to_numpy(), known)))
+    order = np.lexsort((parts, ranks))
+    middle = (np.searchsorted(ranks[order], known) + np.searchsorted(ranks[order], known, side="right") - 1) // 2
+    launches = dict(zip(known.tolist(), parts[order][middle].tolist(), strict=True))
+    return KernelTimes(kernel, side_by_side(job, "kernel_clusters", mine, there).groups, launches)
+
+
+def peer_counts(reader: Reader, job: str, first: int) -> dict[int, int]:
+    """Ranks that do the same work as each rank, itself counted, since step `first`, whatever kernels they run."""
+    rows = reader.query(
+        f"SELECT rank, max(pp) AS pp, max(tp) AS tp, max(ep) AS ep FROM kernel_clusters WHERE job = {literal(job)} AND "
+        f"{_OF_COMPUTE} AND step >= {first} GROUP BY rank"
+    ).to_pylist()
+    fine = Counter((row["pp"], row["tp"], row["ep"]) for row in rows)
+    wide = Counter((row["pp"], row["ep"]) for row in rows)
+    alone = max(fine.values(), default=0) < 2
+    return {row["rank"]: wide[row["pp"], row["ep"]] if alone else fine[row["pp"], row["tp"], row["ep"]] for row in rows}
 
 
 def cells(condition: str) -> str:
     """SELECT of (step, rank, seconds, parts): mean duration of a launch and launches, one row a rank and step."""
-    return (
-        f"SELECT step, rank, sum(sum_ns) / sum(count) / 1e9 AS seconds, sum(count)::DOUBLE AS parts {condition} "
-        "GROUP BY step, rank"
-    )
-
-
-def seconds_per_step(times: KernelTimes, group: PeerGroup) -> Array:
-    """What each member of a group spends in the kernel in a typical step."""
-    usual = np.array([times.launches.get(member.rank, np.nan) for member in group.members])
-    with np.errstate(invalid="ignore"):
-        spent: Array = np.nanmedian(group.seconds, axis=0) * usual
-    return spent
+    return f"SELECT {_MEANS} {condition} GROUP BY step, rank"
 
 
 def foreign_share(reader: Reader, job: str, slow: Sequence[int], others: Sequence[int], first: int) -> float:

@@ -41,7 +41,8 @@ class Transfers:
     """One kernel over sibling groups: (steps, groups) of seconds, NaN where a member's rows are missing.
 
     `mean` is the smallest mean over a group's members, `least` the smallest shortest launch of the cluster they spend most time
-    in; `apart` how much longer a typical member's mean is than the smallest, `launches` a typical step's.
+    in; `apart` how much longer a typical member's mean is than the smallest, `launches` a typical step's. `ranks` and `own` are
+    the shortest launches of each rank by itself, (steps, ranks), `every` all groups of the job.
     """
 
     kernel: int
@@ -51,6 +52,9 @@ class Transfers:
     least: Array
     apart: Array
     launches: float
+    ranks: tuple[int, ...]
+    own: Array
+    every: tuple[Group, ...]
 
 
 def kernels_only(reader: Reader) -> set[str]:
@@ -64,7 +68,8 @@ def kernels_only(reader: Reader) -> set[str]:
 
 def load_transfers(reader: Reader, job: str) -> list[Transfers]:
     """Every communication kernel of a job over every family of sibling groups: same kind, size and stage, three at least."""
-    families = _families(groups_of(reader, job))
+    every = tuple(groups_of(reader, job))
+    families = _families(every)
     if not families:
         return []
     rows = reader.query(_cells(reader, job))
@@ -73,7 +78,7 @@ def load_transfers(reader: Reader, job: str) -> list[Transfers]:
     for kernel in np.unique(columns["kernel_id"]):
         mine = columns["kernel_id"] == kernel
         matrices = _matrices({name: values[mine] for name, values in columns.items()})
-        found += [each for family in families if (each := _transfers(int(kernel), family, *matrices))]
+        found += [each for family in families if (each := _transfers(int(kernel), family, every, *matrices))]
     return found
 
 
@@ -112,6 +117,7 @@ def _matrices(columns: Mapping[str, Any]) -> Matrices:
 def _transfers(
     kernel: int,
     family: Sequence[Group],
+    every: tuple[Group, ...],
     steps: npt.NDArray[np.int64],
     places: dict[int, int],
     mean: Array,
@@ -125,7 +131,8 @@ def _transfers(
     shortest = np.column_stack([mean[:, part].min(axis=1) for part in parts])  # NaN where a member is missing
     launch = np.column_stack([least[:, part].min(axis=1) for part in parts])
     typical = np.column_stack([median(mean[:, part], axis=1) for part in parts])
-    return Transfers(kernel, tuple(known), steps, shortest, launch, typical / shortest - 1, launches)
+    apart = typical / shortest - 1
+    return Transfers(kernel, tuple(known), steps, shortest, launch, apart, launches, tuple(places), least, every)
 
 
 def groups_of(reader: Reader, job: str) -> list[Group]:

@@ -142,7 +142,7 @@ def _every_job(reader: Reader, table: str, phase: str | None) -> dict[str, SelfT
         f"SELECT job, step, rank, {_times(table)} FROM {newest} GROUP BY job, step, rank ORDER BY job"
     )
     places = dict(by_job(reader.query(f"SELECT job, {PLACE} FROM {newest} GROUP BY job, rank ORDER BY job, rank")))
-    return {job: _beside(job, table, rows, places[job]) for job, rows in by_job(seconds)}
+    return {job: side_by_side(job, table, rows, places[job]) for job, rows in by_job(seconds)}
 
 
 def first_step(reader: Reader, condition: str) -> int | None:
@@ -155,12 +155,13 @@ def first_step(reader: Reader, condition: str) -> int | None:
 
 def beside_peers(reader: Reader, job: str, table: str, condition: str, select: str) -> SelfTime:
     """Rows of `select` (step, rank, seconds, parts) by peer group; the ranks' places are those in rows of `condition`."""
-    return _beside(
+    return side_by_side(
         job, table, reader.query(select), reader.query(f"SELECT {PLACE} {condition} GROUP BY rank ORDER BY rank")
     )
 
 
-def _beside(job: str, table: str, rows: pa.Table, places: pa.Table) -> SelfTime:
+def side_by_side(job: str, table: str, rows: pa.Table, places: pa.Table) -> SelfTime:
+    """Rows (step, rank, seconds, parts) by peer group; `places` has PLACE of just the ranks of these rows, in their order."""
     members = list(map(Member, *(places.column(name).to_pylist() for name in Member._fields)))
     across_tp = not _with_peers(members, across_tp=False)
     groups = _groups(rows, members, across_tp=across_tp)

@@ -8,7 +8,7 @@ shortest duration over a group is its transfer, which is held against sibling gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ from ..jobs import Job, known_jobs, step_time
 from ..kernel_level import LAUNCHES_APART, sharpened
 from ..kernel_links import judge_links
 from ..kernel_screen import (
+    ARRIVING_MAX,
     IMPACT_GATE,
     RUN_BY,
     WHOLE,
@@ -32,11 +33,11 @@ from ..kernel_screen import (
     clustered_jobs,
     foreign_share,
     kernel_times,
+    peer_counts,
     screen,
-    seconds_per_step,
 )
-from ..robust import EXCESS_GATE, TAIL_MAX, Slow, median, slow_members
-from ..self_time import Member, PeerGroup
+from ..robust import EXCESS_GATE, Slow, median, slow_members
+from ..self_time import Member, PeerGroup, coverage
 from ..slow_compute import judged_ranks, ranks_of
 
 DETECTOR: Final = "kernel_divergence"
@@ -44,6 +45,8 @@ STEPS_MIN: Final = 3
 """Steps in which a kernel has to diverge."""
 WINDOW_MIN: Final = 8
 """Shortest newest part of the window that is judged by itself."""
+SHARE_MIN: Final = 0.75
+"""Part of the steps since the onset in which it is slow: what comes and goes is told by the levels above."""
 FOREIGN_MAX: Final = 0.2
 """From this part of a rank's time in kernels that its peers do not run on, other algorithms were chosen for it."""
 FINDINGS_MAX: Final = 8
@@ -87,39 +90,38 @@ def _job(reader: Reader, job: Job, clustered: Clustered, standing: Standing | No
         )
     if not standing.kernels:
         return Report(checks=(_even(job, standing),))
-    whole = kernel_times(reader, job.name, WHOLE, standing.ranks)
+    known = any(each.job == job.name for each in coverage(reader))
+    kernels = [kernel for kernel in standing.kernels if not (known and kernel == WHOLE)]  # their sum was judged above
+    peers = peer_counts(reader, job.name, clustered.first) if kernels else {}
     suspects = [
         suspect
-        for kernel in standing.kernels
-        for times in (whole if kernel == WHOLE else kernel_times(reader, job.name, kernel, standing.ranks),)
-        for suspect in _suspects(times, whole)
+        for times in kernel_times(reader, job.name, standing, kernels)
+        for suspect in _suspects(times, peers, standing.usual)
     ]
     if not suspects:
         return Report(checks=(_even(job, standing),))
     return _accuse(reader, job, clustered, standing, suspects)
 
 
-def _suspects(times: KernelTimes, whole: KernelTimes) -> list[Suspect]:
+def _suspects(times: KernelTimes, peers: Mapping[int, int], usual: float) -> list[Suspect]:
     """Slow members of each peer group whose launches are those of the others and whose loss matters."""
-    sizes = {member.rank: len(group.members) for group in whole.groups for member in group.members}
-    spent = {
-        member.rank: float(seconds)
-        for group in whole.groups
-        for member, seconds in zip(group.members, seconds_per_step(whole, group), strict=True)
-    }
-    usual = float(median(np.array(list(spent.values()))))
     found = []
     for group in times.groups:
         ranks = [member.rank for member in group.members]
-        if len(ranks) < 2 or len(ranks) < RUN_BY * sizes.get(ranks[0], 0) or len(group.steps) < STEPS_MIN:
+        if len(ranks) < 2 or len(ranks) < RUN_BY * peers.get(ranks[0], 0) or len(group.steps) < STEPS_MIN:
             continue
         slow = slow_members(group.seconds, STEPS_MIN, WINDOW_MIN)
-        if slow is None or slow.stop < len(group.steps) - TAIL_MAX or _more_launches(times, ranks, slow):
+        if slow is None or not _lasting(slow, len(group.steps)) or _more_launches(times, ranks, slow):
             continue
         lost = slow.lost * times.launches[ranks[slow.members[0]]]
-        if lost >= IMPACT_GATE * usual:
+        if slow.excess >= EXCESS_GATE and lost >= IMPACT_GATE * usual:
             found.append(Suspect(times.kernel, group, slow, lost))
     return found
+
+
+def _lasting(slow: Slow, steps: int) -> bool:
+    """Up to now, and not by turns."""
+    return slow.stop >= steps - ARRIVING_MAX and slow.share >= SHARE_MIN
 
 
 def _more_launches(times: KernelTimes, ranks: Sequence[int], slow: Slow) -> bool:
@@ -131,12 +133,7 @@ def _more_launches(times: KernelTimes, ranks: Sequence[int], slow: Slow) -> bool
 
 def _accuse(reader: Reader, job: Job, clustered: Clustered, standing: Standing, suspects: Sequence[Suspect]) -> Report:
     judged = judged_ranks(reader, job.name)
-    own = [
-        each
-        for each in suspects
-        if not judged.slow.intersection(member.rank for member in each.members)
-        and not (each.kernel == WHOLE and judged.known)
-    ]
+    own = [each for each in suspects if not judged.slow.intersection(member.rank for member in each.members)]
     if not own:
         worst = max(suspects, key=lambda each: each.lost)
         who = called(subject_of(job, worst.members))
