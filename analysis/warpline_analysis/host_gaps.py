@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from .detector import Reader, literal
 from .iteration import GPU_WITHOUT_WORK
+from .jobs import WINDOW_STEPS, by_job
+from .remembered import once
 from .robust import Array, median
-from .self_time import PeerGroup, SelfTime, beside_peers, first_step
+from .self_time import PLACE, PeerGroup, SelfTime, side_by_side
 
 BUSY_FLOOR: Final = 0.1
 """Share of the step that always counts as work, so that ratios of gaps stay ratios to the step."""
@@ -73,22 +77,42 @@ class Gaps:
 def load_gaps(reader: Reader, job: str, step_seconds: float) -> Gaps | None:
     """By the first measure that has rows of at least two ranks, steps being `step_seconds` long; None where there is none."""
     for measure in MEASURES:
-        named = f"job = {literal(job)} AND rank IS NOT NULL AND step IS NOT NULL"
-        condition = f"FROM {measure.table} WHERE {named} AND {measure.rows}"
-        first = first_step(reader, condition)
-        if first is None or (measure.table == "phases" and not _told(reader, job)):
+        told = _every_job(reader, measure).get(job)
+        if told is None or len(told.places) < 2:
             continue
-        select = _gaps(measure, job, first)
-        typical = reader.query(
-            f"SELECT median(gap_seconds) AS gap, count(DISTINCT rank) AS ranks FROM ({select})"
-        ).to_pylist()[0]
-        if typical["ranks"] < 2:
-            continue
-        work = max(step_seconds - typical["gap"], BUSY_FLOOR * step_seconds)
-        cells = f"SELECT step, rank, gap_seconds + {work!r} AS seconds, 1 AS parts FROM ({select})"
-        times = beside_peers(reader, job, measure.table, f"{condition} AND step >= {first}", cells)
-        return Gaps(measure, times, work, first)
+        gaps = told.rows.column("gap_seconds").to_numpy()
+        work = max(step_seconds - float(median(gaps)), BUSY_FLOOR * step_seconds)
+        rows = told.rows.append_column("seconds", pa.array(gaps + work)).append_column(
+            "parts", pa.array(np.ones(len(gaps)))
+        )
+        return Gaps(measure, side_by_side(job, measure.table, rows, told.places), work, told.first)
     return None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a job has of one measure: its rows (step, rank, gap_seconds) from step `first` on, and the places of its ranks."""
+
+    first: int
+    rows: pa.Table
+    places: pa.Table
+
+
+@once
+def _every_job(reader: Reader, measure: Measure) -> dict[str, _Told]:
+    """All jobs with two questions: one job by itself costs as much as many."""
+    some = "job IS NOT NULL" if measure.table != "phases" else f"job IN ({_TELLING})"
+    told = f"{some} AND rank IS NOT NULL AND step IS NOT NULL AND {measure.rows}"
+    newest = (
+        f"FROM {measure.table} JOIN (SELECT job, min(step) AS first FROM (SELECT job, step FROM (SELECT DISTINCT job, step FROM "
+        f"{measure.table} WHERE {told}) QUALIFY row_number() OVER (PARTITION BY job ORDER BY step DESC) <= {WINDOW_STEPS}) "
+        f"GROUP BY job) USING (job) WHERE {told} AND step >= first"
+    )
+    gaps = reader.query(
+        f"SELECT job, step, rank, {measure.gap} / 1e9 AS gap_seconds {newest} GROUP BY job, step, rank ORDER BY job"
+    )
+    places = dict(by_job(reader.query(f"SELECT job, {PLACE} {newest} GROUP BY job, rank ORDER BY job, rank")))
+    return {job: _Told(pc.min(rows.column("step")).as_py(), rows, places[job]) for job, rows in by_job(gaps)}
 
 
 def _gaps(measure: Measure, job: str, first: int) -> str:
@@ -98,11 +122,8 @@ def _gaps(measure: Measure, job: str, first: int) -> str:
     )
 
 
-def _told(reader: Reader, job: str) -> bool:
-    """Whether the job's phases tell of the data loader or of garbage collection at all."""
-    condition = f"job = {literal(job)} AND ({LOADER} OR {COLLECTION}) AND duration_ns IS NOT NULL"
-    rows: int = reader.query(f"SELECT 1 FROM phases WHERE {condition} LIMIT 1").num_rows
-    return rows > 0
+_TELLING: Final = f"SELECT job FROM phases WHERE ({LOADER} OR {COLLECTION}) AND duration_ns IS NOT NULL"
+"""Jobs whose phases tell of the data loader or of garbage collection at all."""
 
 
 def largest_excess(gaps: Gaps) -> float:

@@ -42,12 +42,13 @@ class Iterations:
         return deviation(np.log(self.seconds))
 
 
-_TOLD: Final = "scope = 'step' AND step IS NOT NULL AND duration_ns > 0"
+TOLD: Final = "scope = 'step' AND step IS NOT NULL AND duration_ns > 0"
+"""Rows of table steps with an iteration time."""
 
 
 def told_steps(job: str) -> str:
     """FROM and WHERE of the steps of a job with an iteration time; a single recorded process has no rank."""
-    return f"FROM steps WHERE job = {literal(job)} AND {_TOLD}"
+    return f"FROM steps WHERE job = {literal(job)} AND {TOLD}"
 
 
 @once
@@ -71,7 +72,7 @@ def load_iterations(reader: Reader, job: str, steps_max: int = HISTORY_STEPS) ->
 def _every_job(reader: Reader) -> dict[str, Iterations]:
     """All jobs with one question: one job by itself costs as much as many."""
     rows = reader.query(
-        f"WITH told AS (SELECT job, step, rank, duration_ns FROM steps WHERE job IS NOT NULL AND {_TOLD}), counted AS (SELECT "
+        f"WITH told AS (SELECT job, step, rank, duration_ns FROM steps WHERE job IS NOT NULL AND {TOLD}), counted AS (SELECT "
         "job, greatest(count(DISTINCT rank), 1) AS ranks FROM told GROUP BY job), firsts AS (SELECT job, any_value(ranks) AS "
         "ranks, min(step) AS first FROM (SELECT job, step, ranks FROM (SELECT DISTINCT job, step FROM told) JOIN counted "
         "USING (job) QUALIFY row_number() OVER (PARTITION BY job ORDER BY step DESC) <= "

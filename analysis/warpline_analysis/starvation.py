@@ -8,9 +8,10 @@ from warpline_proto.finding import Check, Cost, Finding, FindingKind, Onset, Rep
 
 from .arrivals import STEPS_MIN
 from .blame import percent
-from .detector import Reader, show
-from .iteration import GPU_WITHOUT_WORK, Iterations, told_steps
-from .jobs import Job, step_time
+from .detector import Reader, literal, show
+from .iteration import GPU_WITHOUT_WORK, TOLD, Iterations, jobs_with_steps, load_iterations, told_steps
+from .jobs import WINDOW_STEPS, Job, step_time
+from .remembered import once
 
 DETECTOR: Final = "host_straggler"
 STARVED_GATE: Final = 0.20
@@ -25,11 +26,7 @@ def unknown(job: Job, text: str, missing: tuple[str, ...] = ()) -> Report:
 def judge_starvation(reader: Reader, job: Job, iterations: Iterations) -> Report:
     """All ranks alike, or a single process: how much of a typical step goes into waiting for data."""
     condition = f"{told_steps(job.name)} AND step >= {int(iterations.steps[0])}"
-    row: dict[str, Any] = reader.query(
-        "SELECT count(DISTINCT step) FILTER (data_wait_ns IS NOT NULL) AS steps, median(data_wait_ns / duration_ns) AS waiting, "
-        f"median({GPU_WITHOUT_WORK} / duration_ns) AS idle, median(data_wait_ns) / 1e9 AS seconds "
-        f"{condition}"
-    ).to_pylist()[0]
+    row = _waiting(reader)[job.name]
     idle = "" if row["idle"] is None else f", for {percent(row['idle'])} of a typical step its GPU has nothing to do"
     if not row["steps"]:
         return unknown(
@@ -43,6 +40,22 @@ def judge_starvation(reader: Reader, job: Job, iterations: Iterations) -> Report
     if wasted < STARVED_GATE:
         return Report(checks=(Check(DETECTOR, Verdict.HEALTHY, job.name, figures),))
     return Report((_starvation(reader, job, iterations, condition, row),))
+
+
+@once
+def _waiting(reader: Reader) -> dict[str, dict[str, Any]]:
+    """Of each job that tells of steps: how many of the newest tell of waiting for data, and the medians of that."""
+    firsts = ", ".join(
+        f"({literal(name)}, {int(load_iterations(reader, name, WINDOW_STEPS).steps[0])})"
+        for name in jobs_with_steps(reader)
+        if len(load_iterations(reader, name, WINDOW_STEPS).steps)
+    )
+    rows = reader.query(
+        "SELECT job, count(DISTINCT step) FILTER (data_wait_ns IS NOT NULL) AS steps, median(data_wait_ns / duration_ns) AS "
+        f"waiting, median({GPU_WITHOUT_WORK} / duration_ns) AS idle, median(data_wait_ns) / 1e9 AS seconds FROM steps JOIN "
+        f"(VALUES {firsts}) AS newest(job, first) USING (job) WHERE {TOLD} AND step >= first GROUP BY job"
+    ).to_pylist()
+    return {row["job"]: row for row in rows}
 
 
 def _ranks(iterations: Iterations) -> str:
