@@ -39,9 +39,13 @@ class Corroboration:
 SILENT: Final = Corroboration(None, "")
 
 
-def corroborate(accused: Collection[int], waits: Sequence[Waits]) -> Corroboration:
-    """Do the others wait for the accused? Asks the heaviest waiting that the accused and at least one other take part in."""
-    for candidate in waits:
+def corroborate(accused: Collection[int], waits: Sequence[Waits], within: Collection[int] = ()) -> Corroboration:
+    """Do the others wait for the accused? Asks the heaviest waiting that the accused and at least one other take part in.
+
+    `within` are the ranks of the accused's stage in a pipeline: in collectives of other stages its whole replica comes late,
+    and the accused waits there for those that wait for it.
+    """
+    for candidate in _among(waits, within):
         own = np.isin(candidate.ranks, list(accused))
         if candidate.wait_share >= WAIT_SHARE_MIN and own.any() and not own.all() and candidate.operations >= STEPS_MIN:
             return _judge(candidate, own)
@@ -59,12 +63,24 @@ def _judge(waits: Waits, own: Flags) -> Corroboration:
     return SILENT
 
 
-def delay(accused: Collection[int], waits: Sequence[Waits], seconds: float) -> Corroboration:
+def _among(waits: Sequence[Waits], within: Collection[int]) -> list[Waits]:
+    """Those of one stage, where it has any."""
+    return [each for each in waits if within and np.isin(each.ranks, list(within)).all()] or list(waits)
+
+
+def delay(
+    accused: Collection[int], waits: Sequence[Waits], seconds: float, within: Collection[int] = ()
+) -> Corroboration:
     """Do the others wait about `seconds` a step for the accused, whatever else they wait for? Silent without waits.
 
-    Where many ranks meet, somebody is late by chance most of the time: what counts is by how much the accused wait less.
+    `within` as in `corroborate`. Where many ranks meet, somebody is late by chance most of the time: what counts is by how much
+    the accused wait less.
     """
-    shared = [(each, own) for each in waits if (own := np.isin(each.ranks, list(accused))).any() and not own.all()]
+    shared = [
+        (each, own)
+        for each in _among(waits, within)
+        if (own := np.isin(each.ranks, list(accused))).any() and not own.all()
+    ]
     if not shared:
         return SILENT
     waited = sum(_less(each, own) for each, own in shared)

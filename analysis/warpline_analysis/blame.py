@@ -11,8 +11,9 @@ from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, Onset, 
 
 from .arrivals import Corroboration, Late
 from .detector import Reader, literal, show
+from .evenness import Evenness
 from .jobs import Job, step_time
-from .robust import Evenness, Slow
+from .robust import Slow
 from .self_time import Member, PeerGroup, SelfTime, cells
 
 CRITICAL_EXCESS: Final = 0.5

@@ -29,12 +29,12 @@ TRACE: Final = "by itself: "
 """What follows the name of an explained finding in `ruled_out` of its root."""
 
 ORDER: Final = (
-    Kind.GPU_LOST, Kind.GPU_ERROR, Kind.THROTTLING, Kind.COMPUTE_STRAGGLER, Kind.HOST_STRAGGLER, Kind.MASKED_STRAGGLER,
-    Kind.PIPELINE_BUBBLE, Kind.STAGE_IMBALANCE, Kind.DATA_IMBALANCE, Kind.NETWORK_DEGRADATION, Kind.LINK_DEGRADATION,
+    Kind.GPU_LOST, Kind.GPU_ERROR, Kind.THROTTLING, Kind.MASKED_STRAGGLER, Kind.PIPELINE_BUBBLE, Kind.COMPUTE_STRAGGLER,
+    Kind.HOST_STRAGGLER, Kind.STAGE_IMBALANCE, Kind.DATA_IMBALANCE, Kind.NETWORK_DEGRADATION, Kind.LINK_DEGRADATION,
     Kind.SPORADIC_STALL, Kind.PROCESS_DIED, Kind.WRONG_DATA, Kind.HANG, Kind.IDLE_SPIN, Kind.REGRESSION, Kind.EXECUTION_IDLE,
     Kind.BUSY_WAIT,
 )  # fmt: skip
-"""Causes before consequences."""
+"""Causes before consequences, and what says more of a late rank before what says less."""
 BROKEN: Final = frozenset({Kind.GPU_LOST, Kind.GPU_ERROR})
 SLOW: Final = frozenset({Kind.COMPUTE_STRAGGLER, Kind.MASKED_STRAGGLER, Kind.PIPELINE_BUBBLE})
 """What a held clock does to the rank on it."""
@@ -245,7 +245,10 @@ def _coincide(one: Onset, two: Onset, steps: int) -> bool:
 
 
 def _merge(root: Finding, explained: Sequence[Finding]) -> Finding:
-    """The root with the subject made whole, the cost and the evidence of what it explains, and a trace of each."""
+    """The root with the subject made whole, the cost and the evidence of what it explains, and a trace of each.
+
+    A slow rank that explains alarms of the network hid behind them.
+    """
     if not explained:
         return root
     texts = [f"{each.kind} {TRACE}{each.summary}" for each in explained]
@@ -259,8 +262,10 @@ def _merge(root: Finding, explained: Sequence[Finding]) -> Finding:
     by_sql = {item.sql: item for each in reversed((root, *explained)) for item in each.evidence}
     counts = Counter(str(each.kind) for each in explained)
     told = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+    masked = root.kind == Kind.COMPUTE_STRAGGLER and any(each.kind in NETWORK for each in explained)
     return replace(
         root,
+        kind=Kind.MASKED_STRAGGLER if masked else root.kind,
         summary=f"{root.summary}; explains {told}",
         severity=max((root.severity, *(each.severity for each in explained)), key=lambda grade: _GRADE[grade]),
         confidence=max(root.confidence, *(each.confidence for each in explained if each.kind in SLOW), 0.0),

@@ -8,13 +8,13 @@ from typing import Any, Final
 from .detector import Reader, literal
 from .jobs import WINDOW_STEPS
 from .remembered import once
-from .robust import EXCESS_GATE, windows
+from .robust import SURE_GATE, windows
 from .self_time import SELF_KINDS
 from .slow_compute import WINDOW_MIN
 
 PHASES_MAX: Final = 6
 """Compute phases of a job that are looked at, those that take most time."""
-SCREEN_GATE: Final = EXCESS_GATE / 2
+SCREEN_GATE: Final = SURE_GATE / 2
 """A phase is worth comparing step by step when some rank's mean is so much above its stage's median."""
 
 

@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from .scatter import MEMBERS_MIN, PARTS_SCATTER, SIGMAS, between_members, over_steps, standard_error
+
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Indexes = npt.NDArray[np.intp]
 
 EXCESS_GATE: Final = 0.10
-"""A peer is slow from this excess over its peers' median on (three-way rule of the what-if analysis, OSDI'25)."""
+"""A peer is slow from this excess over its peers' median on, whatever the scatter (three-way rule of the what-if analysis,
+OSDI'25) ..."""
+SURE_GATE: Final = 0.05
+"""... and from this one on where the group's own scatter makes chance impossible."""
+SHORT_ROWS: Final = 16
+"""In windows of fewer rows only what chance makes impossible counts."""
 SHARE_FLOOR: Final = 0.50
 SHARE_CEILING: Final = 0.95
 CHANCE_MAX: Final = 0.005
 """Largest probability, over all members, that mere rotation would have shown the same persistence."""
+PAIR_CHANCE_MAX: Final = 0.001
+"""The same in groups of two or three, where runs are common and every window is a new try."""
 TOP_SHARE: Final = 64
 """In a group of n the slowest n // TOP_SHARE of a step count as slowest: among thousands somebody always hiccups."""
-TAIL_MAX: Final = 3
-"""So many of the newest rows may be more even than the regime: some ranks' part of them may still be on its way."""
+RECURRENT_SHARE: Final = 0.1
+"""A member that is slow now and then is so in this share of rows; less is a matter of single stalls ..."""
+RECURRENT_RATIO: Final = 4
+"""... and in so many times as many rows as any other member is nearly as slow in."""
+OTHERS_SHARE: Final = 0.75
+TOGETHER_SHARE: Final = 0.8
+"""Of several members that are slow together so many are among the slowest of a row."""
 SETS_MAX: Final = 8
 """Candidate sets of slow members looked at for one window."""
 
 
 def median(values: Array, axis: int | None = None) -> Any:
-    """Median that passes over NaN; NaN where there is nothing else."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all-NaN slices are expected and stay NaN
-        return np.nanmedian(values, axis=axis)
+    """Median that passes over NaN; NaN where there is nothing else. To sort is many times faster than numpy's nanmedian."""
+    if axis is None:
+        known = values[~np.isnan(values)]
+        return np.median(known) if known.size else np.nan
+    if values.shape[axis] == 0:
+        return np.full(np.delete(values.shape, axis), np.nan)
+    ordered = np.sort(values, axis=axis)  # NaN last
+    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=axis)
+    high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[axis] - 1), axis=axis)
+    return ((low + high) / 2).squeeze(axis)[()]
 
 
 def peers_median(values: Array) -> Array:
@@ -95,45 +117,61 @@ class Slow:
         return [(member,) for member in self.members] if 4 * len(self.members) <= members else [self.members]
 
 
-def slow_members(values: Array, rows_min: int, window_min: int) -> Slow | None:
+def slow_members(
+    values: Array, rows_min: int, window_min: int, gate: float = SURE_GATE, apart: float = PARTS_SCATTER
+) -> Slow | None:
     """Members slow in the newest regime of a (steps, members) matrix of times, or None.
 
     Looks at the whole window first, then at its newest half, quarter and so on down to `window_min` rows, so that a fault
     which starts late is found; where it starts and ends is then sought over the whole window. A regime of fewer than `rows_min`
-    rows is none.
+    rows is none. Last, a member that is slow again and again but not lastingly is looked for. `apart` is by how much healthy
+    members differ for good, where that is known better than from these.
     """
+    scatter = over_steps(values / peers_median(values))
     for start in windows(len(values), window_min):
-        found = _persistent(values[start:])
+        found = _persistent(values[start:], gate, scatter, apart)
+        if found is None and start >= SHORT_ROWS:
+            found = _changed(values, start, gate, scatter)
         if found is None:
             continue
-        begin, end = _regime(values, found)
-        if end - begin >= rows_min:
-            return _measured(values, found, begin, end)
-    return None
+        begin, end = _regime(values, found, start)
+        slow = _measured(values, found, begin, end) if end - begin >= rows_min else None
+        if slow and slow.share >= SHARE_FLOOR and slow.worst >= gate:
+            return slow
+    return _recurrent(values, rows_min, gate, scatter)
 
 
 def windows(rows: int, window_min: int) -> list[int]:
-    """First rows of the windows to judge: all rows, the newest half, quarter and so on down to `window_min` rows."""
+    """First rows of the windows to judge: all rows, the newest half, quarter and so on, last the newest `window_min` rows."""
     starts, length = [0], rows // 2
-    while length >= window_min:
+    while length > window_min:
         starts.append(rows - length)
         length //= 2
-    return starts
+    return [*starts, rows - window_min] if rows > window_min else starts
 
 
-def _persistent(window: Array) -> tuple[int, ...] | None:
+def _persistent(window: Array, gate: float, scatter: float, apart: float) -> tuple[int, ...] | None:
     """The largest set of members that is slow by the gates in this window."""
     typical = median(window / median(window, axis=1)[:, None], axis=0)
     known = np.flatnonzero(~np.isnan(typical))
     order = known[np.argsort(typical[known], kind="stable")]
-    for size in _sizes(typical[order]):
-        slow = order[-size:]
-        if _holds(window, slow, order[:-size], len(order)):
+    for size in _sizes(typical[order], gate):
+        slow, fast = order[-size:], order[:-size]
+        if _above(window, slow, fast, gate, scatter, apart) and _holds(window, slow, fast, gate):
             return tuple(sorted(int(member) for member in slow))
     return None
 
 
-def _sizes(ordered: Array) -> list[int]:
+def _changed(values: Array, start: int, gate: float, scatter: float) -> tuple[int, ...] | None:
+    """Members slow from row `start` on beside what they were before, and still beside the others: no chip becomes another."""
+    ratio = values / median(values, axis=1)[:, None]
+    before: Array = median(ratio[:start], axis=0)
+    found = _persistent(values[start:] / before, gate, scatter, 0.0)
+    now: Array = median(ratio[start:], axis=0)
+    return found if found and float(np.min(now[list(found)])) >= 1 + gate / 2 else None
+
+
+def _sizes(ordered: Array, gate: float) -> list[int]:
     """Sizes of the slow set worth a look, largest first; one is always among them."""
     count = len(ordered)
     if count < 2:
@@ -142,26 +180,62 @@ def _sizes(ordered: Array) -> list[int]:
     fast = count - sizes
     middle = (ordered[(fast - 1) // 2] + ordered[fast // 2]) / 2
     least, most = ordered[count - sizes], ordered[count - sizes - 1]
-    apart = (least / middle >= 1 + EXCESS_GATE) & (least - most >= (least - middle) / 2)
+    apart = (least / middle >= 1 + gate) & (least - most >= (least - middle) / 2)
     chosen = sizes[apart][::-1][:SETS_MAX].tolist()
     return chosen if 1 in chosen else [*chosen, 1]
 
 
-def _holds(window: Array, slow: npt.NDArray[np.intp], fast: npt.NDArray[np.intp], members: int) -> bool:
-    reference = median(window[:, fast], axis=1)
+def _above(window: Array, slow: Indexes, fast: Indexes, gate: float, scatter: float, apart: float) -> bool:
+    """Whether each of the slow lies above the fast by more than scatter makes likely, or above several by EXCESS_GATE and long.
+
+    With `apart` 0 members are held against what they were before, and do not differ for good.
+    """
+    ratio = window / median(window[:, fast], axis=1)[:, None]
+    typical: Array = median(ratio, axis=0)
+    members_scatter = max(apart, between_members(typical[fast])) if apart else 0.0
+    for member in slow:
+        own = ratio[:, [member]]
+        excess, rows = typical[member] - 1, int(np.sum(~np.isnan(own)))
+        if np.isnan(excess) or excess < gate:
+            return False
+        steps_scatter = max(scatter, over_steps(own)) if rows > SHORT_ROWS else scatter
+        sure = excess >= SIGMAS * standard_error(steps_scatter, members_scatter, rows, len(fast))
+        told = excess >= max(gate, EXCESS_GATE) and rows >= SHORT_ROWS and len(fast) >= MEMBERS_MIN - 1
+        if not sure and not told:
+            return False
+    return True
+
+
+def _holds(window: Array, slow: Indexes, fast: Indexes, gate: float) -> bool:
+    """Whether the slow are slowest persistently, and not in turn with others; rows in which they are hardly slow do not count."""
+    members = len(slow) + len(fast)
+    if len(slow) > 1 and _together(window, slow, members):
+        return True
     top = max(len(slow), members // TOP_SHARE)
+    reference = median(window[:, fast], axis=1)
     for member in slow:
         own = window[:, member]
         rows = ~np.isnan(own) & ~np.isnan(reference)
-        if not rows.any() or median(own[rows] / reference[rows]) < 1 + EXCESS_GATE:
+        slowest = _among_slowest(window[rows], own[rows], top) & (own[rows] >= (1 + gate / 2) * reference[rows])
+        hits, tries = int(np.sum(slowest)), int(rows.sum())
+        if not tries or hits / tries < share_gate(len(slow), members):
             return False
-        hits = int(np.sum(_among_slowest(window[rows], own[rows], top)))
-        tries = int(rows.sum())
-        if hits / tries < share_gate(len(slow), members):
-            return False
-        if members * by_chance(hits, tries, top / members) > CHANCE_MAX:
+        if members * by_chance(hits, tries, top / members) > (
+            CHANCE_MAX if members >= MEMBERS_MIN else PAIR_CHANCE_MAX
+        ):
             return False
     return True
+
+
+def _together(window: Array, slow: Indexes, members: int) -> bool:
+    """Whether next to all of these are among as many slowest of most rows: of so many sets hardly ever the same one is."""
+    size = len(slow)
+    needed = math.ceil(TOGETHER_SHARE * size)
+    slowest = np.argsort(np.where(np.isnan(window), -np.inf, window), axis=1)[:, -size:]
+    hits, tries = int(np.sum(np.isin(slowest, slow).sum(axis=1) >= needed)), len(window)
+    sets = math.comb(members, size)
+    chance = sum(math.comb(size, k) * math.comb(members - size, size - k) for k in range(needed, size + 1)) / sets
+    return hits >= SHARE_CEILING * tries and sets * by_chance(hits, tries, chance) <= CHANCE_MAX
 
 
 def _among_slowest(window: Array, own: Array, top: int) -> Flags:
@@ -179,10 +253,11 @@ def _relative(values: Array, slow: tuple[int, ...]) -> tuple[Array, Array]:
     return least / reference, reference
 
 
-def _regime(values: Array, slow: tuple[int, ...]) -> tuple[int, int]:
-    """First row and end of the run of rows in which the set is slow: the one with the largest surplus of slow rows."""
+def _regime(values: Array, slow: tuple[int, ...], seen: int) -> tuple[int, int]:
+    """First row and end of the run of rows in which a set found slow from row `seen` on is: that with most slow rows to spare."""
     ratio, _ = _relative(values, slow)
-    level = float(np.nanmedian(ratio[ratio >= 1 + EXCESS_GATE / 2]))
+    inside = ratio[seen:]
+    level = float(median(inside[inside >= 1 + max(float(median(inside)) - 1, 0.0) / 2]))
     return longest_run(np.where(np.isnan(ratio), 0.0, np.where(ratio >= 1 + (level - 1) / 2, 1.0, -1.0)))
 
 
@@ -192,6 +267,31 @@ def longest_run(votes: Array) -> tuple[int, int]:
     surplus = total - np.minimum.accumulate(total)
     end = len(surplus) - 1 - int(np.argmax(surplus[::-1]))
     return int(np.argmin(total[: end + 1])), end
+
+
+def _recurrent(values: Array, rows_min: int, gate: float, scatter: float) -> Slow | None:
+    """The one member that is slow by far in a good part of the rows, between which it is as fast as the others."""
+    ratio = values / peers_median(values)
+    if np.isnan(scatter) or not ratio.size:
+        return None
+    least = max(gate, SIGMAS * scatter)
+    far = ratio >= 1 + least
+    counts = far.sum(axis=0)
+    member = int(np.argmax(counts))
+    hits, others = (
+        int(counts[member]),
+        int(np.delete((ratio >= 1 + OTHERS_SHARE * least).sum(axis=0), member).max(initial=0)),
+    )
+    if hits < max(rows_min + 1, RECURRENT_SHARE * len(values)) or hits < RECURRENT_RATIO * others:
+        return None
+    between = median(ratio[~far[:, member], member])
+    if np.isnan(between) or between >= 1 + gate / 2:
+        return None
+    rows = np.flatnonzero(far[:, member])
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    found = _measured(values[rows], (member,), 0, len(rows))
+    newest = len(values) if len(values) - stop <= stop - start else stop
+    return replace(found, start=start, stop=newest, steps=newest - start, share=found.share * hits / (newest - start))
 
 
 def _measured(values: Array, slow: tuple[int, ...], start: int, stop: int) -> Slow:
@@ -212,51 +312,6 @@ def _measured(values: Array, slow: tuple[int, ...], start: int, stop: int) -> Sl
         worst=float(median(slowest / reference)) - 1,
         share=min(shares),
         lost=float(median(slowest - reference)),
-    )
-
-
-@dataclass(frozen=True)
-class Evenness:
-    """How even a group is from row `start` on, whoever is slow: typical excess of the slowest, who it mostly is, how often.
-
-    `spread` is the typical excess of the member at the upper quartile.
-    """
-
-    start: int
-    steps: int
-    excess: float
-    slowest: int
-    share: float
-    spread: float
-
-
-def evenness(values: Array, window_min: int) -> Evenness:
-    """Of a (steps, members) matrix with at least one row of two members.
-
-    Over all rows, or over the newest regime in which the excess passes the gate if there is one.
-    """
-    ratio = values / peers_median(values)
-    filled = np.where(np.isnan(ratio), -np.inf, ratio)
-    excess = filled.max(axis=1) - 1
-    start = next((row for row in windows(len(values), window_min) if np.median(excess[row:]) >= EXCESS_GATE), None)
-    if start is not None:
-        level = max(float(np.median(excess[start:])) / 2, EXCESS_GATE / 2)
-        first, end = longest_run(np.where(excess >= level, 1.0, -1.0))
-        lasts = len(values) - end <= TAIL_MAX and 2 * (end - first) >= window_min
-        start = first if lasts else start
-    begin = start or 0
-    slowest = np.argmax(filled[begin:], axis=1)
-    winners = np.bincount(slowest, minlength=values.shape[1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        quartile = np.nanpercentile(values[begin:], 75, axis=1) / np.nanmedian(values[begin:], axis=1)
-    return Evenness(
-        start=begin,
-        steps=len(slowest),
-        excess=float(np.median(excess[begin:])),
-        slowest=int(np.argmax(winners)),
-        share=float(winners.max() / len(slowest)),
-        spread=float(median(quartile)) - 1,
     )
 
 

@@ -16,8 +16,9 @@ from .jobs import Job, step_time
 from .robust import CHANCE_MAX, Array, by_chance, longest_run, median, share_gate, windows
 from .self_time import SelfTime, cells
 
-STAGE_GATE: Final = 0.20
-"""A stage is heavy from this excess over the mean of the other stages on."""
+STAGE_GATE: Final = 0.05
+"""A stage is heavy from this excess over the mean of the other stages on: in the usual partitions the last one, with the loss,
+stays below."""
 
 
 @dataclass(frozen=True)

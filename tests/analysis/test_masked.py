@@ -130,5 +130,5 @@ def test_a_straggler_behind_an_alarm_of_the_network_is_the_one_answer(reader_of:
     nodes = [{"job": "train", "rank": rank, "node": f"node{rank}", "communicator": "dp"} for rank in range(RANKS)]
     asked = {"faults": faults.detect, "straggler": straggler.detect, "masked": masked.detect, "link": link.detect}
     finding = only(run(reader_of(given | {"communicators": nodes}), asked))
-    assert (finding.kind, finding.subject.rank) == (FindingKind.COMPUTE_STRAGGLER, 3)
+    assert (finding.kind, finding.subject.rank) == (FindingKind.MASKED_STRAGGLER, 3)
     assert any("port down" in text for text in finding.ruled_out)

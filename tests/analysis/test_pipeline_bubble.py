@@ -11,6 +11,7 @@ import pytest
 
 from warpline_analysis.detector import Reader
 from warpline_analysis.detectors import pipeline_bubble, straggler
+from warpline_analysis.runner import run
 from warpline_proto.finding import Finding, FindingKind, Report, Severity, Verdict
 
 ReaderOf = Callable[[Mapping[str, Any]], Reader]
@@ -68,14 +69,23 @@ def test_a_backward_of_1_9_times_where_it_is_a_tenth_of_the_work_is_found_by_its
     assert {row["dp"] for row in finding.evidence[1].rows[:1]} == {5}
 
 
-def test_straggler_alone_would_miss_it(reader_of: ReaderOf, train: Train) -> None:
-    work = slowed(phases(1, backward=0.1), "backward-compute", VICTIM, 1.9)
-    assert straggler.detect(reader_of(train(work, stages=STAGES, in_pipeline=True))).findings == ()
+def test_straggler_alone_would_not_tell_the_phase(reader_of: ReaderOf, train: Train) -> None:
+    """Both see the rank; the one incident is told by the phase."""
+    work = slowed(phases(1, backward=0.2), "backward-compute", VICTIM, 1.9)
+    reader = reader_of(train(work, stages=STAGES, in_pipeline=True))
+    whole = straggler.detect(reader).findings[0]
+    assert (whole.kind, whole.subject.rank) == (FindingKind.COMPUTE_STRAGGLER, VICTIM)
+    told = run(reader, {"straggler": straggler.detect, "pipeline_bubble": pipeline_bubble.detect})
+    assert [finding.kind for finding in told.findings] == [FindingKind.PIPELINE_BUBBLE]
+    assert "explains 1 compute_straggler" in told.findings[0].summary
 
 
-def test_a_rank_slow_in_its_compute_as_a_whole_is_left_to_straggler(reader_of: ReaderOf, train: Train) -> None:
-    for factor in (1.25, 1.9):
-        report = judge(reader_of, train, slowed(phases(2), "backward-compute", VICTIM, factor))
+def test_a_rank_slow_in_all_its_phases_is_left_to_straggler(reader_of: ReaderOf, train: Train) -> None:
+    for factor in (1.12, 1.25, 1.9):
+        work = phases(2)
+        for phase in tuple(work):
+            work = slowed(work, phase, VICTIM, factor)
+        report = judge(reader_of, train, work)
         assert report.findings == () and "as a whole" in report.checks[0].detail
 
 

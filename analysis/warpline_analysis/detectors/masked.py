@@ -21,14 +21,18 @@ from ..blame import called, cost_of, percent, subject_of
 from ..detector import Reader, literal, show
 from ..gpu_faults import STILL_FRESH
 from ..jobs import Job, known_jobs, step_time
-from ..robust import EXCESS_GATE, Slow, median, peers_median, slow_members
+from ..kernel_level import sharpened
+from ..one_phase import alone_in
+from ..robust import EXCESS_GATE, SURE_GATE, Slow, median, peers_median, slow_members
+from ..scatter import pooled
 from ..self_time import SELF_KINDS, Coverage, Member, PeerGroup, SelfTime, cells, load
+from ..slow_compute import ranks_of
 from ..waits import Waits, load_waits
 
 DETECTOR: Final = "masked"
 PHASES_MAX: Final = 6
 """Compute phases of a job that are looked at, those that take most time."""
-WINDOW_MIN: Final = 16
+WINDOW_MIN: Final = 5
 """Shortest newest part of the window that is judged by itself."""
 IMPACT_GATE: Final = 0.02
 """A slow phase matters from this share of the rank's compute on."""
@@ -99,17 +103,18 @@ def _job(
     if not judged:
         text = f"no two ranks with {STEPS_MIN} steps of the same phase do the same work"
         return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("peers with named phases",)),))
-    slow = [(*item, found) for item in judged if (found := slow_members(item[2].seconds, STEPS_MIN, WINDOW_MIN))]
+    slow = [(*item, found) for item in judged if (found := _slow(item[1], item[2]))]
     if not slow:
         return Report(checks=(_even(job, judged),))
     whole = load(reader, covered)
     compute = float(median(np.concatenate([group.seconds.ravel() for group in whole.groups])))
     blamed = _slow_as_a_whole(whole)
     waits = load_waits(reader, job.name)
+    every = [(phase, group) for phase, _, group in judged]
     suspects = [
         suspect
         for item in slow
-        if item[3].lost >= IMPACT_GATE * compute
+        if item[3].lost >= IMPACT_GATE * compute and alone_in(item[0], item[2], item[3], every)
         for suspect in (_suspect(*item, waits),)
         if not blamed.intersection(member.rank for member in suspect.members)
     ]
@@ -117,20 +122,27 @@ def _job(
 
 
 def _slow_as_a_whole(times: SelfTime) -> set[int]:
-    """Ranks whose compute as a whole is slow: they are told elsewhere."""
+    """Ranks whose compute as a whole stands out: nothing hides them, and they are told elsewhere."""
     return {
         group.members[place].rank
         for group in times.groups
         if len(group.members) > 1 and len(group.steps) >= STEPS_MIN
-        for slow in (slow_members(group.seconds, STEPS_MIN, WINDOW_MIN),)
-        if slow
+        for slow in (_slow(times, group),)
+        if slow and slow.worst >= EXCESS_GATE
         for place in slow.members
     }
 
 
+def _slow(times: SelfTime, group: PeerGroup) -> Slow | None:
+    apart = pooled([each.seconds for each in times.groups])
+    return slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
+
+
 def _suspect(phase: str, times: SelfTime, group: PeerGroup, slow: Slow, waits: Sequence[Waits]) -> Suspect:
     ranks = [group.members[place].rank for place in slow.members]
-    return Suspect(phase, times, group, slow, corroborate(ranks, waits) if waits else SILENT)
+    return Suspect(
+        phase, times, group, slow, corroborate(ranks, waits, times.of_stage(group.stage)) if waits else SILENT
+    )
 
 
 def _accuse(
@@ -168,7 +180,7 @@ def _even(job: Job, judged: Sequence[tuple[str, SelfTime, PeerGroup]]) -> Check:
     phase = max(excess, key=lambda name: excess[name])
     text = (
         f"no rank hides behind others: largest lasting excess in a phase of its own {percent(excess[phase])}, in {phase}, gate "
-        f"{percent(EXCESS_GATE)} and {percent(IMPACT_GATE)} of its compute"
+        f"{percent(SURE_GATE)} and {percent(IMPACT_GATE)} of its compute"
     )
     return Check(DETECTOR, Verdict.HEALTHY, job.name, text)
 
@@ -180,8 +192,9 @@ def _finding(
     subject = subject_of(job, [group.members[place] for place in places])
     first = int(group.steps[slow.start])
     peers = len(group.members) - len(slow.members)
+    suspects, beside = ranks_of(group, slow, places)
     hidden = f"; the alarms of the network ({len(alarms)}) follow from it or are by the way" if alarms else ""
-    return Finding(
+    found = Finding(
         kind=FindingKind.MASKED_STRAGGLER,
         severity=Severity.WARNING,
         confidence=round(0.65 + 0.1 * (len(group.members) >= 4) + 0.1 * (slow.share >= 0.95), 2),
@@ -204,6 +217,7 @@ def _finding(
             f"data imbalance: the same rank is slowest in {percent(slow.share)} of steps",
         ),
     )
+    return sharpened(reader, found, suspects, beside, first, int(group.steps[slow.stop - 1]))
 
 
 def _told(alarm: Mapping[str, Any]) -> str:

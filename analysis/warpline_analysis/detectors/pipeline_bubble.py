@@ -2,7 +2,7 @@
 
 Forward and backward of each stage are compared by themselves across the data-parallel replicas, step by step: where the
 reduction of gradients makes all totals equal, a slow backward on one stage shows only there, and in the bubbles of the stages
-that wait for it (third case study of ARGUS). A rank whose compute as a whole is slow is left to `straggler`.
+that wait for it (third case study of ARGUS). A rank whose phases are all slow is left to `straggler`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from ..blame import called, cost_of, percent, subject_of
 from ..bubbles import Bubbles, compare_bubbles
 from ..detector import Reader, literal, show
 from ..jobs import Job, known_jobs, step_time
+from ..kernel_level import sharpened
+from ..one_phase import alone_in
 from ..phase_screen import Screened, piped_jobs, screen
-from ..robust import EXCESS_GATE, Slow, slow_members
+from ..robust import SURE_GATE, Slow, slow_members
+from ..scatter import pooled
 from ..self_time import Coverage, Member, PeerGroup, SelfTime, cells, load
 from ..slow_compute import WINDOW_MIN, judge_compute
 
@@ -41,6 +44,11 @@ class Suspect:
     def members(self) -> tuple[Member, ...]:
         """Who is slow."""
         return tuple(self.group.members[place] for place in self.slow.members)
+
+    @property
+    def ranks(self) -> frozenset[int]:
+        """Their ranks."""
+        return frozenset(member.rank for member in self.members)
 
 
 def detect(reader: Reader) -> Report:
@@ -65,10 +73,11 @@ def _job(reader: Reader, job: Job) -> Report:
         for group in times.groups
         if len(group.members) > 1 and len(group.steps) >= STEPS_MIN
     ]
+    apart = {phase: pooled([group.seconds for name, _, group in judged if name == phase]) for phase, _, _ in judged}
     suspects = [
         Suspect(phase, times, group, slow)
         for phase, times, group in judged
-        if (slow := slow_members(group.seconds, STEPS_MIN, WINDOW_MIN))
+        if (slow := slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart[phase]))
     ]
     if not suspects:
         return Report(checks=(_even(job, screened),))
@@ -78,7 +87,11 @@ def _job(reader: Reader, job: Job) -> Report:
 def _weigh(reader: Reader, job: Job, suspects: Sequence[Suspect], judged: Sequence[tuple[str, PeerGroup]]) -> Report:
     compute = judge_compute(reader, job.name)
     blamed = {member.rank for member in compute.slow}
-    left = [each for each in suspects if not blamed.intersection(member.rank for member in each.members)]
+    left = [
+        each
+        for each in suspects
+        if not blamed.intersection(each.ranks) or alone_in(each.phase, each.group, each.slow, judged)
+    ]
     heavy = [each for each in left if each.slow.lost >= IMPACT_GATE * compute.typical]
     own = [each for each in heavy if not _whole_replica(each, heavy, judged)]
     if own:
@@ -110,7 +123,7 @@ def _whole_replica(suspect: Suspect, suspects: Sequence[Suspect], judged: Sequen
 def _even(job: Job, screened: Screened) -> Check:
     phase, excess = max(screened.excess.items(), key=lambda item: item[1])
     text = (
-        f"no rank is slow in one phase persistently, gate {percent(EXCESS_GATE)}; largest excess of a mean {percent(excess)}, in "
+        f"no rank is slow in one phase persistently, gate {percent(SURE_GATE)}; largest excess of a mean {percent(excess)}, in "
         f"{phase}, over {screened.steps} steps"
     )
     return Check(DETECTOR, Verdict.HEALTHY, job.name, text)
@@ -140,14 +153,14 @@ def _finding(reader: Reader, job: Job, suspect: Suspect, members: Sequence[Membe
     compared = compare_bubbles(reader, job.name, first, members, slow.lost)
     bubbles = compared[0] if compared else None
     until = f", even again since step {int(group.steps[slow.stop])}" if slow.stop < len(group.steps) else ""
-    return Finding(
+    found = Finding(
         kind=FindingKind.PIPELINE_BUBBLE,
         severity=Severity.WARNING,
         confidence=_confidence(slow, len(group.members), bubbles),
         subject=subject,
         summary=f"{called(subject)} takes {percent(slow.worst)} longer in {phase} than {peers} replica{'s' * (peers > 1)} of its "
-        f"stage, in {round(slow.share * slow.steps)} of {slow.steps} steps since step {first}{until}; its compute as a whole "
-        f"does not stand out{_told(bubbles)}",
+        f"stage, in {round(slow.share * slow.steps)} of {slow.steps} steps since step {first}{until}; its other compute "
+        f"phases do not{_told(bubbles)}",
         next_step=f"Record kernel times of {phase} on this rank and on the same stage of another replica, and compare kernel by "
         "kernel: one kernel slower points to shapes or to a recompilation, all of them to the GPU (clocks, clock-event reasons, "
         "ECC)",
@@ -157,6 +170,8 @@ def _finding(reader: Reader, job: Job, suspect: Suspect, members: Sequence[Membe
         ruled_out=_ruled_out(slow, bubbles),
         missing=() if bubbles else ("step times beside phases: bubbles could not be compared",),
     )
+    fast = [member.rank for member in group.members if member not in suspect.members]
+    return sharpened(reader, found, [each.rank for each in members], fast, first, int(group.steps[slow.stop - 1]))
 
 
 def _confidence(slow: Slow, members: int, bubbles: Bubbles | None) -> float:

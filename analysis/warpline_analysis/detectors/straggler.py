@@ -18,20 +18,27 @@ from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, r
 from ..busy_wait import joules
 from ..cpu_compute import SHARED, on_cpus, waited_for
 from ..detector import Reader
+from ..evenness import Evenness, evenness
 from ..jobs import Job, known_jobs
-from ..robust import EXCESS_GATE, Evenness, Slow, evenness, median, share_gate, slow_members, steps_needed
+from ..kernel_level import sharpened
+from ..robust import EXCESS_GATE, Slow, median, share_gate, slow_members, steps_needed
+from ..scatter import pooled
 from ..self_time import Coverage, PeerGroup, SelfTime, coverage, load
+from ..slow_compute import ranks_of
 from ..stages import compare_stages, stage_imbalance
 from ..waits import Waits, load_waits
 
-WINDOW_MIN: Final = 16
+WINDOW_MIN: Final = 5
 """Shortest newest part of the window that is judged by itself."""
 ROTATION_STEPS_MIN: Final = 10
 """Steps from which an excess can be called rotating."""
 SPREAD_MEMBERS: Final = 64
 SPREAD_SHARE: Final = 0.15
-"""In groups of SPREAD_MEMBERS and more, uneven work shows at the upper quartile too: at least this part of the
-excess. Among so many, some single rank is slow in every step for reasons of its own."""
+"""In groups of SPREAD_MEMBERS and more, uneven work shows at the upper quartile too, at least this part of the excess, or
+lies far beyond scatter: among so many, some single rank is slow in every step for reasons of its own."""
+
+CLOSER_MAX: Final = 8
+"""Findings of one job whose kernels are looked at."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,10 @@ def detect(reader: Reader) -> Report:
 
 def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
     times = load(reader, covered)
-    judged = [_judge(group) for group in times.groups if len(group.members) > 1 and len(group.steps) >= STEPS_MIN]
+    apart = pooled([group.seconds for group in times.groups])
+    judged = [
+        _judge(group, apart) for group in times.groups if len(group.members) > 1 and len(group.steps) >= STEPS_MIN
+    ]
     if not judged and len({group.stage for group in times.groups}) > 1:
         return Report(checks=(_without_replicas(job, times),))
     if not judged:
@@ -76,8 +86,9 @@ def _ranks(item: Judged) -> list[int]:
     return [item.group.members[place].rank for place in item.slow.members] if item.slow else []
 
 
-def _judge(group: PeerGroup) -> Judged:
-    return Judged(group, slow_members(group.seconds, STEPS_MIN, WINDOW_MIN), evenness(group.seconds, WINDOW_MIN))
+def _judge(group: PeerGroup, apart: float) -> Judged:
+    slow = slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
+    return Judged(group, slow, evenness(group.seconds, ROTATION_STEPS_MIN))
 
 
 def _too_little(times: SelfTime) -> str:
@@ -98,10 +109,14 @@ def _accuse(
     stages = {item.group.stage for item in judged}
     if len(pairs) == len(judged) and len(stages) > 1 and len(replicas) == 1 and None not in replicas:
         return [replica_imbalance(reader, job, times, pairs)]
-    waits = load_waits(reader, job.name)
+    since = min(int(group.steps[slow.start]) for group, slow in pairs)
+    waits = load_waits(reader, job.name, since)
     named = [(group, slow, chosen) for group, slow in pairs for chosen in slow.accused(len(group.members))]
-    heard = [_heard(group, chosen, waits) for group, _, chosen in named]
+    heard = [_heard(times, group, chosen, waits) for group, _, chosen in named]
     found = [straggler(reader, job, times, *item, told) for item, told in zip(named, heard, strict=True)]
+    found = [_closer(reader, each, *item) for each, item in zip(found, named[:CLOSER_MAX], strict=False)] + found[
+        CLOSER_MAX:
+    ]
     if len(named) > 1 or heard[0].agrees is not True:
         return found  # whom the waiting is to be charged to is not known
     group, _, chosen = named[0]
@@ -109,12 +124,19 @@ def _accuse(
     return [replace(found[0], cost=replace(found[0].cost, joules=spent))]
 
 
-def _heard(group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> Corroboration:
-    return corroborate([group.members[member].rank for member in chosen], waits) if waits else SILENT
+def _closer(reader: Reader, finding: Finding, group: PeerGroup, slow: Slow, chosen: Sequence[int]) -> Finding:
+    """With what the kernels of the accused show beside their peers' while they were slow."""
+    suspects, peers = ranks_of(group, slow, chosen)
+    return sharpened(reader, finding, suspects, peers, int(group.steps[slow.start]), int(group.steps[slow.stop - 1]))
+
+
+def _heard(times: SelfTime, group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> Corroboration:
+    ranks = [group.members[member].rank for member in chosen]
+    return corroborate(ranks, waits, times.of_stage(group.stage)) if waits else SILENT
 
 
 def _uneven(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
-    rotating = [item for item in judged if item.even.excess >= EXCESS_GATE and _spread(item) and _rotates(item)]
+    rotating = [item for item in judged if item.even.uneven and _spread(item) and _rotates(item)]
     if not rotating or on_cpus(reader, times):
         return []
     worst = max(rotating, key=lambda item: item.even.excess)
@@ -122,7 +144,8 @@ def _uneven(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged])
 
 
 def _spread(item: Judged) -> bool:
-    return len(item.group.members) < SPREAD_MEMBERS or item.even.spread >= SPREAD_SHARE * item.even.excess
+    few = len(item.group.members) < SPREAD_MEMBERS
+    return few or item.even.sure or item.even.spread >= SPREAD_SHARE * item.even.excess
 
 
 def _rotates(item: Judged) -> bool:
@@ -143,16 +166,16 @@ def _partition(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judge
 def _even(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> Check:
     worst = max(judged, key=lambda item: item.even.excess)
     figures = (
-        f"largest excess {percent(worst.even.excess)}, gate {percent(EXCESS_GATE)}, over {worst.even.steps} steps of "
+        f"largest excess {percent(worst.even.excess)}, gate {percent(worst.even.gate)}, over {worst.even.steps} steps of "
         f"{times.ranks} ranks"
     )
-    if worst.even.excess >= EXCESS_GATE:
+    if worst.even.uneven:
         why = SHARED if on_cpus(reader, times) else _undecided(worst)
         return Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{figures}: {why}")
     late = late_rank(load_waits(reader, job.name))
     if late.rank is not None and late.seconds_per_step >= EXCESS_GATE * _typical(worst.group):
         text = f"{figures}: compute is even, yet collectives wait for rank {late.rank}; look at its host"
-        return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("launch times of its kernels",))
+        return Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("launch times of its kernels",), late.rank)
     return Check(DETECTOR, Verdict.HEALTHY, job.name, figures)
 
 
@@ -203,5 +226,6 @@ def _named_by_arrivals(reader: Reader, job: Job, late: Late) -> Report:
     pipelined = max(rows[0]["stages"], job.stages or 1) > 1
     if pipelined and rows[0]["dp"] is None:
         text = f"collectives wait for {numbered([late.rank or 0])}, but in a pipeline its whole replica is late"
-        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, text, ("compute times of each rank",)),))
+        missing = ("compute times of each rank",)
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, text, missing, late.rank),))
     return Report((late_arrival(reader, job, late, rows[0]["dp"] if pipelined else None),))

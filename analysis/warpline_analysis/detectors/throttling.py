@@ -28,6 +28,7 @@ from ..blame import percent
 from ..detector import Reader, show
 from ..devices import CELL_SECONDS, KEY, Grid, load_grids, samples_of
 from ..held_clocks import CAP, CLOCK_GATE, COLUMNS, HARD, HeldClock, judge
+from ..kernel_level import sharpened
 
 DETECTOR: Final = "throttling"
 CRITICAL_DEFICIT: Final = 0.3
@@ -109,7 +110,7 @@ def _finding(reader: Reader, grid: Grid, columns: list[int], held: Sequence[Held
     who = f"{len(held)} GPUs of {gpu.node or 'one node'}" if together else gpu.label
     start = min(each.start for each in held)
     lasting = any(each.lasting for each in held)
-    return Finding(
+    found = Finding(
         kind=FindingKind.THROTTLING,
         severity=Severity.CRITICAL if worst.deficit >= CRITICAL_DEFICIT and lasting else Severity.WARNING,
         confidence=_confidence(worst, len(columns)),
@@ -117,12 +118,22 @@ def _finding(reader: Reader, grid: Grid, columns: list[int], held: Sequence[Held
         summary=f"{who[0].upper()}{who[1:]} run{'s' * (not together)} at {worst.clock_mhz:.0f} MHz, {_against(worst, columns)}, "
         f"held by {_causes(bits)} {_for(worst, lasting)}{_heat(worst)}",
         next_step=f"On {who}: {_next_step(bits)}",
-        onset=Onset(grid.time_ns(start)),
+        onset=Onset(grid.time_ns(start) if start else None),
         cost=Cost(gpu_hours=sum(each.deficit * each.seconds for each in held) / 3600),
         evidence=(_evidence(reader, grid, columns, held),),
         ruled_out=_ruled_out(worst),
         missing=() if gpu.rank is not None or together else ("the rank that ran on this GPU",),
     )
+    return found if together or not lasting else _closer(reader, found, grid, columns, held)
+
+
+def _closer(reader: Reader, finding: Finding, grid: Grid, columns: list[int], held: Sequence[HeldClock]) -> Finding:
+    """With the kernels of its rank beside those of the ranks that do the same work with a free clock."""
+    own = grid.gpus[columns[held[0].column]]
+    place = (own.pp, own.tp, own.ep)
+    free = [gpu.rank for gpu in (grid.gpus[column] for column in columns) if (gpu.pp, gpu.tp, gpu.ep) == place]
+    peers = [rank for rank in free if rank is not None and rank != own.rank]
+    return finding if own.rank is None else sharpened(reader, finding, [own.rank], peers, None, cause_known=True)
 
 
 def _against(held: HeldClock, columns: list[int]) -> str:

@@ -1,0 +1,34 @@
+"""Whether who is slow is so in one phase alone: a slow GPU slows all of its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import numpy as np
+
+from .robust import Slow, median
+from .self_time import PeerGroup
+
+OTHERS_SHARE: Final = 0.3
+"""The other phases together may take longer by at most this share of what the one does."""
+
+
+def alone_in(phase: str, group: PeerGroup, slow: Slow, judged: Sequence[tuple[str, PeerGroup]]) -> bool:
+    """Whether the slow members of a group in one phase are even in the others of the `judged` phases since then."""
+    ranks = {group.members[place].rank for place in slow.members}
+    first = int(group.steps[slow.start])
+    others = [_longer(each, ranks, first) for name, each in judged if name != phase]
+    return sum(others) <= OTHERS_SHARE * slow.lost
+
+
+def _longer(group: PeerGroup, ranks: Collection[int], first: int) -> float:
+    """Seconds a step that the slowest of these ranks takes longer than its peers from a step on; 0 if it does not."""
+    places = [place for place, member in enumerate(group.members) if member.rank in ranks]
+    fast = [place for place in range(len(group.members)) if place not in places]
+    seconds = group.seconds[group.steps >= first]
+    if not places or not fast or not len(seconds):
+        return 0.0
+    typical = median(seconds[:, places] - median(seconds[:, fast], axis=1)[:, None], axis=0)
+    longest = float(np.max(typical))
+    return 0.0 if np.isnan(longest) else max(0.0, longest)
