@@ -45,7 +45,7 @@ def once(
     """Within a Pass, call `function` once for the same (hashable) arguments. Nobody changes what it returns."""
 
     @wraps(function)
-    def ask(reader: Reader, *arguments: Arguments.args, **named: Arguments.kwargs) -> Answer:
+    def ask(reader: Reader, /, *arguments: Arguments.args, **named: Arguments.kwargs) -> Answer:
         if not isinstance(reader, Pass):
             return function(reader, *arguments, **named)
         key = (function, arguments, tuple(sorted(named.items())))
