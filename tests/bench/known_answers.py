@@ -34,7 +34,7 @@ def check_all(executor: Executor, journal: Journal, cases_max: int) -> dict[str,
     """How many labelled files got the required verdict, which did not and why, and what was said of the others."""
     at_hand = [case for case in cases()[:cases_max] if all((DATA / path).exists() for path in case["paths"])]
     code = code_of(*(ROOT / name for name in PRODUCT), Path(__file__), TABLE)
-    answers = run_all("recorded files", code, _answer, [(case["name"], case) for case in at_hand], executor, journal)
+    answers = run_all("recorded files", code, answered, [(case["name"], case) for case in at_hand], executor, journal)
     pairs = list(zip(at_hand, answers, strict=True))
     labelled = [(case, failures(case, answer)) for case, answer in pairs if not case.get("unlabelled")]
     return {
@@ -46,7 +46,8 @@ def check_all(executor: Executor, journal: Journal, cases_max: int) -> dict[str,
     }
 
 
-def _answer(case: Mapping[str, Any]) -> dict[str, Any]:
+def answered(case: Mapping[str, Any]) -> dict[str, Any]:
+    """What `warpline analyze --json` says of a case's files."""
     with tempfile.TemporaryDirectory(prefix="warpline-known-") as folder:
         said: dict[str, Any] = json.loads(json.dumps(analyze(_paths(case, Path(folder))), default=str))
         return said
