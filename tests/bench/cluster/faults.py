@@ -166,7 +166,7 @@ def _crossed(layout: Layout) -> dict[int, frozenset[str]]:
     """Node -> communicators with large messages that cross its network."""
     found: dict[int, set[str]] = {}
     for group in layout.groups():
-        if group.kind in ("dp", "ep") and layout.spans_nodes(group):
+        if group.kind in ("dp", "ep", "edp") and layout.spans_nodes(group):
             for node in {rank // layout.per_node for rank in group.ranks}:
                 found.setdefault(node, set()).add(group.name)
     return {node: frozenset(names) for node, names in found.items()}
@@ -187,7 +187,7 @@ def draw(kind: str, size: float, start: int, layout: Layout, random: Random) -> 
     if kind == "overlapping":
         return _overlapping(size, start, layout, random)
     if kind == "link_degradation":
-        groups = [group for group in layout.groups() if group.kind == "dp"]
+        groups = [group for group in layout.groups() if group.kind in ("dp", "edp")]
         return (Fault(kind, size, start, group=groups[int(random.integers(len(groups)))].name),)
     if kind == "stage_imbalance":
         return (Fault(kind, size, 0, stage=int(random.integers(layout.stages))),)

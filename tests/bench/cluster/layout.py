@@ -20,7 +20,7 @@ SMALL_GPUS_PER_NODE: Final = 4
 
 @dataclass(frozen=True)
 class Group:
-    """One communicator: `kind` is world, dp, tp or ep; `ranks` are global."""
+    """One communicator: `kind` is world, dp, tp, ep or edp; `ranks` are global."""
 
     name: str
     kind: str
@@ -88,6 +88,11 @@ class Layout:
         members = range(block * self.experts, (block + 1) * self.experts)
         return Group(f"ep-s{stage}-b{block}-t{tp}", "ep", tuple(self.rank(stage, dp, tp) for dp in members))
 
+    def edp_group(self, stage: int, expert: int, tp: int) -> Group:
+        """Ranks that hold the same experts, and reduce their gradients."""
+        members = range(expert, self.replicas, self.experts)
+        return Group(f"edp-s{stage}-e{expert}-t{tp}", "edp", tuple(self.rank(stage, dp, tp) for dp in members))
+
     def groups(self) -> Iterator[Group]:
         """Every communicator of more than one rank, the world first."""
         yield Group("world", "world", tuple(range(self.ranks)))
@@ -99,6 +104,8 @@ class Layout:
             if self.experts > 1:
                 blocks = range(self.replicas // self.experts)
                 yield from (self.ep_group(stage, block, tp) for block in blocks for tp in range(self.tensor))
+                alike = range(self.experts if len(blocks) > 1 else 0)
+                yield from (self.edp_group(stage, expert, tp) for expert in alike for tp in range(self.tensor))
 
     def spans_nodes(self, group: Group) -> bool:
         """Whether the group needs the network."""

@@ -251,7 +251,7 @@ class Writer:
             columns = self.identity(ranks) | {
                 "source": "nccl",
                 "communicator": group.name,
-                "group_kind": group.kind,
+                "group_kind": "other" if group.kind == "edp" else group.kind,
                 "communicator_rank": np.arange(len(ranks)),
                 "nranks": len(ranks),
                 "nnodes": nodes,

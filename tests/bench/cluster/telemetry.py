@@ -154,7 +154,7 @@ def _ports(writer: Writer, sick: Sequence[Fault], random: np.random.Generator) -
     seconds, step = _moments(line, 0.0)
     every = max(1, round(15.0 / max(float(np.median(np.diff(seconds))), 1e-9))) if len(seconds) > 1 else 1
     seconds, step = seconds[::every], step[::every]
-    sent = sum(each.message_bytes for each in line.operations if each.kind in ("dp", "ep"))
+    sent = sum(each.message_bytes for each in line.operations if each.kind in ("dp", "ep", "edp"))
     for node in range(layout.nodes):
         ill = [fault for fault in sick if fault.node == node]
         late = step >= ill[0].start if ill else np.zeros(len(step), dtype=bool)

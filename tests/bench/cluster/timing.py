@@ -28,8 +28,11 @@ CONGESTION: Final = (0.005, 3.0)
 DP_SHARE: Final = 0.05
 TENSOR_SHARE: Final = 0.03
 EXPERT_SHARE: Final = 0.04
-"""Transfer over compute: gradients of a step, and exchanges of a micro-batch pass."""
-BUS_BYTES_PER_SECOND: Final = {"dp": 90e9, "tp": 300e9, "ep": 60e9}
+EXPERT_GRADIENT_SHARE: Final = 0.02
+"""Transfer over compute: gradients of a step (those of experts apart), and exchanges of a micro-batch pass."""
+EXPERT_REDUCED: Final = 0.5
+"""Part of the last backward pass after which gradients of experts are reduced, beside what is left of it."""
+BUS_BYTES_PER_SECOND: Final = {"dp": 90e9, "tp": 300e9, "ep": 60e9, "edp": 60e9}
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,10 @@ def _run(
     work.backward[:, -1] += work.stall
     done, waits, exchanges = _pipeline(layout, conditions, work, start, network)
     operations += exchanges
+    experts = _reduce_experts(layout, conditions, work, done, network, operations)
     if layout.replicas > 1:
         done = _reduce(layout, conditions, work, done, network, (dp_seconds, dp_bytes), operations)
+    done = np.maximum(done, experts)
     arrival = done + 2e-5 * random.random(done.shape)
     length = arrival.reshape(conditions.steps, -1).max(axis=1) + NORM_SECONDS
     norm = np.broadcast_to(length[:, None, None, None], arrival.shape)
@@ -254,6 +259,25 @@ class _Exchanges:
         names = {"tp": "all_reduce", "ep": "all_to_all"}
         ordered = sorted(self._told.items(), key=lambda item: not item[0][1])
         return [_operation(kind, names[kind], size, start, end) for (kind, _), (start, end, size) in ordered]
+
+
+def _reduce_experts(
+    layout: Layout, conditions: Conditions, work: Work, done: Reals, network: _Network, operations: list[Operation]
+) -> Reals:
+    """End of the reduction of the experts' gradients among those who hold the same ones, on a stream of its own."""
+    members = layout.replicas // layout.experts
+    if layout.experts == 1 or members == 1:
+        return done
+    compute = 3 * conditions.forward_seconds * conditions.microbatches
+    seconds, message_bytes = _message("edp", EXPERT_GRADIENT_SHARE * compute, members)
+    arrival = done - (1 - EXPERT_REDUCED) * work.backward[:, -1]
+    steps, stages, _, tensor = arrival.shape
+    blocks = arrival.reshape(steps, stages, members, layout.experts, tensor)
+    latest = np.broadcast_to(blocks.max(axis=2, keepdims=True), blocks.shape).reshape(arrival.shape)
+    end: Reals = latest + network.transfer("edp", seconds)
+    named = "reduce_scatter" if conditions.sharded else "all_reduce"
+    operations.append(_operation("edp", named, message_bytes, arrival, end))
+    return end
 
 
 def _reduce(
