@@ -16,9 +16,10 @@ from cluster.episode import CLOCK_ERRORS_MS, LARGE, LAYOUTS, Episode, added, dra
 from cluster.faults import SIZES
 from cluster.layout import Layout
 from cluster.timing import schedule
-from diagnosis import HEADINGS, Size, measure, text
+from diagnosis import Size, measure
 from journal import FILE, Journal, code_of, run_all
 from known_answers import cases, failures
+from page import HEADINGS, page
 from scoring import score
 from tables import poisson_upper
 
@@ -114,7 +115,7 @@ def test_a_run_of_any_size_has_the_promised_keys() -> None:
     }  # fmt: skip
     assert promised <= set(figures)
     assert all(set(HEADINGS) <= set(row) for row in figures["by_kind"].values())
-    assert "detection_rate" in text(figures)
+    assert all(word in page(figures) for word in ("top-1 culprit", "per job-day", "clock error, ms", "Missed"))
 
 
 def test_a_run_that_was_cut_goes_on_where_it_was_and_other_code_starts_anew(tmp_path: Path) -> None:

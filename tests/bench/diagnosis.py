@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from cluster import transplant
 from cluster.durations import durations
 from cluster.episode import REPORT, draw_episodes
 from journal import FILE, Journal, run_all
+from page import page
 from tables import by, tables
 
 TRANSPLANT_SEED: Final = 1_800_000
@@ -67,7 +68,7 @@ def main() -> int:
         further = f"the same command goes on from {options.resume / FILE}" if options.resume else "nothing was kept"
         print(f"stopped before the end; {further}", file=sys.stderr)
         return INTERRUPTED
-    print(json.dumps(figures, indent=2) if options.json else text(figures))
+    print(json.dumps(figures, indent=2) if options.json else page(figures))
     return 0
 
 
@@ -136,44 +137,6 @@ def _clocks(names: Sequence[str], errors: Sequence[str]) -> dict[str, Any]:
     """The same episodes under each clock error: in how many the alarms are not those of exact clocks."""
     changed = [f"{name}: {error}" for name, error in zip(names, errors, strict=True) if error]
     return {"episodes": len(names), "changed": len(changed), "names": changed}
-
-
-HEADINGS: Final = (
-    "episodes", "detection_rate", "top1", "class_accuracy", "innocent_accused", "verdict_steps_p50", "verdict_steps_p95",
-    "verdict_wall_steps_p95",
-)  # fmt: skip
-
-
-def text(figures: Mapping[str, Any]) -> str:
-    """Markdown: totals, breakdowns, peers, misses."""
-    parts = [_totals(figures)]
-    for key in ("by_kind", "by_size", "by_kind_and_size", "by_clock_error_ms", "by_ranks"):
-        parts.append(f"{key}\n\n{_table(figures[key])}")
-    parts.append(f"adds less than 2 % to the step\n\n{_table({'all kinds': figures['added_below_2_percent']})}")
-    moved = figures["transplanted"]
-    rows = {"all": moved} | moved["by_source"] | moved["by_size"]
-    parts.append(f"transplanted onto real durations\n\n{_table(rows)}")
-    parts.append("peers\n\n" + json.dumps(figures["peers"], indent=2))
-    parts.append("known answers\n\n" + json.dumps(figures["known_answers"], indent=2))
-    listed = {name: figures[name] for name in ("misses", "wrong_culprit", "healthy_accused_names")}
-    parts += [f"{name} ({len(names)})\n\n" + "\n".join(f"- {each}" for each in names) for name, names in listed.items()]
-    return "\n\n".join(parts)
-
-
-def _totals(figures: Mapping[str, Any]) -> str:
-    names = [key for key, value in figures.items() if not isinstance(value, (dict, list))]
-    nested = ("seconds_per_episode", "seeds", "clock_error_changes_verdict")
-    return "\n".join([f"{key}: {figures[key]}" for key in names] + [f"{key}: {figures[key]}" for key in nested])
-
-
-def _table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = ["| | " + " | ".join(HEADINGS) + " |", "|" + " --- |" * (len(HEADINGS) + 1)]
-    return "\n".join(lines + [f"| {name} | {_cells(row)} |" for name, row in rows.items()])
-
-
-def _cells(row: Mapping[str, Any]) -> str:
-    shown: Sequence[Any] = [row[key] for key in HEADINGS]
-    return " | ".join("-" if value is None else str(value) for value in shown)
 
 
 if __name__ == "__main__":
