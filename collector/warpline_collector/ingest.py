@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from warpline_proto import service_pb2
 from warpline_proto.batch import Frame
 from warpline_proto.errors import SchemaError, StoreError, WarplineError
+from warpline_proto.stream import PACKING, Unpacker
 
 from .store import Store
 
@@ -35,9 +36,13 @@ Result = TypeVar("Result")
 
 
 class Stream:
-    """One agent's stream as the writer sees it: where its acknowledgements go, and how many frames still wait for one."""
+    """One agent's stream as the writer sees it: where its acknowledgements go, and how many frames still wait for one.
+
+    `unpacker` reads its frames, each as it comes and before anything of it is stored.
+    """
 
     def __init__(self) -> None:
+        self.unpacker = Unpacker()
         self.acks: asyncio.Queue[service_pb2.Ack] = asyncio.Queue(ACKS_WAITING_MAX)
         self.broken: asyncio.Future[StoreError] = asyncio.get_running_loop().create_future()
         self.waiting = 0
@@ -229,6 +234,7 @@ class Ingest:
             refused=refused[:1_000],
             collector_ns=self._clock(),
             credit_bytes=self.credit_bytes,
+            packing=PACKING,
         )
 
     def _count(self, item: Item) -> None:

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import grpc
 
-from warpline_proto import service_pb2, service_pb2_grpc, wire
+from warpline_proto import service_pb2, service_pb2_grpc
 from warpline_proto.batch import Frame
 from warpline_proto.defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
-from warpline_proto.errors import ConfigError, QueryError, WireError
+from warpline_proto.errors import ConfigError, QueryError, StoreError, WireError
+from warpline_proto.stream import OutOfStep
 from warpline_proto.tables import FINDINGS
 
 from .captures import CaptureBoard
@@ -154,17 +155,20 @@ async def _item(message: service_pb2.Frame, stream: Stream, size: int) -> Item:
     """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place."""
     try:
         if size > UNPACK_APART_BYTES:
-            frame = await asyncio.to_thread(_unpacked, message)
+            frame = await asyncio.to_thread(_unpacked, message, stream)
         else:
-            frame = _unpacked(message)
+            frame = _unpacked(message, stream)
+    except OutOfStep as error:
+        stream.fail(StoreError(str(error)))  # sent again on a new stream it can be read
+        return Item(stream, message.boot, message.sequence, size, None, str(error))
     except WireError as error:
         _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
         return Item(stream, message.boot, message.sequence, size, None, str(error))
     return Item(stream, frame.boot, frame.sequence, size, frame)
 
 
-def _unpacked(message: service_pb2.Frame) -> Frame:
+def _unpacked(message: service_pb2.Frame, stream: Stream) -> Frame:
     """The frame; WireError if it cannot be read or brings what is not an agent's to say."""
     if any(part.table == FINDINGS.name for part in message.parts):
         raise WireError("findings are the collector's own", "send rows")
-    return wire.from_message(message)
+    return stream.unpacker.unpack(message)

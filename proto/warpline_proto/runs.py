@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-TOLERANCE: Final = 0.02
+TOLERANCE: Final = 0.012
 """W1 distance between durations and runs of one group, over the mean, at most (unless RUNS_LEVELS are not enough)."""
-SMALL_TOLERANCE: Final = 0.04
+SMALL_TOLERANCE: Final = 0.03
 SMALL_BELOW: Final = 30
 """Groups with fewer durations have SMALL_TOLERANCE."""
 LEVELS: Final = 14

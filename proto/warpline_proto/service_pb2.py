@@ -14,31 +14,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwarpline_proto/service.proto\x12\x0bwarpline.v1\"m\n\x04Part\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x16\n\x0eunpacked_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07payload\x18\x06 \x01(\x0c\"\x8b\x01\n\x05\x46rame\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x12\n\ncreated_ns\x18\x05 \x01(\x03\x12\x0c\n\x04lost\x18\x06 \x01(\x04\x12 \n\x05parts\x18\x07 \x03(\x0b\x32\x11.warpline.v1.Part\"b\n\x03\x41\x63k\x12\x0c\n\x04\x62oot\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\t\x12\x14\n\x0c\x63ollector_ns\x18\x04 \x01(\x03\x12\x14\n\x0c\x63redit_bytes\x18\x05 \x01(\x04\"B\n\x0cQueryRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x10\n\x08rows_max\x18\x02 \x01(\x04\x12\x13\n\x0bseconds_max\x18\x03 \x01(\x01\"0\n\nQueryPiece\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\x1c\n\x0c\x43\x61ptureWatch\x12\x0c\n\x04node\x18\x01 \x01(\t\"|\n\x0e\x43\x61ptureRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x10\n\x08start_ns\x18\x05 \x01(\x03\x12\x13\n\x0b\x64uration_ns\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x0f\n\rStatusRequest\"`\n\x0bStatusReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nstarted_ns\x18\x02 \x01(\x03\x12\x0e\n\x06\x66rames\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x05 \x01(\x04\x32\x81\x02\n\x08Warpline\x12\x30\n\x04Push\x12\x12.warpline.v1.Frame\x1a\x10.warpline.v1.Ack(\x01\x30\x01\x12=\n\x05Query\x12\x19.warpline.v1.QueryRequest\x1a\x17.warpline.v1.QueryPiece0\x01\x12\x44\n\x08\x43\x61ptures\x12\x19.warpline.v1.CaptureWatch\x1a\x1b.warpline.v1.CaptureRequest0\x01\x12>\n\x06Status\x12\x1a.warpline.v1.StatusRequest\x1a\x18.warpline.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwarpline_proto/service.proto\x12\x0bwarpline.v1\"\xc9\x01\n\x04Part\x12\r\n\x05table\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x16\n\x0eunpacked_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07payload\x18\x06 \x01(\x0c\x12\x10\n\x08\x65ncoding\x18\x07 \x01(\r\x12\x12\n\ndictionary\x18\x08 \x01(\x06\x12\x10\n\x08remember\x18\t \x01(\x06\x12\x10\n\x08keyframe\x18\n \x01(\x04\x12\x10\n\x08new_book\x18\x0b \x01(\x08\"\x8b\x01\n\x05\x46rame\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\r\n\x05\x61gent\x18\x02 \x01(\t\x12\x0c\n\x04\x62oot\x18\x03 \x01(\t\x12\x10\n\x08sequence\x18\x04 \x01(\x04\x12\x12\n\ncreated_ns\x18\x05 \x01(\x03\x12\x0c\n\x04lost\x18\x06 \x01(\x04\x12 \n\x05parts\x18\x07 \x03(\x0b\x32\x11.warpline.v1.Part\"s\n\x03\x41\x63k\x12\x0c\n\x04\x62oot\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0f\n\x07refused\x18\x03 \x01(\t\x12\x14\n\x0c\x63ollector_ns\x18\x04 \x01(\x03\x12\x14\n\x0c\x63redit_bytes\x18\x05 \x01(\x04\x12\x0f\n\x07packing\x18\x06 \x01(\r\"B\n\x0cQueryRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x10\n\x08rows_max\x18\x02 \x01(\x04\x12\x13\n\x0bseconds_max\x18\x03 \x01(\x01\"0\n\nQueryPiece\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x11\n\ttruncated\x18\x02 \x01(\x08\"\x1c\n\x0c\x43\x61ptureWatch\x12\x0c\n\x04node\x18\x01 \x01(\t\"|\n\x0e\x43\x61ptureRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0b\n\x03job\x18\x02 \x01(\t\x12\x0c\n\x04rank\x18\x03 \x01(\x05\x12\x0c\n\x04what\x18\x04 \x01(\t\x12\x10\n\x08start_ns\x18\x05 \x01(\x03\x12\x13\n\x0b\x64uration_ns\x18\x06 \x01(\x03\x12\x0e\n\x06reason\x18\x07 \x01(\t\"\x0f\n\rStatusRequest\"`\n\x0bStatusReply\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nstarted_ns\x18\x02 \x01(\x03\x12\x0e\n\x06\x66rames\x18\x03 \x01(\x04\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0e\n\x06\x61gents\x18\x05 \x01(\x04\x32\x81\x02\n\x08Warpline\x12\x30\n\x04Push\x12\x12.warpline.v1.Frame\x1a\x10.warpline.v1.Ack(\x01\x30\x01\x12=\n\x05Query\x12\x19.warpline.v1.QueryRequest\x1a\x17.warpline.v1.QueryPiece0\x01\x12\x44\n\x08\x43\x61ptures\x12\x19.warpline.v1.CaptureWatch\x1a\x1b.warpline.v1.CaptureRequest0\x01\x12>\n\x06Status\x12\x1a.warpline.v1.StatusRequest\x1a\x18.warpline.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'warpline_proto.service_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_PART']._serialized_start=45
-  _globals['_PART']._serialized_end=154
-  _globals['_FRAME']._serialized_start=157
-  _globals['_FRAME']._serialized_end=296
-  _globals['_ACK']._serialized_start=298
-  _globals['_ACK']._serialized_end=396
-  _globals['_QUERYREQUEST']._serialized_start=398
-  _globals['_QUERYREQUEST']._serialized_end=464
-  _globals['_QUERYPIECE']._serialized_start=466
-  _globals['_QUERYPIECE']._serialized_end=514
-  _globals['_CAPTUREWATCH']._serialized_start=516
-  _globals['_CAPTUREWATCH']._serialized_end=544
-  _globals['_CAPTUREREQUEST']._serialized_start=546
-  _globals['_CAPTUREREQUEST']._serialized_end=670
-  _globals['_STATUSREQUEST']._serialized_start=672
-  _globals['_STATUSREQUEST']._serialized_end=687
-  _globals['_STATUSREPLY']._serialized_start=689
-  _globals['_STATUSREPLY']._serialized_end=785
-  _globals['_WARPLINE']._serialized_start=788
-  _globals['_WARPLINE']._serialized_end=1045
+  _globals['_PART']._serialized_start=46
+  _globals['_PART']._serialized_end=247
+  _globals['_FRAME']._serialized_start=250
+  _globals['_FRAME']._serialized_end=389
+  _globals['_ACK']._serialized_start=391
+  _globals['_ACK']._serialized_end=506
+  _globals['_QUERYREQUEST']._serialized_start=508
+  _globals['_QUERYREQUEST']._serialized_end=574
+  _globals['_QUERYPIECE']._serialized_start=576
+  _globals['_QUERYPIECE']._serialized_end=624
+  _globals['_CAPTUREWATCH']._serialized_start=626
+  _globals['_CAPTUREWATCH']._serialized_end=654
+  _globals['_CAPTUREREQUEST']._serialized_start=656
+  _globals['_CAPTUREREQUEST']._serialized_end=780
+  _globals['_STATUSREQUEST']._serialized_start=782
+  _globals['_STATUSREQUEST']._serialized_end=797
+  _globals['_STATUSREPLY']._serialized_start=799
+  _globals['_STATUSREPLY']._serialized_end=895
+  _globals['_WARPLINE']._serialized_start=898
+  _globals['_WARPLINE']._serialized_end=1155
 # @@protoc_insertion_point(module_scope)

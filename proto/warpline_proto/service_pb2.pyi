@@ -6,20 +6,30 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Part(_message.Message):
-    __slots__ = ("table", "source", "dropped", "rows", "unpacked_bytes", "payload")
+    __slots__ = ("table", "source", "dropped", "rows", "unpacked_bytes", "payload", "encoding", "dictionary", "remember", "keyframe", "new_book")
     TABLE_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     UNPACKED_BYTES_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    DICTIONARY_FIELD_NUMBER: _ClassVar[int]
+    REMEMBER_FIELD_NUMBER: _ClassVar[int]
+    KEYFRAME_FIELD_NUMBER: _ClassVar[int]
+    NEW_BOOK_FIELD_NUMBER: _ClassVar[int]
     table: str
     source: str
     dropped: int
     rows: int
     unpacked_bytes: int
     payload: bytes
-    def __init__(self, table: _Optional[str] = ..., source: _Optional[str] = ..., dropped: _Optional[int] = ..., rows: _Optional[int] = ..., unpacked_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ...) -> None: ...
+    encoding: int
+    dictionary: int
+    remember: int
+    keyframe: int
+    new_book: bool
+    def __init__(self, table: _Optional[str] = ..., source: _Optional[str] = ..., dropped: _Optional[int] = ..., rows: _Optional[int] = ..., unpacked_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., encoding: _Optional[int] = ..., dictionary: _Optional[int] = ..., remember: _Optional[int] = ..., keyframe: _Optional[int] = ..., new_book: bool = ...) -> None: ...
 
 class Frame(_message.Message):
     __slots__ = ("version", "agent", "boot", "sequence", "created_ns", "lost", "parts")
@@ -40,18 +50,20 @@ class Frame(_message.Message):
     def __init__(self, version: _Optional[int] = ..., agent: _Optional[str] = ..., boot: _Optional[str] = ..., sequence: _Optional[int] = ..., created_ns: _Optional[int] = ..., lost: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("boot", "sequence", "refused", "collector_ns", "credit_bytes")
+    __slots__ = ("boot", "sequence", "refused", "collector_ns", "credit_bytes", "packing")
     BOOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     COLLECTOR_NS_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PACKING_FIELD_NUMBER: _ClassVar[int]
     boot: str
     sequence: int
     refused: str
     collector_ns: int
     credit_bytes: int
-    def __init__(self, boot: _Optional[str] = ..., sequence: _Optional[int] = ..., refused: _Optional[str] = ..., collector_ns: _Optional[int] = ..., credit_bytes: _Optional[int] = ...) -> None: ...
+    packing: int
+    def __init__(self, boot: _Optional[str] = ..., sequence: _Optional[int] = ..., refused: _Optional[str] = ..., collector_ns: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., packing: _Optional[int] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("sql", "rows_max", "seconds_max")

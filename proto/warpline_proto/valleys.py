@@ -15,6 +15,8 @@ import numpy.typing as npt
 SIDE_SAMPLES_MIN: Final = 3
 GAP_LN_MIN: Final = 0.15
 GRID_POINTS: Final = 256
+DEPTH_MAX: Final = 0.6
+"""Density at a valley, at most, over that at the lower of its peaks."""
 SINGLE_BELOW: Final = 8
 """Groups with fewer samples, or whose extremes lie closer than GAP_LN_MIN, are one cluster without a density."""
 GROUPS_AT_ONCE: Final = 256
@@ -87,8 +89,8 @@ def _cuts(density: Reals, peaks: list[int], below: Numbers, gap_bins: float, siz
     last_peak, last_cut = peaks[0], 0
     for peak in peaks[1:]:
         position = 0
-        if peak - last_peak >= gap_bins:
-            valley = last_peak + int(density[last_peak : peak + 1].argmin())
+        valley = last_peak + int(density[last_peak : peak + 1].argmin())
+        if peak - last_peak >= gap_bins and density[valley] <= DEPTH_MAX * min(density[last_peak], density[peak]):
             position = int(below[valley - 1])
         if position - last_cut >= SIDE_SAMPLES_MIN and size - position >= SIDE_SAMPLES_MIN:
             cuts.append(position)

@@ -53,18 +53,14 @@ def to_message(frame: Frame) -> service_pb2.Frame:
 
 def from_message(message: service_pb2.Frame) -> Frame:
     """The frame that `message` carries; WireError if it is malformed or claims more than the bounds allow."""
-    if message.version != VERSION:
-        raise WireError(f"frame of version {message.version}", f"this side speaks version {VERSION}")
-    if not message.agent or not message.boot or message.sequence < 1:
-        raise WireError("frame without agent, boot or sequence")
-    _check_bounds(message)
+    check(message)
     return Frame(
         agent=message.agent,
         boot=message.boot,
         sequence=message.sequence,
         created_ns=message.created_ns,
         lost=message.lost,
-        batches=tuple(_batch(part) for part in message.parts),
+        batches=tuple(to_batch(part, unpack(part)) for part in message.parts),
     )
 
 
@@ -107,7 +103,12 @@ def from_ipc(data: bytes) -> pa.Table:
     return read
 
 
-def _check_bounds(message: service_pb2.Frame) -> None:
+def check(message: service_pb2.Frame) -> None:
+    """WireError if `message` is of another version, names nobody, or claims more than the bounds allow."""
+    if message.version != VERSION:
+        raise WireError(f"frame of version {message.version}", f"this side speaks version {VERSION}")
+    if not message.agent or not message.boot or message.sequence < 1:
+        raise WireError("frame without agent, boot or sequence")
     total = sum(part.unpacked_bytes for part in message.parts)
     if total > FRAME_UNPACKED_BYTES_MAX:
         raise WireError(f"frame unpacks to {total} bytes", f"the bound is {FRAME_UNPACKED_BYTES_MAX}")
@@ -119,13 +120,16 @@ def _check_bounds(message: service_pb2.Frame) -> None:
         raise WireError(f"frame that counts to {largest}", f"the bound is {COUNT_MAX}")
 
 
-def _unpack(part: service_pb2.Part) -> bytes:
+def unpack(part: service_pb2.Part, dictionary: zstandard.ZstdCompressionDict | None = None) -> bytes:
     """The Arrow stream of `part`. The size that the zstd frame itself declares is looked at before anything is unpacked."""
+    if part.encoding or bool(part.dictionary) != (dictionary is not None):
+        raise WireError(f"part of table {part.table!r} that cannot be read without the parts before it")
     try:
         declared = zstandard.frame_content_size(part.payload)
         if declared not in (part.unpacked_bytes, _SIZE_NOT_DECLARED):
             raise WireError(f"part of table {part.table!r} unpacks to {declared} bytes, not {part.unpacked_bytes}")
-        plain = zstandard.ZstdDecompressor().decompress(part.payload, max_output_size=max(part.unpacked_bytes, 1))
+        unpacker = zstandard.ZstdDecompressor(dict_data=dictionary)
+        plain = unpacker.decompress(part.payload, max_output_size=max(part.unpacked_bytes, 1))
     except zstandard.ZstdError as error:
         raise WireError(f"part of table {part.table!r} does not unpack: {error}") from error
     if len(plain) != part.unpacked_bytes:
@@ -133,8 +137,9 @@ def _unpack(part: service_pb2.Part) -> bytes:
     return plain
 
 
-def _batch(part: service_pb2.Part) -> Batch:
-    read = from_ipc(_unpack(part))
+def to_batch(part: service_pb2.Part, plain: bytes) -> Batch:
+    """The rows of `part`, whose Arrow stream is `plain`."""
+    read = from_ipc(plain)
     if any(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) for kind in read.schema.types):
         raise WireError(f"part of table {part.table!r} holds columns that unpack without a bound", "send plain columns")
     if read.num_rows != part.rows:

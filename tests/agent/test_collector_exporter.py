@@ -19,6 +19,7 @@ from warpline_agent.exporters.collector import CollectorExporter
 from warpline_agent.spool import Spool
 from warpline_proto import service_pb2, service_pb2_grpc
 from warpline_proto.batch import Batch
+from warpline_proto.stream import PACKING, Unpacker
 from warpline_proto.tables import METRICS
 
 WAIT_SECONDS = 20.0
@@ -154,6 +155,33 @@ def test_one_frame_may_fly_even_without_credit(spool: Spool, export: Export) -> 
         spool.put(ROWS)
     with Collector(lambda frame: accept(frame, credit_bytes=0)) as server:
         assert export(server.address).drain(WAIT_SECONDS)
+
+
+@pytest.mark.parametrize("packing", [0, PACKING])
+def test_frames_are_packed_once_the_collector_says_that_it_reads_them(
+    spool: Spool, export: Export, packing: int
+) -> None:
+    """An older collector gets what it can read; a refused frame is nothing that a later one refers to."""
+    frames: list[service_pb2.Frame] = []
+
+    def answer(frame: service_pb2.Frame) -> service_pb2.Ack:
+        frames.append(frame)
+        ack = accept(frame, credit_bytes=0, refused="bad rows" if frame.sequence == 3 else "")
+        ack.packing = packing
+        return ack
+
+    for _ in range(6):
+        spool.put(ROWS)
+    with Collector(answer) as server:
+        assert export(server.address).drain(WAIT_SECONDS)
+    unpacker = Unpacker()
+    read = [unpacker.unpack(frame).batches[0].rows for frame in frames if frame.sequence != 3]
+    assert read == [ROWS[0].rows] * 5
+    assert [bool(frame.parts[0].dictionary) for frame in frames] == [
+        False,
+        False,
+        *([packing > 0, False] + [packing > 0] * 2),
+    ]
 
 
 def test_a_refused_frame_is_gone_and_told(spool: Spool, export: Export) -> None:

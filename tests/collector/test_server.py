@@ -28,6 +28,7 @@ from warpline_proto.client import QueryClient
 from warpline_proto.defaults import FRAME_BYTES_MAX
 from warpline_proto.errors import ConfigError, QueryError
 from warpline_proto.finding import Finding, FindingKind, FindingState, Report, Severity, Subject, to_rows
+from warpline_proto.stream import PACKING, Packer
 from warpline_proto.tables import CAPTURES, FINDINGS
 
 MakeFrame = Callable[..., Frame]
@@ -99,6 +100,21 @@ def test_an_acknowledged_frame_can_be_asked_for(tmp_path: Path, make_frame: Make
             assert (status.frames, status.rows, status.agents) == (50, 150, 1)
         with CatalogReader(tmp_path) as reader:
             assert reader.query("SELECT max(step) AS newest FROM steps").to_pylist() == [{"newest": 50}]
+
+
+def test_packed_frames_are_stored_as_they_were(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """The first acknowledgement says that they are read. One that needs what never came breaks the stream, to be sent again."""
+    packer = Packer()
+    messages = [packer.pack(wire.to_message(make_frame(sequence))) for sequence in range(1, 21)]
+    assert messages[-1].ByteSize() < messages[0].ByteSize() / 2
+    with running(tmp_path) as address:
+        with pytest.raises(grpc.RpcError) as broken:
+            push(address, messages[1:])
+        assert broken.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert push(address, messages)[0].packing == PACKING
+        with QueryClient(address) as client:
+            told = client.query("SELECT count(*) AS rows, min(step) AS first, max(step) AS last FROM steps")
+            assert told.to_pylist() == [{"rows": 60, "first": 1, "last": 20}]
 
 
 def test_an_acknowledgement_does_not_wait_for_the_next_frame(tmp_path: Path, make_frame: MakeFrame) -> None:

@@ -18,6 +18,8 @@ import grpc
 
 from warpline_proto import service_pb2, service_pb2_grpc
 from warpline_proto.defaults import FRAME_BYTES_MAX
+from warpline_proto.errors import WireError
+from warpline_proto.stream import PACKING, Packer
 
 from ..exporter import Sent
 from ..source import Health
@@ -52,6 +54,8 @@ class _Stream:
         self._stop = stop
         self._monotonic = monotonic
         self._in_flight: deque[tuple[Key, int]] = deque()
+        self._packer = Packer()
+        self._packing = self._refused = False
         self._credit_bytes = CREDIT_BYTES_START
         self._progress = monotonic()
         self._over = False
@@ -93,6 +97,27 @@ class _Stream:
             self._progress = self._monotonic()
             self._changed.notify_all()
         return landed
+
+    def packs(self, packing: int) -> None:
+        """The collector reads packed frames of this form."""
+        self._packing = packing >= PACKING
+
+    def refused(self) -> None:
+        """A frame was not taken: later ones may not refer to it."""
+        self._refused = True
+
+    def packed(self, message: service_pb2.Frame) -> service_pb2.Frame:
+        """The frame as it goes out next; one that cannot be read goes as it is, and the collector refuses it."""
+        if not self._packing:
+            return message
+        if self._refused:
+            self._refused = False
+            self._packer.begin_anew()
+        try:
+            return self._packer.pack(message)
+        except WireError:
+            self._packer.begin_anew()
+            return message
 
     def sleep(self, until: Callable[[], bool]) -> bool:
         """Wait for `until`, WAKE_SECONDS at most; False once an acknowledgement is overdue."""
@@ -209,9 +234,10 @@ class CollectorExporter:
                 self._rest(stream, partial(stream.fits, size))
                 if stream.over:
                     return
+            sent = stream.packed(message)
             self._frames += 1
-            self._bytes += size
-            yield message
+            self._bytes += sent.ByteSize()
+            yield sent
 
     def _rest(self, stream: _Stream, until: Callable[[], bool]) -> None:
         if not stream.sleep(until):
@@ -220,8 +246,10 @@ class CollectorExporter:
 
     def _take(self, stream: _Stream, acknowledgement: service_pb2.Ack) -> None:
         landed = stream.land(acknowledgement.boot, acknowledgement.sequence, acknowledgement.credit_bytes)
+        stream.packs(acknowledgement.packing)
         refused = 1 if acknowledgement.refused else 0
         if refused:
+            stream.refused()
             self._refused += 1
             self._refusal = acknowledgement.refused
         self._acknowledged += max(landed - refused, 0)
