@@ -18,7 +18,7 @@ from warpline_proto.finding import Evidence, Finding
 
 from .blame import percent
 from .detector import Reader, literal, show
-from .distributions import COLUMNS, Distribution, distance, of_rows
+from .distributions import COLUMNS, RUNS, distance, of_rows
 from .kernel_families import ARITHMETIC, MEMORY, family
 
 STEPS_MAX: Final = 8
@@ -92,7 +92,7 @@ def compare(
         return None
     span = (int(numbers[-1]), int(numbers[0]))
     rows = reader.query(
-        f"SELECT kernel_id, rank, step, category, {', '.join(COLUMNS)} FROM kernel_clusters WHERE "
+        f"SELECT kernel_id, rank, step, category, {', '.join((*COLUMNS, *RUNS))} FROM kernel_clusters WHERE "
         f"{_condition(job, (*asked, *beside), *span)} LIMIT {ROWS_MAX}"
     )
     ranks = set(rows.column("rank").to_pylist())
@@ -151,8 +151,8 @@ def _level(
 def _kernel(rows: pa.Table, ranks: Any, own: Any, names: dict[int, str]) -> tuple[Kernel, bool] | None:
     """The kernel, and whether every suspect is slower in it than every peer; None where launches differ."""
     steps = rows.column("step").to_numpy()
-    every = of_rows(rows).clusters
-    told = {int(rank): Distribution(every[ranks == rank]) for rank in np.unique(ranks)}
+    every = of_rows(rows)
+    told = {int(rank): every.part(ranks == rank) for rank in np.unique(ranks)}
     a_step = {rank: each.launches / len(np.unique(steps[ranks == rank])) for rank, each in told.items()}
     mine = [rank for rank in told if rank in set(ranks[own].tolist())]
     others = [rank for rank in told if rank not in mine]
@@ -165,8 +165,8 @@ def _kernel(rows: pa.Table, ranks: Any, own: Any, names: dict[int, str]) -> tupl
         return None
     excess = float(np.median([means[rank] for rank in mine])) / middle - 1
     apart = min(means[rank] for rank in mine) > max(means[rank] for rank in others)
-    pooled = Distribution(every[~own])
-    far = distance(Distribution(every[own]), pooled)
+    pooled = every.part(~own)
+    far = distance(every.part(own), pooled)
     identifier, category = rows.column("kernel_id")[0].as_py(), rows.column("category")[0].as_py()
     name = names.get(identifier, f"kernel {identifier}")
     seconds = middle * usual / 1e9

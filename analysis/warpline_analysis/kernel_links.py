@@ -36,6 +36,8 @@ LEAST_GATE: Final = TRANSFER_GATE / 2
 """... and the shortest launch of its members, in which somebody surely did not wait, by this much at least."""
 STRAY_MAX: Final = 0.1
 """Part of the ranks of healthy groups that may be long for reasons of their own."""
+STEADY_MAX: Final = 0.15
+"""Distance between the quartiles of a group's shortest launches, over their median, up to which they are transfers."""
 BETWEEN_STEPS: Final = 0.5
 """Part of a group's steps in which all its members have to be recorded."""
 FINDINGS_MAX: Final = 8
@@ -93,9 +95,15 @@ def _losses(transfers: Transfers) -> list[Loss]:
     for place in slow.members:
         excess = _over(transfers.mean[regime], place, others)
         longer = excess >= TRANSFER_GATE and _over(transfers.least[regime], place, others) >= LEAST_GATE
-        if longer and _of_the_link(transfers, place, slow):
+        if longer and _steady(transfers.least[regime, place]) and _of_the_link(transfers, place, slow):
             found.append(Loss(transfers, place, slow, excess))
     return found
+
+
+def _steady(times: Array) -> bool:
+    """Whether they scatter as transfers do; what a group waits for another one changes from step to step."""
+    low, middle, high = np.nanpercentile(times, (25, 50, 75))
+    return bool(high - low <= STEADY_MAX * middle)
 
 
 def _of_the_link(transfers: Transfers, place: int, slow: Slow) -> bool:
