@@ -38,6 +38,8 @@ STRAY_MAX: Final = 0.1
 """Part of the ranks of healthy groups that may be long for reasons of their own."""
 STEADY_MAX: Final = 0.15
 """Distance between the quartiles of a group's shortest launches, over their median, up to which they are transfers."""
+ALIKE_MAX: Final = 0.2
+"""Distance between the shortest launches of healthy sibling groups, over their median."""
 BETWEEN_STEPS: Final = 0.5
 """Part of a group's steps in which all its members have to be recorded."""
 FINDINGS_MAX: Final = 8
@@ -91,6 +93,8 @@ def _losses(transfers: Transfers) -> list[Loss]:
         return []
     regime = slice(slow.start, slow.stop)
     others = [place for place in range(len(transfers.groups)) if place not in slow.members]
+    if not _alike(transfers.least[regime][:, others]):
+        return []
     found = []
     for place in slow.members:
         excess = _over(transfers.mean[regime], place, others)
@@ -98,6 +102,12 @@ def _losses(transfers: Transfers) -> list[Loss]:
         if longer and _steady(transfers.least[regime, place]) and _of_the_link(transfers, place, slow):
             found.append(Loss(transfers, place, slow, excess))
     return found
+
+
+def _alike(times: Array) -> bool:
+    """Whether the healthy groups take the same: where they do not, what differs is waiting, or they are no siblings."""
+    typical = median(times, axis=0)
+    return bool(np.nanmax(typical) - np.nanmin(typical) <= ALIKE_MAX * np.nanmedian(typical))
 
 
 def _steady(times: Array) -> bool:
