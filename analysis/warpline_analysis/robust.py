@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from .medians import median as median
 from .scatter import MEMBERS_MIN, PARTS_SCATTER, SIGMAS, between_members, over_steps, standard_error
 
 Array = npt.NDArray[np.float64]
@@ -40,20 +41,6 @@ TOGETHER_SHARE: Final = 0.8
 """Of several members that are slow together so many are among the slowest of a row."""
 SETS_MAX: Final = 8
 """Candidate sets of slow members looked at for one window."""
-
-
-def median(values: Array, axis: int | None = None) -> Any:
-    """Median that passes over NaN; NaN where there is nothing else. To sort is many times faster than numpy's nanmedian."""
-    if axis is None:
-        known = values[~np.isnan(values)]
-        return np.median(known) if known.size else np.nan
-    if values.shape[axis] == 0:
-        return np.full(np.delete(values.shape, axis), np.nan)
-    ordered = np.sort(values, axis=axis)  # NaN last
-    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
-    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=axis)
-    high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[axis] - 1), axis=axis)
-    return ((low + high) / 2).squeeze(axis)[()]
 
 
 def peers_median(values: Array) -> Array:

@@ -7,12 +7,13 @@ members comes from the unaccused ones. Both are robust, and neither is ever take
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+
+from .medians import median
 
 Array = npt.NDArray[np.float64]
 
@@ -41,7 +42,7 @@ def over_steps(ratio: Array) -> float:
     known = np.sum(~np.isnan(changes), axis=0) >= ROWS_MIN
     if not known.any():
         return float("nan")
-    each = _nanmedian(np.abs(changes[:, known]), axis=0)
+    each = median(np.abs(changes[:, known]), axis=0)
     return float(np.median(each)) * TO_SIGMA / math.sqrt(2)
 
 
@@ -62,8 +63,8 @@ def pooled(groups: Sequence[Array]) -> float:
     for values in groups if len(groups) > 1 else ():
         members = values.shape[1]
         if members > 1 and len(values):
-            typical = _nanmedian(values / _nanmedian(values, axis=1)[:, None], axis=0)
-            parts.append((typical - np.nanmedian(typical)) * math.sqrt(members / (members - 1)))
+            typical = median(values / median(values, axis=1)[:, None], axis=0)
+            parts.append((typical - median(typical)) * math.sqrt(members / (members - 1)))
     known = np.concatenate(parts) if parts else np.empty(0)
     known = known[~np.isnan(known)]
     if len(known) < 2 * MEMBERS_MIN:
@@ -77,9 +78,3 @@ def standard_error(steps_scatter: float, members_scatter: float, rows: int, peer
     """Of a member's median ratio to the median of `peers` others over `rows` steps; NaN where scatter is not known."""
     own = members_scatter**2 + MEDIAN_VARIANCE * steps_scatter**2 / max(rows, 1)
     return math.sqrt(own * (1 + min(1.0, MEDIAN_VARIANCE / max(peers, 1))))
-
-
-def _nanmedian(values: Array, axis: int) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return np.nanmedian(values, axis=axis)

@@ -65,6 +65,7 @@ def connect(directory: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
             f"{path} cannot be opened: {first_line(error)}", "its segments stay readable by any Parquet reader"
         ) from error
     try:
+        connection.execute("SET enable_progress_bar = false")
         for table in TABLES.values():
             connection.execute(create_table(table))
             _add_columns(connection, table.name)

@@ -73,7 +73,10 @@ def _job(reader: Reader, job: Job) -> Report:
         for group in times.groups
         if len(group.members) > 1 and len(group.steps) >= STEPS_MIN
     ]
-    apart = {phase: pooled([group.seconds for name, _, group in judged if name == phase]) for phase, _, _ in judged}
+    apart = {
+        phase: pooled([group.seconds for name, _, group in judged if name == phase])
+        for phase in {name for name, _, _ in judged}
+    }
     suspects = [
         Suspect(phase, times, group, slow)
         for phase, times, group in judged

@@ -1,0 +1,22 @@
+"""Medians that pass over what is not known, fast: the most frequent thing that the analysis computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def median(values: npt.NDArray[np.float64], axis: int | None = None) -> Any:
+    """Median that passes over NaN; NaN where there is nothing else. To sort is many times faster than numpy's nanmedian."""
+    if axis is None:
+        known = values[~np.isnan(values)]
+        return np.median(known) if known.size else np.nan
+    if values.shape[axis] == 0:
+        return np.full(np.delete(values.shape, axis), np.nan)
+    ordered = np.sort(values, axis=axis)  # NaN last
+    count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
+    low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=axis)
+    high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[axis] - 1), axis=axis)
+    return ((low + high) / 2).squeeze(axis)[()]
