@@ -18,7 +18,7 @@ STEPS_APART: Final = 5
 """Two onsets coincide within so many steps ..."""
 NS_APART: Final = 60 * 10**9
 """... or this much time. A cause may also be seen so much later than its consequence."""
-ROUGH_STEPS_APART: Final = 20
+ROUGH_STEPS_APART: Final = 30
 SAME_LOSS: Final = 0.7
 """Onsets of causes that come and go are dated less exactly: further apart they coincide where both cost alike in each step."""
 TRACES_MAX: Final = 16

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .robust import EXCESS_GATE, Array, lasting_drop
+from .robust import SURE_GATE, Array, lasting_drop
 
 BEFORE_MIN: Final = 10
 """Values that make a baseline."""
@@ -22,6 +22,12 @@ BLOCKS_MIN: Final = 5
 EXCURSION_RATIO: Final = 2.0
 """A rise must be so many times the largest excursion that as many values in a row made before it."""
 EXCURSION_VALUES_MAX: Final = 50
+RESTLESS_MIN: Final = 30
+"""Values on either side from which a rise is told by ranks where single values vary more than it."""
+DRIFT_SHARE: Final = 0.6
+"""The halves of either level differ by no more than this part of the rise."""
+PAST_SHARE: Final = 0.6
+"""The series before the rise parts nowhere by more than this part of its score."""
 DEVIATIONS: Final = 5.0
 MEDIAN_ERROR: Final = 1.2533
 """Standard error of a median over that of a mean, normal values."""
@@ -52,7 +58,7 @@ class Rise:
         return self.after / self.before - 1
 
 
-def lasting_rise(series: Array, share: float = EXCESS_GATE) -> Rise | None:
+def lasting_rise(series: Array, share: float = SURE_GATE) -> Rise | None:
     """The newest level of a positive series if it lies at least `share` above the one before it and lasts; else None.
 
     Nine in ten blocks on either side keep to their side of the middle (`lasting_drop` of the rates), and the rise exceeds
@@ -62,7 +68,45 @@ def lasting_rise(series: Array, share: float = EXCESS_GATE) -> Rise | None:
         found = _at_scale(series, share, scale)
         if found is not None:
             return found
-    return None
+    return _by_ranks(series, share)
+
+
+def _by_ranks(series: Array, share: float) -> Rise | None:
+    """A rise of a series that varies more from value to value than it rose, by the ranks of all of its values.
+
+    The halves of either level nearly agree, so that no long drift is a rise, and the series parted by itself nowhere nearly as well before.
+    """
+    count = len(series)
+    if count < 2 * RESTLESS_MIN:
+        return None
+    scores = _scores(series)
+    start = RESTLESS_MIN + int(np.argmax(scores[RESTLESS_MIN - 1 : count - RESTLESS_MIN]))
+    score, logs = float(scores[start - 1]), np.log(series)
+    if score < DEVIATIONS:
+        return None
+    parts = [_level(half) for side in (logs[:start], logs[start:]) for half in np.array_split(side, 2)]
+    before, after = _level(logs[:start]), _level(logs[start:])
+    level = max(abs(parts[1] - parts[0]), abs(parts[3] - parts[2])) <= DRIFT_SHARE * (after - before)
+    past = float(np.max(np.abs(_scores(series[:start])[BEFORE_MIN - 1 : start - BEFORE_MIN])))
+    rise = Rise(start, math.exp(before), math.exp(after), RESTLESS_MIN)
+    return rise if level and past <= PAST_SHARE * score and rise.share >= share else None
+
+
+def _scores(series: Array) -> Array:
+    """For each split the standard score of the later values' ranks (rank-sum test): large where they are higher."""
+    count = len(series)
+    ranks = np.argsort(np.argsort(series, kind="stable"), kind="stable").astype(np.float64)
+    sizes = np.arange(1, count)
+    surplus = (count - 1) / 2 * sizes - np.cumsum(ranks)[:-1]
+    scores: Array = surplus / np.sqrt(sizes * (count - sizes) * (count + 1) / 12)
+    return scores
+
+
+def _level(logs: Array) -> float:
+    """Mean of the middle four fifths."""
+    ordered = np.sort(logs)
+    cut = len(ordered) // 10
+    return float(np.mean(ordered[cut : len(ordered) - cut]))
 
 
 def _at_scale(series: Array, share: float, scale: int) -> Rise | None:

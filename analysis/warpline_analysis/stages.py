@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,11 +15,14 @@ from .blame import cost_of, percent
 from .detector import Reader, literal, show
 from .jobs import Job, step_time
 from .robust import CHANCE_MAX, Array, by_chance, longest_run, median, share_gate, windows
+from .scatter import MEDIAN_VARIANCE, SIGMAS, pooled
 from .self_time import SelfTime, cells
 
 STAGE_GATE: Final = 0.05
-"""A stage is heavy from this excess over the mean of the other stages on: in the usual partitions the last one, with the loss,
-stays below."""
+"""A stage is heavy when its excess over the mean of the other stages is certainly more than this: in the usual partitions the
+last one, with the loss, stays below ..."""
+LARGE_GATE: Final = 0.20
+"""... and from this one on however its ranks scatter."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Stages:
     """Typical compute of each stage in the newest regime: `seconds` by stage, the heaviest, its excess over the others' mean.
 
     `share` is the share of steps in which it is the heaviest, `first` the step from which on, `peers` the fewest unaccused
-    ranks of any stage.
+    ranks of any stage, `error` the standard error of the excess: chips differ, and a stage has few of them.
     """
 
     seconds: dict[int, float]
@@ -36,13 +40,15 @@ class Stages:
     steps: int
     first: int
     peers: int
+    error: float = 0.0
 
     @property
     def heavy(self) -> bool:
         """The stages differ by the gates, and not by chance."""
         count = len(self.seconds)
         chance = count * by_chance(round(self.share * self.steps), self.steps, 1 / count)
-        return self.excess >= STAGE_GATE and self.share >= share_gate(1, count) and chance <= CHANCE_MAX
+        sure = self.excess - SIGMAS * self.error >= STAGE_GATE or self.excess >= LARGE_GATE
+        return sure and self.share >= share_gate(1, count) and chance <= CHANCE_MAX
 
 
 def compare_stages(times: SelfTime, accused: Collection[int], steps_min: int, window_min: int) -> Stages | None:
@@ -59,8 +65,10 @@ def compare_stages(times: SelfTime, accused: Collection[int], steps_min: int, wi
         return None
     table: Array = np.array([[column[step] for column in columns] for step in common])
 
+    error = _error(times, peers)
+
     def judge(start: int) -> Stages:
-        return _judge(table[start:], names, common[start], min(peers))
+        return _judge(table[start:], names, common[start], min(peers), error)
 
     judged = [judge(start) for start in windows(len(table), window_min)]
     found = next((stages for stages in judged if stages.heavy), None)
@@ -77,13 +85,20 @@ def _over_others(table: Array, stage: int) -> Array:
     return ratio
 
 
-def _judge(table: Array, names: list[int], first: int, peers: int) -> Stages:
+def _error(times: SelfTime, peers: Sequence[int]) -> float:
+    """Standard error of one stage's excess over the mean of the others, from how much ranks of one group differ."""
+    apart = pooled([group.seconds for group in times.groups])
+    single = math.sqrt(MEDIAN_VARIANCE) * apart / math.sqrt(min(peers))
+    return single * math.sqrt(1 + 1 / (len(peers) - 1))
+
+
+def _judge(table: Array, names: list[int], first: int, peers: int, error: float) -> Stages:
     typical = median(table, axis=0)
     heaviest = int(np.argmax(typical))
     share = float(np.mean(table[:, heaviest] >= np.delete(table, heaviest, axis=1).max(axis=1)))
     excess = float(np.median(_over_others(table, heaviest))) - 1
     seconds = {stage: float(value) for stage, value in zip(names, typical, strict=True)}
-    return Stages(seconds, names[heaviest], excess, share, len(table), first, peers)
+    return Stages(seconds, names[heaviest], excess, share, len(table), first, peers, error)
 
 
 def _stage_series(times: SelfTime, stage: int, accused: Collection[int]) -> tuple[dict[int, float], int]:

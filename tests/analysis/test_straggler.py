@@ -358,3 +358,14 @@ def test_eight_ranks_of_fsdp_wait_for_rank_4(data: Path, reader_of: ReaderOf) ->
     finding = only(straggler.detect(reader_of(tables)))
     assert (finding.subject.rank, finding.severity) == (4, Severity.WARNING) and finding.confidence <= 0.5
     assert "11.7 ms" in finding.summary and "6.2 ms" in finding.summary
+
+
+def test_a_tenth_more_work_of_a_stage_is_found_and_the_usual_head_of_a_model_is_not(reader_of: ReaderOf) -> None:
+    for seed in range(5):
+        usual = healthy(seed, steps=100, ranks=32)
+        usual[:, 16:] *= 1.03
+        assert judge(reader_of, usual, stages=2).findings == (), seed
+        heavy = usual.copy()
+        heavy[:, 16:] *= 1.10
+        finding = only(judge(reader_of, heavy, stages=2))
+        assert (finding.kind, finding.subject.stage) == (FindingKind.STAGE_IMBALANCE, 1), seed

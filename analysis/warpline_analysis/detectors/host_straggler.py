@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from warpline_proto.finding import (
     Check,
     Evidence,
@@ -30,13 +32,21 @@ from ..host_causes import UNKNOWN_HOST, Accused, Cause, find_cause
 from ..host_gaps import Gaps, largest_excess, load_gaps
 from ..iteration import jobs_with_steps, load_iterations
 from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
-from ..robust import EXCESS_GATE, Slow, slow_members
+from ..robust import Slow, slow_members
 from ..self_time import Member, PeerGroup
 from ..slow_compute import WINDOW_MIN, slow_in_compute
 from ..stacks import frames_told, top_frames
 from ..starvation import DETECTOR, judge_starvation, unknown
 from ..waits import load_waits
 
+GAP_GATE: Final = 0.03
+"""A gap that is longer than the peers' by this part of a step delays them all by as much ..."""
+SHOWN_SHARE: Final = 2 * GAP_GATE
+"""No more of a delay than this part of a step has to show in the others' waiting."""
+HOSTS_APART: Final = 0.005
+"""... and healthy hosts differ by so little of it."""
+GPU_WAITS: Final = ("synchronize", "item (", "nccl", "cudamemcpy")
+"""Parts of the names of frames in which a host waits for its GPU."""
 SEVERE_EXCESS: Final = 0.5
 PEERS_MAX: Final = 64
 """Peers whose times are shown beside the accused's."""
@@ -52,8 +62,14 @@ FINDINGS_MAX: Final = 8
 class Suspect:
     """Members of one peer group whose gaps are longer, persistently."""
 
+    job: str
     group: PeerGroup
     slow: Slow
+
+    @property
+    def first(self) -> int:
+        """Step since which."""
+        return int(self.group.steps[self.slow.start])
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -73,13 +89,12 @@ class Case:
     @property
     def first(self) -> int:
         """Step since which."""
-        return int(self.suspect.group.steps[self.suspect.slow.start])
+        return self.suspect.first
 
-    @property
-    def lost_per_step(self) -> float:
-        """Seconds lost in a step, spread over all steps that are looked at."""
+    def lost_since(self, step: int) -> float:
+        """Seconds lost in a step, spread over all steps from one on."""
         slow = self.suspect.slow
-        return slow.lost * slow.steps / len(self.suspect.group.steps)
+        return slow.lost * slow.steps / max(1, int(np.sum(self.suspect.group.steps >= step)))
 
     @property
     def over(self) -> bool:
@@ -105,38 +120,48 @@ def _job(reader: Reader, job: Job) -> Report:
     iterations = load_iterations(reader, job.name, WINDOW_STEPS)
     if not len(iterations.steps):
         return unknown(job, "no iteration times: a gap cannot be held against the step")
-    gaps = load_gaps(reader, job.name, iterations.typical)
-    groups = (
-        [group for group in gaps.times.groups if len(group.members) > 1 and len(group.steps) >= STEPS_MIN]
-        if gaps
-        else []
-    )
-    found = [Suspect(group, slow) for group in groups if (slow := slow_members(group.seconds, STEPS_MIN, WINDOW_MIN))]
-    if gaps and found:
-        return _weigh(reader, job, gaps, found)
+    checks: list[Check] = []
+    for gaps in load_gaps(reader, job.name, iterations.typical):
+        groups = [group for group in gaps.times.groups if len(group.members) > 1 and len(group.steps) >= STEPS_MIN]
+        found = [Suspect(job.name, group, slow) for group in groups if (slow := _late(group))]
+        told = _weigh(reader, job, gaps, found) if found else Report()
+        if told.findings:
+            return told
+        checks += told.checks or ([_even(job, gaps)] if groups else [])
     starved = judge_starvation(reader, job, iterations)
-    if starved.findings or not gaps or not groups:
+    if starved.findings or not checks:
         return starved
+    return Report(checks=(max(checks, key=lambda check: check.verdict == Verdict.UNKNOWN),))
+
+
+def _late(group: PeerGroup) -> Slow | None:
+    return slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, GAP_GATE, HOSTS_APART)
+
+
+def _even(job: Job, gaps: Gaps) -> Check:
     text = (
         f"largest lasting gap of one rank above its peers {percent(largest_excess(gaps))} of the step, gate "
-        f"{percent(EXCESS_GATE)}, over {gaps.times.ranks} ranks"
+        f"{percent(GAP_GATE)}, over {gaps.times.ranks} ranks"
     )
-    return Report(checks=(Check(DETECTOR, Verdict.HEALTHY, job.name, text),))
+    return Check(DETECTOR, Verdict.HEALTHY, job.name, text)
 
 
 def _weigh(reader: Reader, job: Job, gaps: Gaps, found: Sequence[Suspect]) -> Report:
     """Leave out whom compute or waiting explains; of stages that wait for each other name the one with a cause of its own."""
     slow = slow_in_compute(reader, job.name)
-    ranks, replicas = {member.rank for member in slow}, {member.dp for member in slow if member.dp is not None}
-    left = [each for each in found if not any(m.rank in ranks or m.dp in replicas for m in each.members)]
+    blamed, replicas = {member.rank for member in slow}, {member.dp for member in slow if member.dp is not None}
+    left = [each for each in found if not any(m.rank in blamed or m.dp in replicas for m in each.members)]
     if not left:
         text = "gaps are longer only on ranks that compute longer, or that wait in the pipeline for one that does"
         return Report(checks=(Check(DETECTOR, Verdict.HEALTHY, job.name, text),))
-    waits = load_waits(reader, job.name)
+    since = min(each.first for each in left)
+    waits = load_waits(reader, job.name, since)
     cases = sorted((case for each in left for case in _cases(each)), key=lambda case: -case.suspect.slow.lost)
     report = Report()
-    for case in _roots([_explained(reader, job, case) for case in cases[:CASES_MAX]])[:FINDINGS_MAX]:
-        heard = delay([member.rank for member in case.members], waits, case.lost_per_step)
+    for case in _roots(reader, [_explained(reader, job, case) for case in cases[:CASES_MAX]])[:FINDINGS_MAX]:
+        ranks = {member.rank for member in case.members}
+        lost = min(case.lost_since(since), SHOWN_SHARE * gaps.work)  # bubbles of a pipeline hide some of it
+        heard = delay(ranks, waits, lost, gaps.times.of_stage(case.suspect.group.stage))
         report += _told(reader, job, gaps, case, heard)
     return report
 
@@ -166,25 +191,38 @@ def _explained(reader: Reader, job: Job, case: Case) -> Case:
     return replace(case, cause=find_cause(reader, accused))
 
 
-def _roots(cases: Sequence[Case]) -> list[Case]:
-    """Of several stages of one replica with longer gaps, those with a cause of their own; the replica where none has one."""
+def _roots(reader: Reader, cases: Sequence[Case]) -> list[Case]:
+    """Of several parts of one replica with longer gaps, those with a cause of their own, else the one whose stacks show its host
+    at work; the replica where none does."""
     replicas: dict[int, list[Case]] = {}
     for case in cases:
         if case.replica is not None:
             replicas.setdefault(case.replica, []).append(case)
     roots: list[Case] = [case for case in cases if case.replica is None]
     for alike in replicas.values():
-        if len({case.suspect.group.stage for case in alike}) < 2:
+        if len({(case.suspect.group.stage, case.suspect.group.tp) for case in alike}) < 2:
             roots += alike
         else:
-            roots += [case for case in alike if case.cause is not UNKNOWN_HOST] or [replace(alike[0], ambiguous=True)]
+            own = [case for case in alike if case.cause is not UNKNOWN_HOST]
+            seen = own or [case for case in alike if _at_work(reader, case)]
+            roots += seen if own or len(seen) == 1 else [replace(alike[0], ambiguous=True)]
     return roots
+
+
+def _at_work(reader: Reader, case: Case) -> bool:
+    """Whether the one accused was seen most in something else than waiting for its GPU."""
+    if len(case.members) > 1:
+        return False
+    suspect = case.suspect
+    since_ns = step_time(reader, "steps", suspect.job, case.first)
+    seen = top_frames(reader, suspect.job, case.members[0].rank, since_ns)
+    return seen is not None and not any(word in seen.rows[0]["frame"].lower() for word in GPU_WAITS)
 
 
 def _told(reader: Reader, job: Job, gaps: Gaps, case: Case, heard: Corroboration) -> Report:
     subject = Subject(job=job.name, dp=case.replica) if case.ambiguous else subject_of(job, case.members)
     if heard.agrees is False:
-        text = f"{called(subject)} has longer gaps, but the others do not wait for it: {heard.text}"
+        text = f"{_named(subject)} has longer gaps, but the others do not wait for it: {heard.text}"
         return unknown(job, text, ("kernels of the ranks that it would have to delay",))
     slow = case.suspect.slow
     rank = case.members[0].rank
@@ -199,7 +237,7 @@ def _told(reader: Reader, job: Job, gaps: Gaps, case: Case, heard: Corroboration
         confidence=_confidence(case, heard),
         subject=subject,
         summary=f"{_named(subject)} is late because of {case.cause.name}{figures}: in {round(slow.share * slow.steps)} of "
-        f"{slow.steps} steps since step {case.first} {gaps.measure.name} for {slow.lost:.3g} s longer than for its peers, "
+        f"{slow.steps} steps since step {case.first} {gaps.name} for {slow.lost:.3g} s longer than for its peers, "
         f"{percent(slow.worst)} of a step{until}{stacks}",
         next_step=case.cause.next_step,
         onset=Onset(since_ns, case.first),
@@ -236,11 +274,7 @@ def _missing(case: Case, heard: Corroboration, seen: Evidence | None) -> tuple[s
     return (
         *(() if heard.agrees else ("waiting in collectives with all their ranks recorded",)),
         *(() if seen else ("stacks of the training process",)),
-        *(
-            ("which of the replica's stages is late: they wait for each other in the pipeline",)
-            if case.ambiguous
-            else ()
-        ),
+        *(("which of the replica's ranks is late: they wait for each other",) if case.ambiguous else ()),
     )
 
 

@@ -30,7 +30,7 @@ from ..detector import Reader, show
 from ..iteration import Iterations, jobs_with_steps, load_iterations, told_steps
 from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
 from ..rises import AFTER_MIN, BEFORE_MIN, Rise, lasting_rise
-from ..robust import EXCESS_GATE
+from ..robust import SURE_GATE
 
 DETECTOR: Final = "regression"
 STEPS_MIN: Final = BEFORE_MIN + AFTER_MIN
@@ -96,7 +96,7 @@ def _job(reader: Reader, job: Job) -> Report:
     rise = lasting_rise(iterations.seconds)
     if rise is None:
         text = (
-            f"no lasting rise of {percent(EXCESS_GATE)} or more in {count} steps of {iterations.typical:.3g} s "
+            f"no lasting rise of {percent(SURE_GATE)} or more in {count} steps of {iterations.typical:.3g} s "
             f"(jitter {percent(iterations.jitter)})"
         )
         return Report(checks=(Check(DETECTOR, Verdict.HEALTHY, job.name, text),))
