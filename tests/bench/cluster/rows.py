@@ -170,7 +170,7 @@ class Writer:
             "idle_ns": idle,
             "busy_ns": length - idle,
             "compute_ns": line.compute,
-            "communication_ns": communication + line.forward_wait + line.backward_wait,
+            "communication_ns": communication + line.forward_wait + line.backward_wait + line.exchange,
             "exposed_communication_ns": np.maximum(length - idle - line.compute, 0.0),
         }
 
@@ -189,6 +189,8 @@ class Writer:
         if self.layout.stages > 1:
             told.append(("forward-recv", "communication", start, line.forward_wait))
             told.append(("backward-recv", "communication", start + line.forward, line.backward_wait))
+        if self.layout.tensor > 1 or self.layout.experts > 1:
+            told.append(("exchange", "communication", start, line.exchange))
         for name, kind, begin, duration in told:
             step, rank = self.grid()
             self.recording.add(

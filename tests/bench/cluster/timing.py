@@ -67,6 +67,8 @@ class Timeline:
     forward_wait: Reals
     backward_wait: Reals
     pipeline_start: Reals
+    exchange: Reals
+    """Tensor and expert-parallel exchanges of all micro-batches but the last, whose own are among the operations."""
     operations: list[Operation] = field(default_factory=list)
 
     @property
@@ -137,7 +139,7 @@ def _run(
     start = gathered + work.gap + work.collection + work.save + work.data
     work.backward[:, -1] += work.stall
     done, waits, exchanges = _pipeline(layout, conditions, work, start, network)
-    operations += exchanges
+    operations += exchanges.operations()
     experts = _reduce_experts(layout, conditions, work, done, network, operations)
     if layout.replicas > 1:
         done = _reduce(layout, conditions, work, done, network, (dp_seconds, dp_bytes), operations)
@@ -166,6 +168,7 @@ def _run(
         forward_wait=waits[0].reshape(flat),
         backward_wait=waits[1].reshape(flat),
         pipeline_start=start.reshape(flat),
+        exchange=exchanges.untold.reshape(flat),
         operations=operations,
     )
 
@@ -207,12 +210,12 @@ def schedule(stages: int, microbatches: int) -> list[tuple[int, bool, int]]:
 
 def _pipeline(
     layout: Layout, conditions: Conditions, work: Work, start: Reals, network: _Network
-) -> tuple[Reals, tuple[Reals, Reals], list[Operation]]:
-    """End of the last backward pass of each rank, what it waited for its neighbours, and one exchange each way."""
+) -> tuple[Reals, tuple[Reals, Reals], _Exchanges]:
+    """End of the last backward pass of each rank, what it waited for its neighbours, and its exchanges."""
     free = start.copy()
     waits = (np.zeros_like(start), np.zeros_like(start))
     passed: dict[tuple[int, bool, int], Reals] = {}
-    exchange = _Exchanges(layout, conditions, network)
+    exchange = _Exchanges(layout, conditions, network, np.zeros_like(start))
     for stage, forward, at in schedule(layout.stages, conditions.microbatches):
         neighbour = passed.pop((stage - 1, True, at) if forward else (stage + 1, False, at), None)
         begin = free[:, stage] if neighbour is None else np.maximum(free[:, stage], neighbour + SEND_SECONDS)
@@ -220,14 +223,15 @@ def _pipeline(
         own = begin + (work.forward if forward else work.backward)[:, at, stage]
         free[:, stage] = exchange.synchronise(own, stage, forward, last=at == conditions.microbatches - 1)
         passed[stage, forward, at] = free[:, stage].copy()
-    return free, waits, exchange.operations()
+    return free, waits, exchange
 
 
 class _Exchanges:
-    """Tensor and expert-parallel exchanges: one after each micro-batch pass; those of the last micro-batch are told."""
+    """Tensor and expert-parallel exchanges: one after each micro-batch pass; those of the last micro-batch are told one by one,
+    of the others the seconds that each rank spends in them."""
 
-    def __init__(self, layout: Layout, conditions: Conditions, network: _Network) -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout, conditions: Conditions, network: _Network, untold: Reals) -> None:
+        self._layout, self.untold = layout, untold
         self._told: dict[tuple[str, bool], tuple[Reals, Reals, int]] = {}
         self._transfer: dict[str, tuple[Reals, int]] = {}
         for kind, share, members in (("tp", TENSOR_SHARE, layout.tensor), ("ep", EXPERT_SHARE, layout.experts)):
@@ -244,6 +248,8 @@ class _Exchanges:
                     (kind, forward), (np.zeros(shape), np.zeros(shape), message_bytes)
                 )
                 starts[:, stage], ends[:, stage] = own, end
+            else:
+                self.untold[:, stage] += end - own
             own = end
         return own
 
