@@ -175,7 +175,11 @@ def test_a_kernel_of_one_stage_is_compared_on_that_stage_alone(reader_of: Reader
 
     assert asked(reader_of, job(ranks=8, stages=4, renamed=renamed)).findings == ()
     slow = job(
-        lambda step, rank, name: 2.0 if rank == 7 and "flash" in name else 1.0, ranks=8, stages=4, renamed=renamed
+        lambda step, rank, name: 2.0 if rank == 7 and "flash" in name else 1.0,
+        ranks=8,
+        stages=4,
+        renamed=renamed,
+        steps=16,
     )
     assert the_one(asked(reader_of, slow)).subject.rank == 7
 

@@ -8,6 +8,7 @@ shortest duration over a group is its transfer, which is held against sibling gr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -36,7 +37,7 @@ from ..kernel_screen import (
     peer_counts,
     screen,
 )
-from ..robust import EXCESS_GATE, Slow, median, slow_members
+from ..robust import EXCESS_GATE, Slow, by_chance, median, slow_members
 from ..self_time import Member, PeerGroup, coverage
 from ..slow_compute import judged_ranks, ranks_of
 
@@ -47,6 +48,8 @@ WINDOW_MIN: Final = 8
 """Shortest newest part of the window that is judged by itself."""
 SHARE_MIN: Final = 0.75
 """Part of the steps since the onset in which it is slow: what comes and goes is told by the levels above."""
+CHANCE_MAX: Final = 0.0005
+"""Largest probability, over all groups, that luck made the same ranks slowest so often: several kernels are looked at."""
 FOREIGN_MAX: Final = 0.2
 """From this part of a rank's time in kernels that its peers do not run on, other algorithms were chosen for it."""
 FINDINGS_MAX: Final = 8
@@ -55,12 +58,16 @@ FINDINGS_MAX: Final = 8
 
 @dataclass(frozen=True)
 class Suspect:
-    """Members of one peer group that are slow in one kernel (or WHOLE); `lost` is what that costs in a step, seconds."""
+    """Members of one peer group that are slow in one kernel (or WHOLE); `lost` is what that costs in a step, seconds.
+
+    `replica` says that most other stages of the same replica are slow in it as well.
+    """
 
     kernel: int
     group: PeerGroup
     slow: Slow
     lost: float
+    replica: bool
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -113,15 +120,37 @@ def _suspects(times: KernelTimes, peers: Mapping[int, int], usual: float) -> lis
         slow = slow_members(group.seconds, STEPS_MIN, WINDOW_MIN)
         if slow is None or not _lasting(slow, len(group.steps)) or _more_launches(times, ranks, slow):
             continue
+        if _by_luck(slow, len(ranks), len(times.groups)):
+            continue
         lost = slow.lost * times.launches[ranks[slow.members[0]]]
         if slow.excess >= EXCESS_GATE and lost >= IMPACT_GATE * usual:
-            found.append(Suspect(times.kernel, group, slow, lost))
+            found.append(Suspect(times.kernel, group, slow, lost, _replica_too(times, group, slow)))
     return found
 
 
 def _lasting(slow: Slow, steps: int) -> bool:
     """Up to now, and not by turns."""
     return slow.stop >= steps - ARRIVING_MAX and slow.share >= SHARE_MIN
+
+
+def _by_luck(slow: Slow, members: int, groups: int) -> bool:
+    """Whether work that is dealt anew in each step could have fallen to the same so often, in any group of the job."""
+    sets = math.comb(members, len(slow.members))
+    return sets * groups * by_chance(round(slow.share * slow.steps), slow.steps, 1 / sets) > CHANCE_MAX
+
+
+def _replica_too(times: KernelTimes, group: PeerGroup, slow: Slow) -> bool:
+    """Whether the same replica is slow in this kernel at most other stages as well: then it has more work."""
+    replicas = {group.members[place].dp for place in slow.members}
+    steps = group.steps[slow.start : slow.stop]
+    found = []
+    for other in times.groups:
+        own = [place for place, member in enumerate(other.members) if member.dp in replicas]
+        rest = [place for place in range(len(other.members)) if place not in own]
+        if other.stage != group.stage and None not in replicas and own and rest:
+            there = other.seconds[np.isin(other.steps, steps)]
+            found.append(float(median(median(there[:, own], axis=1) / median(there[:, rest], axis=1))) - 1)
+    return bool(found) and float(np.median(found)) >= slow.excess / 2
 
 
 def _more_launches(times: KernelTimes, ranks: Sequence[int], slow: Slow) -> bool:
@@ -144,11 +173,11 @@ def _accuse(reader: Reader, job: Job, clustered: Clustered, standing: Standing, 
         who = called(subject_of(job, max(own, key=lambda each: each.lost).members))
         text = f"{who} takes longer, but runs other kernels than its peers: an algorithm chosen there, no slow GPU"
         return _unknown(job, text, "the same kernels on its peers")
-    own = alike
-    replica = _whole_replica(own)
-    if replica is not None:
-        return _unknown(job, f"the kernels of replica dp {replica} take longer at every stage: more work there is likelier than "
-                             "as many slow GPUs", "sequence lengths")  # fmt: skip
+    own = [each for each in alike if not each.replica]
+    if not own:
+        dp = alike[0].members[0].dp
+        text = f"the kernels of replica dp {dp} take longer at most stages: more work there is likelier than as many slow GPUs"
+        return _unknown(job, text, "sequence lengths")
     chosen: dict[tuple[Member, ...], list[Suspect]] = {}
     for each in sorted(own, key=lambda suspect: (suspect.kernel != WHOLE, -suspect.lost)):
         chosen.setdefault(each.members, []).append(each)
@@ -171,17 +200,6 @@ def _other_kernels(reader: Reader, job: Job, clustered: Clustered, suspect: Susp
 def _left(job: Job, count: int) -> tuple[Check, ...]:
     text = f"kernels of {count} more ranks or groups take longer at less cost and are not listed"
     return (Check(DETECTOR, Verdict.UNKNOWN, job.name, text),) if count > 0 else ()
-
-
-def _whole_replica(suspects: Sequence[Suspect]) -> int | None:
-    """The replica that is slow in one kernel at two stages or more and alone in it; its data is at fault, no GPU."""
-    for kernel in {each.kernel for each in suspects}:
-        alike = [each for each in suspects if each.kernel == kernel]
-        replicas = {member.dp for each in alike for member in each.members}
-        stages = {each.group.stage for each in alike}
-        if len(stages) > 1 and len(replicas) == 1 and None not in replicas:
-            return replicas.pop()
-    return None
 
 
 def _finding(
