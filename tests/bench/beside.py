@@ -83,6 +83,7 @@ class Case:
     name: str
     victims: tuple[int, ...]
     healthy: bool
+    pipelined: bool
     clock_error_ms: float
     onset: int
     step_seconds: tuple[float, ...]
@@ -168,6 +169,7 @@ def _case(job: tuple[Episode, str]) -> Case:
         name=each.name,
         victims=tuple(rank for fault in each.faults for rank in fault.ranks),
         healthy=not each.faults,
+        pipelined=each.layout.stages > 1,
         clock_error_ms=each.sight.clock_error_seconds * 1e3,
         onset=each.onset,
         step_seconds=tuple(timeline.length.tolist()),
@@ -182,10 +184,12 @@ def _ranks(named: Sequence[Sequence[int]], cases: Sequence[Case]) -> dict[str, A
     guilty = [(said, case) for said, case in pairs if case.victims]
     others = [(said, case) for said, case in pairs if not case.victims and not case.healthy]
     healthy = [said for said, case in pairs if case.healthy]
+    flat = [(said, case) for said, case in guilty if not case.pipelined]
     errors = sorted({case.clock_error_ms for case in cases})
     return {
         "victim_named": share(sum(set(case.victims) <= set(said) for said, case in guilty), len(guilty)),
         "top1": share(sum(bool(said) and said[0] in case.victims for said, case in guilty), len(guilty)),
+        "top1_without_pipeline": share(sum(bool(said) and said[0] in case.victims for said, case in flat), len(flat)),
         "innocent_named": share(sum(bool(set(said) - set(case.victims)) for said, case in guilty), len(guilty)),
         "accused_without_guilty_rank": share(sum(bool(said) for said, _ in others), len(others)),
         "healthy_accused": share(sum(bool(said) for said in healthy), len(healthy)),

@@ -29,6 +29,7 @@ HEALTHY: Final[Mapping[str, str]] = {
 PEERS: Final[Mapping[str, str]] = {
     "victim_named": "victim named",
     "top1": "victim first",
+    "top1_without_pipeline": "victim first, jobs without a pipeline",
     "innocent_named": "innocents named too",
     "accused_without_guilty_rank": "a rank named where none is guilty",
     "healthy_accused": "healthy job accused",
