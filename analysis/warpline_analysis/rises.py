@@ -74,7 +74,8 @@ def lasting_rise(series: Array, share: float = SURE_GATE) -> Rise | None:
 def _by_ranks(series: Array, share: float) -> Rise | None:
     """A rise of a series that varies more from value to value than it rose, by the ranks of all of its values.
 
-    The halves of either level nearly agree, so that no long drift is a rise, and the series parted by itself nowhere nearly as well before.
+    The halves of either level nearly agree, so that no long drift is a rise, and the series parted by itself nowhere nearly as
+    well before.
     """
     count = len(series)
     if count < 2 * RESTLESS_MIN:

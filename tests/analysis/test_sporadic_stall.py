@@ -167,3 +167,30 @@ def test_names_clocks_and_units_do_not_matter(reader_of: ReaderOf, train: Train)
     assert (skewed.summary, skewed.id) == (plain.summary, plain.id)
     scaled = {name: (kind, seconds * 100) for name, (kind, seconds) in work.items()}
     assert only(judge(reader_of, train(scaled))).id == plain.id
+
+
+def test_a_stall_of_half_a_step_is_seen_beside_the_ranks_that_do_the_same_work(
+    reader_of: ReaderOf, train: Train
+) -> None:
+    """Lengths of sequences make steps vary by as much, but for all ranks alike."""
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        work = phases(seed)
+        lengths = random.lognormal(0, 0.2, (200, 1))
+        varying = {name: (kind, seconds * lengths) for name, (kind, seconds) in work.items()}
+        assert judge(reader_of, train(varying)).findings == (), seed
+        finding = only(judge(reader_of, train(spiked(varying, "backward-compute", [seed], AT, 1.9))))
+        assert (finding.kind, finding.subject.rank) == (FindingKind.SPORADIC_STALL, seed)
+        assert finding.onset.step == AT[0]
+
+
+def test_small_hiccups_of_one_rank_after_another_and_pauses_of_all_are_no_stalls(
+    reader_of: ReaderOf, train: Train
+) -> None:
+    in_turn = phases(7)
+    for number, step in enumerate((*AT, 90, 140, 188)):
+        in_turn = spiked(in_turn, "backward-compute", [number], [step], 1.9)
+    uneven = spiked(phases(8), "backward-compute", range(8), AT, 3)
+    uneven = spiked(uneven, "backward-compute", [2], AT, 1.3)
+    for work in (in_turn, uneven):
+        assert judge(reader_of, train(work)).findings == ()

@@ -17,6 +17,7 @@ from ..cpu_compute import SHARED, computes_on_cpus
 from ..detector import Reader
 from ..iteration import Iterations, jobs_with_steps, load_iterations
 from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
+from ..lone_stalls import lone_stalls
 from ..self_time import Member
 from ..spikes import (
     PHASE_RATIO,
@@ -60,13 +61,14 @@ def _job(reader: Reader, job: Job) -> Report:
         text = f"iteration times of {count} step{'s' * (count != 1)}; {STEPS_MIN} needed"
         return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, text, (text,)),))
     first = int(iterations.steps[0])
-    seen = [sporadic(series, count) for series in phase_spikes(reader, job.name, first, iterations.typical)]
+    seen = [sporadic(series, count) for series in phase_spikes(reader, job.name)]
     stalls = [series for series in seen if _stalls(series, iterations)]
     explained = {step + shift for series in seen for step in series.steps for shift in (0, 1)}
     rest = {step: excess for step, excess in long_steps(iterations).items() if step not in explained}
     stalls += [series for series in _of_parts(reader, job, first, rest, count) if _stalls(series, iterations)]
     if stalls and computes_on_cpus(reader, job.name):
         return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, f"single phases stall; {SHARED}"),))
+    stalls = stalls or lone_stalls(reader, iterations)[:1]
     if stalls:
         return Report(tuple(_finding(reader, job, iterations, series) for series in stalls[:FINDINGS_MAX]))
     return Report(checks=(_check(job, iterations, seen, rest),))
