@@ -114,8 +114,18 @@ class KernelTimes:
     launches: dict[int, float]
 
 
-def kernel_times(reader: Reader, job: str, standing: Standing, kernels: Sequence[int]) -> list[KernelTimes]:
-    """The newest steps of some kernels, as many as CELLS_MAX allows, by the ranks that do the same work."""
+def places_of(reader: Reader, job: str, first: int) -> pa.Table:
+    """PLACE of each rank that ran a compute kernel since step `first`."""
+    return reader.query(
+        f"SELECT {PLACE} FROM kernel_clusters WHERE job = {literal(job)} AND {_OF_COMPUTE} AND step >= {first} GROUP BY rank "
+        "ORDER BY rank"
+    )
+
+
+def kernel_times(
+    reader: Reader, job: str, standing: Standing, kernels: Sequence[int], places: pa.Table
+) -> list[KernelTimes]:
+    """The newest steps of some kernels, as many as CELLS_MAX allows, by those ranks of `places` that do the same work."""
     if not kernels:
         return []
     steps = min(STEPS_MAX, max(STEPS_FLOOR, CELLS_MAX // (standing.ranks * max(standing.screened, 1))))
@@ -129,7 +139,6 @@ def kernel_times(reader: Reader, job: str, standing: Standing, kernels: Sequence
     ] * bool(chosen)
     parts += [f"SELECT {WHOLE} AS kernel_id, {_MEANS} {condition} GROUP BY step, rank"] * (WHOLE in kernels)
     rows = reader.query(" UNION ALL ".join(parts))
-    places = reader.query(f"SELECT {PLACE} {condition} GROUP BY rank ORDER BY rank")
     return [found for kernel in kernels if (found := _times(job, kernel, rows, places))]
 
 
@@ -138,7 +147,8 @@ _MEANS: Final = "step, rank, sum(sum_ns) / sum(count) / 1e9 AS seconds, sum(coun
 
 
 def _times(job: str, kernel: int, rows: pa.Table, places: pa.Table) -> KernelTimes | None:
-    mine = rows.filter(pa.array(rows.column("kernel_id").to_numpy() == kernel))
+    placed = np.isin(rows.column("rank").to_numpy(), places.column("rank").to_numpy())
+    mine = rows.filter(pa.array(placed & (rows.column("kernel_id").to_numpy() == kernel)))
     if mine.num_rows == 0:
         return None
     ranks, parts = mine.column("rank").to_numpy(), mine.column("parts").to_numpy()
@@ -150,12 +160,9 @@ def _times(job: str, kernel: int, rows: pa.Table, places: pa.Table) -> KernelTim
     return KernelTimes(kernel, side_by_side(job, "kernel_clusters", mine, there).groups, launches)
 
 
-def peer_counts(reader: Reader, job: str, first: int) -> dict[int, int]:
-    """Ranks that do the same work as each rank, itself counted, since step `first`, whatever kernels they run."""
-    rows = reader.query(
-        f"SELECT rank, max(pp) AS pp, max(tp) AS tp, max(ep) AS ep FROM kernel_clusters WHERE job = {literal(job)} AND "
-        f"{_OF_COMPUTE} AND step >= {first} GROUP BY rank"
-    ).to_pylist()
+def peer_counts(places: pa.Table) -> dict[int, int]:
+    """Ranks that do the same work as each rank, itself counted, whatever kernels they run."""
+    rows = places.to_pylist()
     fine = Counter((row["pp"], row["tp"], row["ep"]) for row in rows)
     wide = Counter((row["pp"], row["ep"]) for row in rows)
     alone = max(fine.values(), default=0) < 2

@@ -35,6 +35,7 @@ from ..kernel_screen import (
     foreign_share,
     kernel_times,
     peer_counts,
+    places_of,
     screen,
 )
 from ..robust import EXCESS_GATE, Slow, by_chance, median, slow_members
@@ -99,10 +100,13 @@ def _job(reader: Reader, job: Job, clustered: Clustered, standing: Standing | No
         return Report(checks=(_even(job, standing),))
     known = any(each.job == job.name for each in coverage(reader))
     kernels = [kernel for kernel in standing.kernels if not (known and kernel == WHOLE)]  # their sum was judged above
-    peers = peer_counts(reader, job.name, clustered.first) if kernels else {}
+    if not kernels:
+        return Report(checks=(_even(job, standing),))
+    places = places_of(reader, job.name, clustered.first)
+    peers = peer_counts(places)
     suspects = [
         suspect
-        for times in kernel_times(reader, job.name, standing, kernels)
+        for times in kernel_times(reader, job.name, standing, kernels, places)
         for suspect in _suspects(times, peers, standing.usual)
     ]
     if not suspects:
