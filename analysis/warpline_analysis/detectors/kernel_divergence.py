@@ -43,6 +43,8 @@ from ..self_time import Member, PeerGroup, coverage
 from ..slow_compute import judged_ranks, ranks_of
 
 DETECTOR: Final = "kernel_divergence"
+LINKS: Final = f"{DETECTOR} (links)"
+"""The second question, answered by itself."""
 STEPS_MIN: Final = 3
 """Steps in which a kernel has to diverge."""
 WINDOW_MIN: Final = 8
@@ -86,7 +88,7 @@ def detect(reader: Reader) -> Report:
     for each in clustered:
         job = jobs.get(each.job, Job(each.job))
         report += _job(reader, job, each, standing.get(each.job))
-        report += judge_links(reader, job, DETECTOR)
+        report += judge_links(reader, job, LINKS)
     return report
 
 
