@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from .detector import Reader, literal
 from .host_gaps import COLLECTION, LOADER
-from .iteration import GPU_WITHOUT_WORK, Iterations, told_steps
+from .iteration import GPU_WITHOUT_WORK, Iterations, jobs_with_steps, load_iterations, told_steps
+from .jobs import WINDOW_STEPS
+from .remembered import once
 from .self_time import SELF_KINDS
 
 STEP_RATIO: Final = 2.0
@@ -81,36 +83,66 @@ class Series:
         return sum(longest.values())
 
 
+_ALONE: Final = f"(kind IN {SELF_KINDS} OR {LOADER} OR {COLLECTION})"
+
+
 def _watched(job: str, first: int) -> str:
     """FROM and WHERE of phases in which nobody waits for another rank."""
     return (
         f"FROM phases WHERE job = {literal(job)} AND step >= {first} AND rank IS NOT NULL AND duration_ns IS NOT NULL AND "
-        f"(kind IN {SELF_KINDS} OR {LOADER} OR {COLLECTION})"
+        f"{_ALONE}"
     )
 
 
 def phase_spikes_sql(job: str, first: int, step_seconds: float) -> str:
     """SELECT of (phase, kind, rank, step, excess, ratio): the longest spike of each rank, step and phase."""
+    return _spikes_sql(_watched(job, first), f"{STEP_SHARE * step_seconds * 1e9!r}")
+
+
+def _spikes_sql(told: str, least: str, job: str = "") -> str:
+    """Spikes among the rows `told` (FROM and WHERE) of at least so many ns; `job` is "job, " where they are of many jobs."""
     jitter = f"coalesce(pow(quartiles[3] / nullif(quartiles[1], 0), {DEVIATIONS / _QUARTILES!r}), 1)"
     gate = f"greatest({PHASE_RATIO} * quartiles[2], {jitter} * quartiles[2], {UPPER_RATIO} * quartiles[3])"
+    of_job, same, limit = ("job AS owner, ", "job = owner AND ", "least_ns, ") if job else ("", "", "")
     return (
-        "SELECT phase, min(kind) AS kind, rank, step, max(duration_ns - usual) / 1e9 AS excess, "
-        "max(duration_ns / nullif(usual, 0)) AS ratio FROM (SELECT phase, kind, rank, step, pp, duration_ns "
-        f"{_watched(job, first)}) AS every JOIN (SELECT phase AS named, pp AS stage, quartiles[2] AS usual, {gate} AS gate FROM "
-        "(SELECT phase, pp, quantile_cont(duration_ns, [0.25, 0.5, 0.75]) AS quartiles "
-        f"{_watched(job, first)} GROUP BY phase, pp)) ON phase = named AND pp IS NOT DISTINCT FROM stage WHERE "
-        f"duration_ns >= gate AND duration_ns - usual >= {STEP_SHARE * step_seconds * 1e9!r} GROUP BY phase, rank, step"
+        f"SELECT {job}phase, min(kind) AS kind, rank, step, max(duration_ns - usual) / 1e9 AS excess, "
+        f"max(duration_ns / nullif(usual, 0)) AS ratio FROM (SELECT {job}{limit}phase, kind, rank, step, pp, duration_ns "
+        f"{told}) AS every JOIN (SELECT {of_job}phase AS named, pp AS stage, quartiles[2] AS usual, {gate} AS gate FROM "
+        f"(SELECT {job}phase, pp, quantile_cont(duration_ns, [0.25, 0.5, 0.75]) AS quartiles "
+        f"{told} GROUP BY {job}phase, pp)) ON {same}phase = named AND pp IS NOT DISTINCT FROM stage WHERE "
+        f"duration_ns >= gate AND duration_ns - usual >= {least} GROUP BY {job}phase, rank, step"
     )
 
 
-def phase_spikes(reader: Reader, job: str, first: int, step_seconds: float) -> list[Series]:
-    """Spikes of each phase from step `first` on, steps being `step_seconds` long; costliest first."""
+def phase_spikes(reader: Reader, job: str) -> list[Series]:
+    """Spikes of each phase in the newest steps; costliest first."""
+    return _every_job(reader).get(job, [])
+
+
+@once
+def _every_job(reader: Reader) -> dict[str, list[Series]]:
+    """All jobs with one question: one job by itself costs as much as many."""
+    jobs = [load_iterations(reader, name, WINDOW_STEPS) for name in jobs_with_steps(reader)]
+    bounds = ", ".join(
+        f"({literal(each.job)}, {int(each.steps[0])}, {STEP_SHARE * each.typical * 1e9!r}::DOUBLE)"
+        for each in jobs
+        if len(each.steps)
+    )
+    if not bounds:
+        return {}
+    told = (
+        f"FROM phases JOIN (VALUES {bounds}) AS newest(job, first, least_ns) USING (job) WHERE step >= first AND rank IS NOT "
+        f"NULL AND duration_ns IS NOT NULL AND {_ALONE}"
+    )
     rows = reader.query(
-        f"SELECT phase, kind, list(rank) AS rank, list(step) AS step, list(excess) AS excess, list(coalesce(ratio, 0)) AS ratio "
-        f"FROM (FROM ({phase_spikes_sql(job, first, step_seconds)}) ORDER BY step, rank) GROUP BY phase, kind ORDER BY phase"
+        "SELECT job, phase, kind, list(rank) AS rank, list(step) AS step, list(excess) AS excess, list(coalesce(ratio, 0)) AS "
+        f"ratio FROM (FROM ({_spikes_sql(told, 'least_ns', 'job, ')}) ORDER BY job, step, rank) GROUP BY job, phase, kind "
+        "ORDER BY job, phase"
     )
-    series = [Series(row["phase"], row["kind"], True, _spikes(row)) for row in rows.to_pylist()]
-    return sorted(series, key=lambda each: -each.lost)
+    found: dict[str, list[Series]] = {}
+    for row in rows.to_pylist():
+        found.setdefault(row["job"], []).append(Series(row["phase"], row["kind"], True, _spikes(row)))
+    return {job: sorted(series, key=lambda each: -each.lost) for job, series in found.items()}
 
 
 def long_steps(iterations: Iterations) -> dict[int, float]:
