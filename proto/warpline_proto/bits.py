@@ -17,6 +17,8 @@ Numbers = npt.NDArray[np.int64]
 
 WIDTH_MAX: Final = 62
 """Bits of the largest number that can be written."""
+_FEW: Final = 63
+"""In place of a width: most numbers are zero, and the places of the others are told."""
 
 
 class BitWriter:
@@ -36,14 +38,21 @@ class BitWriter:
         """Numbers of zero and more, most of them small."""
         if not values.size:
             return
-        width = _width(values)
-        self.data.append(width)
-        quotients = values >> width
-        unary = np.zeros(int(quotients.sum()) + values.size, dtype=np.uint8)
-        unary[np.cumsum(quotients + 1) - 1] = 1
-        self.number(-(-unary.size // 8))
-        self.data += np.packbits(unary).tobytes()
-        self.data += np.packbits((values[:, None] >> np.arange(width - 1, -1, -1)) & 1).tobytes()
+        packed = _rice(values)
+        others = np.flatnonzero(values)
+        if 2 * others.size < values.size:
+            few = BitWriter()
+            few.data.append(_FEW)
+            few.chosen(others)
+            few.data += _rice(values[others] - 1) if others.size else b""
+            packed = min(packed, bytes(few.data), key=len)
+        self.data += packed
+
+    def chosen(self, places: Numbers) -> None:
+        """Some places among many, ascending."""
+        self.number(places.size)
+        if places.size:
+            self.data += _rice(np.diff(places, prepend=-1) - 1)
 
     def signed(self, values: Numbers) -> None:
         """Numbers near zero on both sides."""
@@ -83,6 +92,28 @@ class BitReader:
         if not count:
             return np.zeros(0, dtype=np.int64)
         (width,) = self._take(1)
+        if width == _FEW:
+            values = np.zeros(count, dtype=np.int64)
+            others = self.chosen(count)
+            values[others] = self._rice(others.size) + 1 if others.size else 0
+            return values
+        return self._rice_of(width, count)
+
+    def chosen(self, among: int) -> Numbers:
+        """Places below `among`, ascending."""
+        count = self.number()
+        if count > among:
+            raise WireError("more places than there are")
+        places = np.cumsum(self._rice(count) + 1) - 1 if count else np.zeros(0, dtype=np.int64)
+        if count and not 0 <= int(places[0]) <= int(places[-1]) < among:
+            raise WireError("a place that is none")
+        return places
+
+    def _rice(self, count: int) -> Numbers:
+        (width,) = self._take(1)
+        return self._rice_of(width, count)
+
+    def _rice_of(self, width: int, count: int) -> Numbers:
         if width > WIDTH_MAX:
             raise WireError("a packed column has no such width")
         unary = np.unpackbits(np.frombuffer(self._take(self.number()), dtype=np.uint8))
@@ -123,6 +154,18 @@ class BitReader:
             raise WireError("a packed column ends early")
         self._at += size
         return piece
+
+
+def _rice(values: Numbers) -> bytes:
+    width = _width(values)
+    quotients = values >> width
+    unary = np.zeros(int(quotients.sum()) + values.size, dtype=np.uint8)
+    unary[np.cumsum(quotients + 1) - 1] = 1
+    writer = BitWriter()
+    writer.data.append(width)
+    writer.number(-(-unary.size // 8))
+    low = (values[:, None] >> np.arange(width - 1, -1, -1)) & 1
+    return bytes(writer.data) + np.packbits(unary).tobytes() + np.packbits(low).tobytes()
 
 
 def bit_length(values: Numbers) -> Numbers:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from .bits import bit_length
 from .clusters import QUANTILE_COLUMNS, QUANTILES
 from .tables import KERNEL_CLUSTERS
 
@@ -117,12 +118,16 @@ NO_VALUES: Final = Values(_NONE, _NONE, _NONE, _NONE, NO_RUNS)
 
 @dataclass
 class Book:
-    """Entries in order of arrival. `place`, `stream`, `kernel_id`, `category` and `index` say what an entry is of."""
+    """Entries in order of arrival.
+
+    `names` has columns place, stream, kernel, category and index; `sum_bits` is about how long the difference of a sum is.
+    """
 
     serial: int = 0
     places: dict[Place, int] = field(default_factory=dict)
     names: Numbers = field(default_factory=lambda: np.zeros((0, 5), np.int64))
     keys: Values = NO_VALUES
+    sum_bits: Numbers = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -138,8 +143,18 @@ class Book:
         chosen = np.flatnonzero(rows.sound)
         place = known[rows.place[chosen]]
         self.names = np.concatenate([self.names, np.column_stack([place, rows.names[chosen]])])
-        self.keys = self.keys.append(rows.values.take(chosen))
+        values = rows.values.take(chosen)
+        self.keys = self.keys.append(values)
+        self.sum_bits = np.concatenate([self.sum_bits, bit_length(values.sum_ns)])
         self.serial += 1
+
+    def renew(self, entry: Numbers, values: Values, adopted: Numbers, sum_bits: Numbers | None) -> None:
+        """After a message about `entry`: rows `adopted` take the place of theirs, `sum_bits` that of what was expected."""
+        if adopted.size:
+            self.keys = self.keys.put(entry[adopted], values.take(adopted))
+        if sum_bits is not None:
+            self.sum_bits[entry] = sum_bits
+        self.serial += int(adopted.size > 0 or sum_bits is not None)
 
 
 @dataclass(frozen=True)

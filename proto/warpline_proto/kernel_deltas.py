@@ -17,7 +17,17 @@ import pyarrow as pa
 from .bits import BitReader, BitWriter
 from .errors import WireError
 from .kernel_book import ENTRIES_MAX, Book, Flags, Numbers, Rows, Values, read_rows, to_batch
-from .kernel_message import Windows, read_header, read_values, running, write
+from .kernel_message import (
+    Windows,
+    expected_sum,
+    length_of,
+    read_header,
+    read_renewal,
+    read_values,
+    running,
+    write,
+    write_renewal,
+)
 from .kernel_shapes import distances, shape
 from .tables import KERNEL_CLUSTERS
 
@@ -27,6 +37,8 @@ RECENT: Final = 6
 """Messages by which a sender judges whether a row's own runs would serve better than those of its entry."""
 BETTER: Final = 0.85
 """An entry is replaced by a row that lies nearer to the recent ones, by this factor at least."""
+LEARNED_AT: Final = (8, 32, 128, 512)
+"""Messages of a book in which a sender tells how long the differences of sums were so far."""
 _VERSION: Final = 1
 
 
@@ -85,6 +97,7 @@ class Sender:
         self._book = Book(serial=self._book.serial)
         self._numbers: dict[tuple[int, ...], int] = {}
         self._recent: deque[tuple[Numbers, Values]] = deque(maxlen=RECENT)
+        self._lengths = np.zeros((0, 2), np.int64)
         self._messages = 0
         self._new = True
 
@@ -122,12 +135,24 @@ class Sender:
         writer = BitWriter()
         writer.number(_VERSION)
         writer.number(self._book.serial)
-        decoded = write(writer, windows, window, entry, values, keys, shapes, adopted)
+        bits = self._book.sum_bits[entry]
+        decoded = write(writer, windows, window, entry, values, keys, shapes, bits)
+        learned = self._learned(entry, length_of(values.sum_ns - expected_sum(keys, values.count)))
+        write_renewal(writer, adopted, bits, learned)
         self._recent.append((entry, values))
-        if adopted.size:
-            self._book.keys = self._book.keys.put(entry[adopted], decoded.take(adopted))
-            self._book.serial += 1
+        self._book.renew(entry, decoded, adopted, learned)
         return bytes(writer.data)
+
+    def _learned(self, entry: Numbers, bits: Numbers) -> Numbers | None:
+        """Mean length of the differences of each row's sum so far, in messages where it is worth telling."""
+        grown = len(self._book) - self._lengths.shape[0]
+        self._lengths = np.concatenate([self._lengths, np.zeros((grown, 2), np.int64)])
+        np.add.at(self._lengths, entry, np.column_stack([bits, np.ones_like(bits)]))
+        if self._messages not in LEARNED_AT or np.unique(entry).size < entry.size:
+            return None
+        total, count = self._lengths[entry].T
+        mean: Numbers = (total + count // 2) // count
+        return mean
 
     def _adopted(self, entry: Numbers, values: Values, keys: Values, sent: Numbers) -> Numbers:
         """Of the rows whose runs are sent anyway, those that would have served the recent messages better than their entry."""
@@ -177,14 +202,14 @@ class Receiver:
         entry = running(reader.small(window.size), size)
         if entry.size and int(entry.max()) >= len(self._book):
             raise WireError("kernel clusters that speak of an entry that is none")
-        values, adopted = read_values(reader, self._book.keys.take(entry))
+        bits = self._book.sum_bits[entry]
+        values = read_values(reader, self._book.keys.take(entry), bits)
+        adopted, learned = read_renewal(reader, bits)
         reader.close()
         names = self._book.names[entry]
         places = list(self._book.places)
         rows = to_batch(places, names[:, 0], names[:, 1:], windows.moments[window], windows.stepless[window], values)
-        if adopted.size:
-            self._book.keys = self._book.keys.put(entry[adopted], values.take(adopted))
-            self._book.serial += 1
+        self._book.renew(entry, values, adopted, learned)
         return Unpacked(rows, 0)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from .bits import BitReader, BitWriter, bit_length
+from .bits import WIDTH_MAX, BitReader, BitWriter, bit_length
 from .errors import WireError
 from .kernel_book import Flags, Numbers, Values
 from .kernel_runs import read_runs, write_runs
@@ -40,9 +40,9 @@ def write(
     values: Values,
     keys: Values,
     shapes: Shapes,
-    adopted: Numbers,
+    sum_bits: Numbers,
 ) -> Values:
-    """Everything behind the serial; returns the values as a reader gets them."""
+    """Windows and values; returns the values as a reader gets them."""
     size = np.bincount(window, minlength=len(windows.moments))
     held = np.flatnonzero(size)
     totals = [np.bincount(window, column, minlength=size.size)[held].astype(np.int64) for column in (values.count,)]
@@ -58,25 +58,39 @@ def write(
     for column in totals:
         writer.sized(column, np.zeros(held.size, np.int64))
     writer.small(_steps(entry, size[held]))
-    more = values.count - keys.count
-    other = np.flatnonzero(more)
-    _write_chosen(writer, other)
-    writer.signed(more[other])
-    expected = bit_length(keys.sum_ns)
-    residual = values.sum_ns - _expected_sum(keys, values.count)
-    slack = max(int(np.median(expected - bit_length(np.abs(residual)))) - 1, 0)
+    writer.signed(values.count - keys.count)
+    off_ns = values.sum_ns - expected_sum(keys, values.count)
+    slack = max(int(np.median(sum_bits - length_of(off_ns))), 0)
     writer.number(slack)
-    writer.sized(residual, np.maximum(expected - slack, 1))
+    writer.sized(off_ns, np.maximum(sum_bits - slack, 1))
     for wide in _by_width(keys):
         writer.signed((values.low - keys.low)[wide])
         writer.signed((values.high - keys.high)[wide])
-    _write_chosen(writer, shapes.bent)
+    writer.chosen(shapes.bent)
     writer.signed(shapes.bends)
-    _write_chosen(writer, shapes.own)
+    writer.chosen(shapes.own)
     runs = scaled(keys, values).put(shapes.bent, shapes.bent_runs)
     runs = runs.put(shapes.own, write_runs(writer, values.take(shapes.own)))
-    _write_chosen(writer, adopted)
     return Values(values.count, values.sum_ns, values.low, values.high, runs)
+
+
+def write_renewal(writer: BitWriter, adopted: Numbers, old_bits: Numbers, sum_bits: Numbers | None) -> None:
+    """Rows that take the place of their entries, and lengths to be expected from now on."""
+    writer.chosen(adopted)
+    writer.number(0 if sum_bits is None else 1)
+    if sum_bits is not None:
+        writer.signed(sum_bits - old_bits)
+
+
+def read_renewal(reader: BitReader, old_bits: Numbers) -> tuple[Numbers, Numbers | None]:
+    """What `write_renewal` wrote."""
+    adopted = reader.chosen(old_bits.size)
+    return adopted, np.clip(old_bits + reader.signed(old_bits.size), 1, WIDTH_MAX) if reader.number() else None
+
+
+def length_of(off: Numbers) -> Numbers:
+    """Bits that `BitWriter.sized` takes for a number."""
+    return bit_length(2 * np.abs(off) + 1)
 
 
 def read_header(reader: BitReader, rows_max: int) -> tuple[Windows, Numbers, list[Numbers]]:
@@ -95,16 +109,14 @@ def read_header(reader: BitReader, rows_max: int) -> tuple[Windows, Numbers, lis
     return Windows(np.column_stack([np.cumsum(step), start, start + length]), stepless), size, totals
 
 
-def read_values(reader: BitReader, keys: Values) -> tuple[Values, Numbers]:
-    """Values of rows whose entries are `keys`, and the rows that take the place of their entries."""
+def read_values(reader: BitReader, keys: Values, sum_bits: Numbers) -> Values:
+    """Values of rows whose entries are `keys`."""
     rows = len(keys)
-    count = keys.count.copy()
-    other = _chosen(reader, rows)
-    count[other] += reader.signed(other.size)
-    expected = np.maximum(bit_length(keys.sum_ns) - reader.number(), 1)
+    count = keys.count + reader.signed(rows)
+    expected = np.maximum(sum_bits - reader.number(), 1)
     if rows and not 1 <= int(count.min()) <= int(count.max()) <= _COUNT_MAX:
         raise WireError("a kernel cluster of no kernel, or of too many")
-    total = _expected_sum(keys, count) + reader.sized(rows, expected)
+    total = expected_sum(keys, count) + reader.sized(rows, expected)
     if rows and int(total.min()) < 1:
         raise WireError("a kernel cluster that took no time")
     low, high = keys.low.copy(), keys.high.copy()
@@ -115,27 +127,12 @@ def read_values(reader: BitReader, keys: Values) -> tuple[Values, Numbers]:
         raise WireError("a kernel cluster with durations beyond all measure")
     base = Values(count, total, low, high, keys.runs)
     runs = scaled(keys, base)
-    bent = _chosen(reader, rows)
+    bent = reader.chosen(rows)
     kept = runs.take(bent)
     runs = runs.put(bent, bend(kept, base.sum_ns[bent], reader.signed(kept.counts.size)))
-    own = _chosen(reader, rows)
+    own = reader.chosen(rows)
     runs = runs.put(own, read_runs(reader, base.take(own)))
-    return Values(count, total, low, high, runs), _chosen(reader, rows)
-
-
-def _write_chosen(writer: BitWriter, chosen: Numbers) -> None:
-    writer.number(chosen.size)
-    writer.small(np.diff(chosen, prepend=-1) - 1)
-
-
-def _chosen(reader: BitReader, rows: int) -> Numbers:
-    count = reader.number()
-    if count > rows:
-        raise WireError("kernel clusters with more rows chosen than there are")
-    chosen = np.cumsum(reader.small(count) + 1) - 1
-    if count and int(chosen[-1]) >= rows:
-        raise WireError("kernel clusters that choose a row that is none")
-    return chosen
+    return Values(count, total, low, high, runs)
 
 
 def _by_width(keys: Values) -> list[Numbers]:
@@ -162,6 +159,6 @@ def running(steps: Numbers, size: Numbers) -> Numbers:
     return entry
 
 
-def _expected_sum(keys: Values, count: Numbers) -> Numbers:
+def expected_sum(keys: Values, count: Numbers) -> Numbers:
     """Only operations that every machine rounds alike."""
     return np.rint(np.minimum(keys.sum_ns / keys.count * count, 2.0**61)).astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from .kernel_book import Numbers, Reals, Runs, Values
 from .kernel_runs import SHAPE_STEP, STEPS_MAX, means_within, steps_of
 
-DEAD_BAND: Final = 0.03
+DEAD_BAND: Final = 0.031
 """W1 distance between told and own runs that is let be, over the time of the group (kernel, stream, rank, step)."""
 
 
