@@ -76,7 +76,8 @@ def cost_of(job: Job, times: SelfTime, lost: float, steps: int) -> Cost:
 
 def compute_evidence(reader: Reader, times: SelfTime, group: PeerGroup, first: int) -> Evidence:
     """Compute time of each peer, slowest first."""
-    same = [("pp", group.stage), ("ep", group.ep)] + ([] if times.across_tp else [("tp", group.tp)])
+    same = [("pp", group.stage)] + ([] if times.across_tp else [("tp", group.tp)])
+    same += [] if group.ep is None else [("ep", group.ep)]
     peers = " AND ".join(f"{column} IS NOT DISTINCT FROM {literal(value)}" for column, value in same)
     return show(
         reader,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from .robust import EXCESS_GATE, SHORT_ROWS, SURE_GATE, Array, longest_run, median, peers_median, windows
 from .scatter import MEMBERS_MIN, SIGMAS, over_steps
+from .self_time import PeerGroup, SelfTime
 
 CHANCE_RATIO: Final = 1.25
 """The slowest of n members that differ by chance hardly lies so many times sqrt(2 ln n) standard deviations above them in a
@@ -94,3 +96,24 @@ def evenness(values: Array, window_min: int) -> Evenness:
         gate=gate,
         sure=bool(np.median(excess[begin:]) >= _chance_excess(ratio, begin)),
     )
+
+
+def merged(times: SelfTime) -> list[PeerGroup]:
+    """Groups that differ in their experts alone put together, each member against its own median: experts differ for good.
+
+    Steps are those that all of them have.
+    """
+    alike: dict[tuple[int | None, int | None], list[PeerGroup]] = {}
+    for group in times.groups:
+        if group.ep is not None and len(group.steps):
+            alike.setdefault((group.stage, group.tp), []).append(group)
+    return [_merge(groups) for groups in alike.values() if len(groups) > 1]
+
+
+def _merge(groups: Sequence[PeerGroup]) -> PeerGroup:
+    common = sorted(set(groups[0].steps.tolist()).intersection(*(group.steps.tolist() for group in groups[1:])))
+    parts = [group.seconds[np.isin(group.steps, common)] for group in groups]
+    level = float(median(np.concatenate([part.ravel() for part in parts]))) if common else 1.0
+    seconds = np.concatenate([part / median(part, axis=0) * level for part in parts], axis=1)
+    members = tuple(member for group in groups for member in group.members)
+    return PeerGroup(groups[0].stage, groups[0].tp, None, members, np.array(common, dtype=np.int64), seconds)

@@ -17,7 +17,9 @@ from .devices import CELL_SECONDS, Grid, held, share_of_time, typical, typical_g
 from .robust import Array, Flags, longest_run, peers_median
 
 CLOCK_GATE: Final = 0.10
-"""A clock is low from this deficit to its peers' median on."""
+"""A clock is low from this deficit to its peers' median on ..."""
+HARD_GATE: Final = 0.05
+"""... and from this one on while the driver says that heat or the power supply holds it."""
 TIME_GATE: Final = 0.10
 """A limit holds the clock where its counter grew by this share of the time."""
 READINGS_MIN: Final = 5
@@ -148,7 +150,7 @@ class _View:
         # Where most peers are held as well, only the GPU's own highest clock shows it.
         itself = hard & (alone | self.mostly_hard)
         reference = np.where(itself, self.highest[:, column], self.peers[:, column])
-        low = clock <= (1 - CLOCK_GATE) * reference
+        low = clock <= (1 - HARD_GATE) * reference
         by_power = ((bits & CAP) != 0) & (clock <= (1 - CLOCK_GATE) * self.peers[:, column])
         if by_power.any() and not self.same_load(column, by_power):
             by_power[:] = False
@@ -210,8 +212,9 @@ def _held(view: _View, column: int) -> HeldClock | None:
     if readings < READINGS_MIN or inside.sum() < HELD_SHARE * known.sum():
         return None
     newest = np.flatnonzero(active)[-READINGS_MIN:]
-    peers = view.peers[:, column]
-    against_peers = bool(typical(view.clock[:, column] / peers, inside) <= 1 - CLOCK_GATE)
+    peers, bits = view.peers[:, column], _common_bits(view.bits[inside, column])
+    gate = HARD_GATE if bits & sum(HARD) else CLOCK_GATE
+    against_peers = bool(typical(view.clock[:, column] / peers, inside) <= 1 - gate)
     return HeldClock(
         column=column,
         start=start,
@@ -220,7 +223,7 @@ def _held(view: _View, column: int) -> HeldClock | None:
         clock_mhz=typical(view.clock[:, column], inside),
         reference_mhz=typical(peers if against_peers else reference, inside),
         own=not against_peers,
-        bits=_common_bits(view.bits[inside, column]),
+        bits=bits,
         lasting=bool(low[newest].mean() >= 0.5),
         watts=typical(view.power[:, column], inside),
         peers_watts=typical(view.peers_power[:, column], inside),

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from warpline_analysis.evenness import evenness
+from warpline_analysis.evenness import evenness, merged
 from warpline_analysis.robust import slow_members
+from warpline_analysis.self_time import Member, PeerGroup, SelfTime
 
 Times = npt.NDArray[np.float64]
 STEPS_MIN = 5
@@ -111,3 +112,24 @@ def test_uneven_work_of_a_tenth_that_goes_round_is_seen_and_scatter_is_not(membe
 def test_few_rows_of_wild_members_are_not_called_uneven_by_less_than_a_tenth() -> None:
     for seed in range(20):
         assert not evenness(times(seed, steps=30, members=8, jitter=0.04), STEPS_MIN).uneven, seed
+
+
+def test_uneven_replicas_are_seen_among_all_experts_where_each_expert_has_two() -> None:
+    """Experts differ for good, which is no unevenness."""
+    for seed in range(10):
+        values = times(seed, steps=100, members=16) * np.repeat(np.linspace(0.8, 1.2, 8), 2)
+        calm, uneven = values.copy(), values.copy()
+        uneven[np.arange(100), np.random.default_rng(seed).integers(16, size=100)] *= 1.15
+        for seconds, expected in ((calm, False), (uneven, True)):
+            groups = tuple(
+                PeerGroup(
+                    0, 0, ep, (member(2 * ep), member(2 * ep + 1)), np.arange(100), seconds[:, 2 * ep : 2 * ep + 2]
+                )
+                for ep in range(8)
+            )
+            (whole,) = merged(SelfTime("train", "steps", 100, groups, False))
+            assert len(whole.members) == 16 and evenness(whole.seconds, 10).uneven == expected, seed
+
+
+def member(rank: int) -> Member:
+    return Member(rank, rank, 0, 0, rank // 2, None, None)

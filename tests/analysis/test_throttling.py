@@ -102,10 +102,15 @@ def test_fifty_healthy_jobs_are_healthy_also_when_all_run_into_the_power_cap(rea
         assert judge(reader_of, capped if seed % 2 else samples(seed)).verdict == Verdict.HEALTHY, seed
 
 
+def test_a_clock_that_heat_holds_seven_percent_below_its_peers_is_found(reader_of: ReaderOf) -> None:
+    finding = only(judge(reader_of, slowed(samples(), 3, 0.93, HW_THERMAL)))
+    assert (str(finding.kind), finding.severity) == ("throttling", Severity.WARNING)
+
+
 @pytest.mark.parametrize(
     ("ratio", "reasons", "start", "stop"),
-    [(0.93, HW_THERMAL, 0, 120), (0.6, HW_THERMAL, 50, 57), (1.0, HW_THERMAL, 0, 120)],
-    ids=["below the gate", "seven seconds", "reason without effect"],
+    [(0.97, HW_THERMAL, 0, 120), (0.93, SW_CAP, 0, 120), (0.6, HW_THERMAL, 50, 57), (1.0, HW_THERMAL, 0, 120)],
+    ids=["below the gate", "as chips differ at their power cap", "seven seconds", "reason without effect"],
 )
 def test_what_is_too_little_too_short_or_without_effect_is_no_throttling(
     reader_of: ReaderOf, ratio: float, reasons: int, start: int, stop: int

@@ -18,7 +18,7 @@ from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, r
 from ..busy_wait import joules
 from ..cpu_compute import SHARED, on_cpus, waited_for
 from ..detector import Reader
-from ..evenness import Evenness, evenness
+from ..evenness import Evenness, evenness, merged
 from ..jobs import Job, known_jobs
 from ..kernel_level import sharpened
 from ..robust import EXCESS_GATE, Slow, median, share_gate, slow_members, steps_needed
@@ -136,11 +136,22 @@ def _heard(times: SelfTime, group: PeerGroup, chosen: Sequence[int], waits: Sequ
 
 
 def _uneven(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
-    rotating = [item for item in judged if item.even.uneven and _spread(item) and _rotates(item)]
+    rotating = [item for item in judged if _by_turns(item)]
+    if not rotating:
+        rotating = [item for item in map(_all_experts, merged(times)) if _by_turns(item)]
     if not rotating or on_cpus(reader, times):
         return []
     worst = max(rotating, key=lambda item: item.even.excess)
     return [data_imbalance(reader, job, times, worst.group, worst.even)]
+
+
+def _by_turns(item: Judged) -> bool:
+    return item.even.uneven and _spread(item) and _rotates(item)
+
+
+def _all_experts(group: PeerGroup) -> Judged:
+    """Which replica has more work in a step shows among all of them, few as each expert's are."""
+    return Judged(group, None, evenness(group.seconds, ROTATION_STEPS_MIN))
 
 
 def _spread(item: Judged) -> bool:
