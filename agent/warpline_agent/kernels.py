@@ -199,6 +199,16 @@ def union_ns(start_ns: Times, end_ns: Times) -> int:
     return int(np.maximum(end - begin, 0).sum())
 
 
+def gaps_ns(start_ns: Times, end_ns: Times) -> Times:
+    """Lengths of the times between the first start and the last end that none of the intervals covers, ns, in order of time."""
+    if start_ns.size == 0:
+        return _NOTHING
+    order = np.argsort(start_ns, kind="stable")
+    reached = np.maximum.accumulate(end_ns[order])
+    gaps = start_ns[order][1:] - reached[:-1]
+    return gaps[gaps > 0]
+
+
 @dataclass(frozen=True)
 class Activity:
     """Times of a set of records as the steps table defines them, ns; None where there is not one record."""
@@ -322,7 +332,16 @@ def _times(kernels: Kernels | None) -> dict[str, object]:
     if kernels is None:
         return {}
     seen = activity(kernels)
-    return {**seen.columns(), "kernels": seen.records}
+    return {**seen.columns(), **_gaps(kernels), "kernels": seen.records}
+
+
+def _gaps(kernels: Kernels) -> dict[str, object]:
+    """NULL where nothing ran or nothing was idle: then there is no typical gap."""
+    gaps = gaps_ns(kernels.start_ns, np.maximum(kernels.end_ns, kernels.start_ns))
+    if not gaps.size:
+        return {"idle_gaps": 0 if len(kernels) else None}
+    middle = np.sort(gaps)[gaps.size // 2]
+    return {"idle_gaps": gaps.size, "idle_gap_p50_ns": int(middle), "idle_gap_max_ns": int(gaps.max())}
 
 
 def name_rows(kernels: Kernels) -> pa.RecordBatch:

@@ -21,8 +21,10 @@ from warpline_agent.kernels import (
     Kernels,
     StepSpan,
     activity,
+    by_device,
     categorise,
     digest,
+    gaps_ns,
     kernel_id,
     kernel_operation,
     name_rows,
@@ -57,6 +59,21 @@ def test_a_union_is_what_counting_every_nanosecond_gives(given_records: list[Rec
     kernels = log(given_records)
     covered = {moment for start, duration, *_ in given_records for moment in range(start, start + duration)}
     assert union_ns(kernels.start_ns, kernels.end_ns) == len(covered)
+
+
+@given(records)
+def test_idle_gaps_and_busy_time_add_up_to_the_span(given_records: list[Record]) -> None:
+    forward = [(start, max(length, 0), name, device, stream) for start, length, name, device, stream in given_records]
+    kernels = log(forward)
+    gaps = gaps_ns(kernels.start_ns, kernels.end_ns)
+    seen = activity(kernels)
+    assert int(gaps.sum()) == (seen.idle_ns or 0)
+    assert (gaps > 0).all()
+    rows = step_rows(
+        kernels.with_steps(np.zeros(len(kernels), np.int64)), [StepSpan(0, 0, 1)], rank=0, clock=None, whole=None
+    )
+    for row, (_, part) in zip(rows.to_pylist(), by_device(kernels), strict=False):
+        assert row["idle_gaps"] == gaps_ns(part.start_ns, part.end_ns).size
 
 
 @given(records, st.data())

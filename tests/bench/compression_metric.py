@@ -67,4 +67,4 @@ def compare(raw: Steps, decoded: Steps) -> Distances:
     gap = np.where(owner[1:] == owner[:-1], value[1:] - value[:-1], 0.0)
     w1 = np.bincount(owner[:-1], np.abs(np.cumsum(weight[order])[:-1]) * gap, groups)
     sums = np.bincount(raw.group, raw.value * raw.weight, groups)
-    return Distances(count.astype(np.int64), sums, w1)
+    return Distances(count.astype(np.int64), sums.astype(np.float64), w1.astype(np.float64))
