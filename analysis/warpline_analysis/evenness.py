@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
+from .medians import quantile
 from .robust import EXCESS_GATE, SHORT_ROWS, SURE_GATE, Array, longest_run, median, peers_median, windows
 from .scatter import MEMBERS_MIN, SIGMAS, over_steps
 from .self_time import PeerGroup, SelfTime
@@ -83,9 +83,7 @@ def evenness(values: Array, window_min: int) -> Evenness:
     begin = start or 0
     slowest = np.argmax(filled[begin:], axis=1)
     winners = np.bincount(slowest, minlength=values.shape[1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        quartile = np.nanpercentile(values[begin:], 75, axis=1) / np.nanmedian(values[begin:], axis=1)
+    quartile = quantile(values[begin:], 0.75, axis=1) / median(values[begin:], axis=1)
     return Evenness(
         start=begin,
         steps=len(slowest),

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from .devices import CELL_SECONDS, Grid, held, share_of_time, typical, typical_gap
-from .robust import Array, Flags, longest_run, peers_median
+from .robust import Array, Flags, longest_run, median, peers_median
 
 CLOCK_GATE: Final = 0.10
 """A clock is low from this deficit to its peers' median on ..."""
@@ -107,9 +107,7 @@ def judge(grid: Grid, columns: list[int]) -> Clocks:
     if readings < READINGS_MIN:
         return _nothing(f"{readings} reading{'s' * (readings > 1)} at work; {READINGS_MIN} needed")
     deficit = np.where(view.active, 1 - view.clock / view.peers, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        usual = np.nanmedian(deficit, axis=0)
+    usual = median(deficit, axis=0)
     if np.isnan(usual).all() and not view.limits_known:
         return _nothing("no peer to compare with, and no clock-event reasons")
     found = [each for column in range(len(columns)) if (each := _held(view, column))]

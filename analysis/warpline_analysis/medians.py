@@ -1,4 +1,4 @@
-"""Medians that pass over what is not known, fast: the most frequent thing that the analysis computes."""
+"""Medians and quantiles that pass over what is not known, fast: the most frequent thing that the analysis computes."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def median(values: npt.NDArray[np.float64], axis: int | None = None) -> Any:
     low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=axis)
     high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[axis] - 1), axis=axis)
     return ((low + high) / 2).squeeze(axis)[()]
+
+
+def quantile(values: npt.NDArray[np.float64], share: float, axis: int) -> Any:
+    """Quantile by linear interpolation that passes over NaN, as numpy's nanquantile gives it; at least one value along `axis`."""
+    ordered = np.sort(values, axis=axis)  # NaN last
+    last = np.maximum(np.sum(~np.isnan(values), axis=axis, keepdims=True) - 1, 0)
+    place = share * last
+    low = np.floor(place).astype(np.int64)
+    below = np.take_along_axis(ordered, low, axis=axis)
+    above = np.take_along_axis(ordered, np.minimum(low + 1, last), axis=axis)
+    part, apart = place - low, above - below
+    return np.where(part < 0.5, below + apart * part, above - apart * (1 - part)).squeeze(axis)[()]
