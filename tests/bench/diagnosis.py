@@ -53,7 +53,7 @@ class Size:
 
 
 FULL: Final = Size(faulty=1037, healthy=1000, transplanted=210, beside=beside.SAMPLE, clocks=61)
-QUICK: Final = Size(faulty=14, healthy=8, transplanted=7, beside=6, clocks=2)
+QUICK: Final = Size(faulty=12, healthy=6, transplanted=6, beside=5, clocks=1)
 
 
 def main() -> int:
