@@ -46,7 +46,7 @@ def subject_of(job: Job, members: Sequence[Member]) -> Subject:
     place = {"stage": _common(m.pp for m in members), "dp": _common(m.dp for m in members)}
     ranks = [member.rank for member in members]
     if job.ranks_per_record > 1:
-        group = f"{job.ranks_per_record} ranks recorded as {numbered(ranks)}"
+        group = f"group of {job.ranks_per_record} ranks recorded as {numbered(ranks)}"
         return Subject(job=job.name, group=group, node=_common(m.node for m in members), **place)
     fine = {"tp": _common(m.tp for m in members), "ep": _common(m.ep for m in members)}
     node = _common(m.node for m in members)
@@ -61,6 +61,12 @@ def called(subject: Subject) -> str:
     head = f"rank {subject.rank}" if subject.rank is not None else subject.group or "job"
     text = f"{head} ({', '.join(place)})" if place else head
     return text[0].upper() + text[1:]
+
+
+def verb(subject: Subject, plural: str) -> str:
+    """The verb after `called`: ranks compute, a rank or a group of them computes."""
+    several = subject.rank is None and (subject.group or "").startswith("ranks ")
+    return plural if several else f"{plural}s"
 
 
 def gpus_of(job: Job, times: SelfTime | None) -> int | None:
@@ -103,7 +109,8 @@ def straggler(
     since = (f"since step {first}" if slow.start else f"from the first recorded step {first} on") + until
     hits, peers = round(slow.share * slow.steps), len(group.members) - len(slow.members)
     summary = (
-        f"{called(subject)} computes {percent(slow.worst)} longer than {peers} peer{'s' * (peers > 1)} doing the same work, "
+        f"{called(subject)} {verb(subject, 'compute')} {percent(slow.worst)} longer than {peers} peer{'s' * (peers > 1)} "
+        "doing the same work, "
         f"in {hits} of {slow.steps} steps, {since}"
     )
     contradiction = f"; but its waiting does not fit: {heard.text}" if heard.agrees is False else ""

@@ -321,7 +321,8 @@ def test_trace_ar_names_stage_0_of_replica_0_as_a_group_and_none_of_its_victims(
     finding = only(straggler.detect(reader_of(tables)))
     assert (finding.kind, finding.severity) == (STRAGGLER, Severity.CRITICAL)
     assert (finding.subject.stage, finding.subject.dp, finding.subject.rank) == (0, 0, None)
-    assert finding.subject.group == "4 ranks recorded as rank 0"
+    assert finding.subject.group == "group of 4 ranks recorded as rank 0"
+    assert finding.summary.startswith("Group of 4 ranks recorded as rank 0 (stage 0, dp 0) computes ")
     assert "44 of 44 steps" in finding.summary and re.search("13[4-6] %", finding.summary)
     assert finding.cost.seconds_per_step == pytest.approx(45.29 - 19.2, abs=0.3)
     assert any(text.startswith("network:") for text in finding.ruled_out)

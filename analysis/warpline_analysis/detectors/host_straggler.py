@@ -230,13 +230,14 @@ def _told(reader: Reader, job: Job, gaps: Gaps, case: Case, heard: Corroboration
     seen = None if case.ambiguous else top_frames(reader, job.name, rank, since_ns)
     until = f", even again since step {int(case.suspect.group.steps[slow.stop])}" if case.over else ""
     figures = f" ({case.cause.figures})" if case.cause.figures else ""
+    are = "are" if (subject.group or "").startswith("ranks ") else "is"
     stacks = f"; seen most on rank {rank}: {frames_told(seen)}" if seen else ""
     finding = Finding(
         kind=FindingKind.HOST_STRAGGLER,
         severity=Severity.CRITICAL if slow.worst >= SEVERE_EXCESS and not until else Severity.WARNING,
         confidence=_confidence(case, heard),
         subject=subject,
-        summary=f"{_named(subject)} is late because of {case.cause.name}{figures}: in {round(slow.share * slow.steps)} of "
+        summary=f"{_named(subject)} {are} late because of {case.cause.name}{figures}: in {round(slow.share * slow.steps)} of "
         f"{slow.steps} steps since step {case.first} {gaps.name} for {slow.lost:.3g} s longer than for its peers, "
         f"{percent(slow.worst)} of a step{until}{stacks}",
         next_step=case.cause.next_step,

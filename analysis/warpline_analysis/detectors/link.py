@@ -37,6 +37,8 @@ DETECTOR: Final = "link"
 DROP_GATE: Final = 0.25
 """Part of the bandwidth that must be gone."""
 CRITICAL_DROP: Final = 0.5
+NEEDED: Final = "numbered operations of one size with all their ranks"
+"""What a link is judged by."""
 BEFORE_MIN: Final = 10
 """Operations before a change from which a baseline is taken."""
 AFTER_MIN: Final = 5
@@ -103,7 +105,7 @@ def _job(reader: Reader, job: Job) -> Report:
             else ""
         )
         reason = reason or why_none(reader, job.name)
-        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, reason, (reason,)),))
+        return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, reason, (NEEDED,)),))
     losses = [loss for series in judged if (loss := _own_past(series))]
     named = {loss.series.line.communicator for loss in losses}
     losses += [loss for family in families for loss in _siblings(family) if loss.series.line.communicator not in named]

@@ -17,7 +17,7 @@ import numpy as np
 from warpline_proto.finding import Check, Evidence, Finding, FindingKind, Onset, Report, Severity, Verdict
 
 from ..arrivals import SILENT, STEPS_MIN, Corroboration, corroborate
-from ..blame import called, cost_of, percent, subject_of
+from ..blame import called, cost_of, percent, subject_of, verb
 from ..detector import Reader, literal, show
 from ..gpu_faults import STILL_FRESH
 from ..jobs import Job, known_jobs, step_time
@@ -199,7 +199,8 @@ def _finding(
         severity=Severity.WARNING,
         confidence=round(0.65 + 0.1 * (len(group.members) >= 4) + 0.1 * (slow.share >= 0.95), 2),
         subject=subject,
-        summary=f"{called(subject)} takes {percent(slow.worst)} longer in {phase} than {peers} peer{'s' * (peers > 1)} doing "
+        summary=f"{called(subject)} {verb(subject, 'take')} {percent(slow.worst)} longer in {phase} than {peers} "
+        f"peer{'s' * (peers > 1)} doing "
         f"the same work, in {round(slow.share * slow.steps)} of {slow.steps} steps since step {first}, which its compute as a "
         f"whole does not show; it waits least in its collectives, so that the others' look slow{hidden}",
         next_step=f"Time {phase} alone on rank {group.members[places[0]].rank} and on a peer, read clocks, clock-event reasons "

@@ -14,7 +14,7 @@ from typing import Final
 from warpline_proto.finding import Check, Evidence, Finding, FindingKind, Onset, Report, Severity, Verdict
 
 from ..arrivals import STEPS_MIN
-from ..blame import called, cost_of, percent, subject_of
+from ..blame import called, cost_of, percent, subject_of, verb
 from ..bubbles import Bubbles, compare_bubbles
 from ..detector import Reader, literal, show
 from ..jobs import Job, known_jobs, step_time
@@ -161,7 +161,8 @@ def _finding(reader: Reader, job: Job, suspect: Suspect, members: Sequence[Membe
         severity=Severity.WARNING,
         confidence=_confidence(slow, len(group.members), bubbles),
         subject=subject,
-        summary=f"{called(subject)} takes {percent(slow.worst)} longer in {phase} than {peers} replica{'s' * (peers > 1)} of its "
+        summary=f"{called(subject)} {verb(subject, 'take')} {percent(slow.worst)} longer in {phase} than {peers} "
+        f"replica{'s' * (peers > 1)} of its "
         f"stage, in {round(slow.share * slow.steps)} of {slow.steps} steps since step {first}{until}; its other compute "
         f"phases do not{_told(bubbles)}",
         next_step=f"Record kernel times of {phase} on this rank and on the same stage of another replica, and compare kernel by "

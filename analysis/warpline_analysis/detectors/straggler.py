@@ -224,7 +224,7 @@ def _by_arrivals(reader: Reader, job: Job, times: SelfTime | None, lacking: str)
     if late.rank is None:
         if late.enough and times is None:
             return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, f"{late.reason}; {lacking}", (lacking,)),))
-        missing = (lacking, late.reason)
+        missing = tuple(dict.fromkeys((lacking, late.reason)))
         return Report(checks=(Check(DETECTOR, Verdict.UNKNOWN, job.name, "; ".join(missing), missing),))
     return _named_by_arrivals(reader, job, late)
 
