@@ -22,6 +22,8 @@ from warpline_proto.tables import KERNEL_CLUSTERS
 
 from .kernels import CATEGORIES, NO_STEP, Kernels, Times
 
+STEP_ROWS_MAX: Final = 2_000
+"""Rows of one step on average (about 12 kB of it on the wire) beyond which detail falls from clusters to one row a kernel."""
 ROWS_MAX: Final = 500_000
 """Largest number of cluster rows from one call; the groups that come last in (device, step) beyond it are dropped."""
 _KEY_BITS: Final = 63
@@ -61,8 +63,8 @@ def compress(kernels: Kernels, *, rank: int | None = None, clock: str | None = N
     if not len(kernels):
         return Compressed(KERNEL_CLUSTERS.empty(), 0, 0)
     groups = _grouped(kernels)
-    found = cluster_groups(groups.ordered, groups.first, groups.size)
-    rows = _rows(kernels, groups, found, rank, clock)
+    found, grade = _clustered(groups)
+    rows = _rows(kernels, groups, found, {"rank": rank, "clock": clock, "grade": grade})
     return Compressed(rows.slice(0, ROWS_MAX), len(kernels), max(rows.num_rows - ROWS_MAX, 0))
 
 
@@ -124,6 +126,17 @@ def _sorted(code: Times, duration_ns: Times) -> tuple[Times, Times, Times, Times
     return codes[first], ordered, first, np.diff(np.append(first, codes.size))
 
 
+def _clustered(groups: _Groups) -> tuple[Clusters, str]:
+    """As much detail as the bounds allow: clusters, or one of each kernel, which costs no density either."""
+    steps = np.unique(np.column_stack([groups.device, groups.step]), axis=0).shape[0]
+    allowed = min(STEP_ROWS_MAX * steps, ROWS_MAX)
+    if groups.size.size <= allowed:
+        found = cluster_groups(groups.ordered, groups.first, groups.size)
+        if len(found) <= allowed:
+            return found, "clusters"
+    return cluster_groups(groups.ordered, groups.first, groups.size, density=False), "kernels"
+
+
 def _windows(kernels: Kernels, groups: _Groups) -> tuple[Times, Times]:
     """First start and last end over each group's (device, step)."""
     changed = np.concatenate(
@@ -141,15 +154,14 @@ def _windows(kernels: Kernels, groups: _Groups) -> tuple[Times, Times]:
     )
 
 
-def _rows(kernels: Kernels, groups: _Groups, found: Clusters, rank: int | None, clock: str | None) -> pa.RecordBatch:
+def _rows(kernels: Kernels, groups: _Groups, found: Clusters, place: dict[str, Any]) -> pa.RecordBatch:
     window_start, window_end = _windows(kernels, groups)
     name_id = groups.name_id[found.group]
     categories = np.zeros(len(kernels.names), dtype=np.uint8)
     categories[kernels.name_id] = kernels.category
     offsets = pa.array(found.run_offsets, pa.int32())
     values: dict[str, Any] = {
-        "rank": rank,
-        "clock": clock,
+        **place,
         "device": _or_null(groups.device[found.group], -1),
         "step": _or_null(groups.step[found.group], NO_STEP),
         "stream": _or_null(groups.stream[found.group], -1),

@@ -18,7 +18,7 @@ from .clusters import QUANTILE_COLUMNS, QUANTILES
 from .tables import KERNEL_CLUSTERS
 
 PLACE: Final = (
-    "cluster", "node", "source", "job", "rank", "dp", "tp", "pp", "ep", "gpu_uuid", "device", "clock",
+    "cluster", "node", "source", "job", "rank", "dp", "tp", "pp", "ep", "gpu_uuid", "device", "clock", "grade",
 )  # fmt: skip
 CATEGORIES: Final = ("compute", "communication", "memcpy", "memset")
 ENTRIES_MAX: Final = 50_000

@@ -258,6 +258,7 @@ KERNEL_CLUSTERS = Table(
         Column("kernel_id", INT, "", "see kernel_names"),
         Column("category", TEXT, "", "compute, communication, memcpy or memset"),
         Column("cluster_index", SMALL, "", "0 is the cluster with the shortest durations"),
+        Column("grade", TEXT, "", "detail: clusters, or kernels (one row each) where a step has too many; NULL in old rows"),
         Column("count", INT, "", "kernels, exact"),
         Column("sum_ns", INT, "ns", "total duration, exact"),
         Column("min_ns", INT, "ns", "shortest, exact"),
