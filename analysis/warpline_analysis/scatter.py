@@ -50,7 +50,12 @@ def between_members(typical: Array) -> float:
     """Standard deviation between members' typical ratios, at least PARTS_SCATTER; 0 where they are too few to tell."""
     if len(typical) < MEMBERS_MIN:
         return 0.0
-    return max(PARTS_SCATTER, float(np.median(np.abs(typical - np.median(typical)))) * TO_SIGMA)
+    return max(PARTS_SCATTER, _cautious(typical - np.median(typical)))
+
+
+def _cautious(deviations: Array) -> float:
+    """Standard deviation by the median of absolute deviations, and about one error of its own more: few may tell too little."""
+    return float(np.median(np.abs(deviations))) * TO_SIGMA * (1 + 1 / math.sqrt(len(deviations)))
 
 
 def pooled(groups: Sequence[Array]) -> float:
@@ -71,7 +76,7 @@ def pooled(groups: Sequence[Array]) -> float:
         return (
             PARTS_SCATTER if max((values.shape[1] for values in groups), default=0) > MEMBERS_MIN else UNKNOWN_SCATTER
         )
-    return max(PARTS_SCATTER, float(np.median(np.abs(known))) * TO_SIGMA)
+    return max(PARTS_SCATTER, _cautious(known))
 
 
 def standard_error(steps_scatter: float, members_scatter: float, rows: int, peers: int) -> float:
