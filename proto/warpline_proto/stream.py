@@ -30,7 +30,7 @@ RENEW_RATIO: Final = 0.6
 """A part that its dictionary makes no smaller than this share becomes the next dictionary."""
 ROW_BYTES_MIN: Final = 128
 """A row of kernel_clusters takes so much once unpacked: a part cannot claim to be small and hold many."""
-_LEVEL: Final = 3
+_LEVEL: Final = 9
 _ARROW: Final = 0
 _DIFFERENCES: Final = 1
 
@@ -107,7 +107,8 @@ class Packer:
         self._newest[kind] = made = _dictionary(plain)
         if len(self._newest) > DICTIONARIES_MAX:
             self._newest.popitem(last=False)
-        return _like(part, remember=made.name)
+        payload = zstandard.ZstdCompressor(level=_LEVEL).compress(plain)
+        return _like(part, payload=min(payload, part.payload, key=len), remember=made.name)
 
 
 class Unpacker:

@@ -159,9 +159,10 @@ def test_one_frame_may_fly_even_without_credit(spool: Spool, export: Export) -> 
 
 @pytest.mark.parametrize("packing", [0, PACKING])
 def test_frames_are_packed_once_the_collector_says_that_it_reads_them(
-    spool: Spool, export: Export, packing: int
+    spool: Spool, export: Export, packing: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An older collector gets what it can read; a refused frame is nothing that a later one refers to."""
+    monkeypatch.setattr(collector, "CREDIT_BYTES_START", 0)
     frames: list[service_pb2.Frame] = []
 
     def answer(frame: service_pb2.Frame) -> service_pb2.Ack:

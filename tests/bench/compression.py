@@ -40,9 +40,9 @@ from warpline_proto.stream import Packer, Unpacker
 STEPS: Final = 600
 QUICK_STEPS: Final = 60
 RECORDS_MIN: Final = 30
-MEASURED_EVERY: Final = 10
-"""Of inputs with more than MEASURED_ALL steps, W1 is measured on every so manieth."""
-MEASURED_ALL: Final = 50
+MEASURED_EVERY: Final = 20
+"""Of inputs with many steps W1 is measured on the first MEASURED_ALL, then on every so manieth."""
+MEASURED_ALL: Final = 10
 PLACE: Final = {"cluster": "pool", "node": "node0001", "source": "kineto", "job": "training"}
 
 

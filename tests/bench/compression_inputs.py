@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -101,17 +101,15 @@ def synthetic(data: Path, steps: int, seed: int = 1) -> Load:
     random = np.random.default_rng(seed)
     groups = [group for name in SOURCES for group in _launches(next((data / "A-kineto").rglob(name)))]
     groups = sorted(groups, key=lambda group: len(group.template_ns))[::2]
-    repeat = -(-RECORDS_PER_STEP // sum(len(group.template_ns) for group in groups))
-    return Load(
-        "synthetic_10_MB_step", "synthetic", [[_made_up(groups, repeat, step, random)] for step in range(steps)]
-    )
-
-
-def _made_up(groups: list[Launches], repeat: int, step: int, random: np.random.Generator) -> Kernels:
-    durations = [
-        np.tile(group.template_ns, repeat) * random.choice(group.ratios, len(group.template_ns) * repeat)
-        for group in groups
+    share = RECORDS_PER_STEP / sum(len(group.template_ns) for group in groups)
+    groups = [
+        replace(each, template_ns=np.resize(each.template_ns, round(len(each.template_ns) * share))) for each in groups
     ]
+    return Load("synthetic_10_MB_step", "synthetic", [[_made_up(groups, step, random)] for step in range(steps)])
+
+
+def _made_up(groups: list[Launches], step: int, random: np.random.Generator) -> Kernels:
+    durations = [group.template_ns * random.choice(group.ratios, len(group.template_ns)) for group in groups]
     sizes = [len(each) for each in durations]
     owner = np.repeat(np.arange(len(groups)), sizes)
     order = random.permutation(len(owner))

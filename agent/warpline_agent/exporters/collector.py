@@ -245,13 +245,13 @@ class CollectorExporter:
             self._cancel()
 
     def _take(self, stream: _Stream, acknowledgement: service_pb2.Ack) -> None:
-        landed = stream.land(acknowledgement.boot, acknowledgement.sequence, acknowledgement.credit_bytes)
         stream.packs(acknowledgement.packing)
         refused = 1 if acknowledgement.refused else 0
         if refused:
-            stream.refused()
+            stream.refused()  # before it lands, which lets the next frame go
             self._refused += 1
             self._refusal = acknowledgement.refused
+        landed = stream.land(acknowledgement.boot, acknowledgement.sequence, acknowledgement.credit_bytes)
         self._acknowledged += max(landed - refused, 0)
         self._failures = 0
         self._reason = ""
