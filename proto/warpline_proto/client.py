@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import TypeVar
 
 import grpc
 import pyarrow as pa
@@ -13,8 +16,6 @@ from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_
 from .errors import QueryError
 from .wire import from_ipc
 
-CALLS_MAX = 8
-"""Calls of one client under way at a time; more wait for their turn."""
 GRACE_SECONDS = 5.0
 """What the way there and back, and a worker that must be started first, may take."""
 _OPTIONS = [("grpc.max_receive_message_length", FRAME_BYTES_MAX), ("grpc.enable_http_proxy", 0)]
@@ -23,17 +24,19 @@ _WHY = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "the collector at {address} did not answer in time",
 }
 
+_Answer = TypeVar("_Answer")
+
 
 class QueryClient:
     """Asks one collector. Not safe to share between threads that close it.
 
-    Calls run in threads of its own: a signal whose handler raises (Ctrl-C) in the midst of gRPC's start of a call would leave
-    it registered for good, and `close` would wait for it for ever.
+    The main thread's calls run in a thread of the client's own: a signal whose handler raises (Ctrl-C) in the midst of gRPC's
+    start of a call would leave it registered for good, and `close` would wait for it for ever.
     """
 
     def __init__(self, address: str = COLLECTOR_ADDRESS) -> None:
         self.address = address
-        self._calls = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix="query")
+        self._apart = ThreadPoolExecutor(1, thread_name_prefix="query")
         self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = service_pb2_grpc.WarplineStub(self._channel)
 
@@ -48,7 +51,7 @@ class QueryClient:
     def close(self) -> None:
         """Give the connection back; calls under way are cancelled."""
         self._channel.close()
-        self._calls.shutdown(cancel_futures=True)
+        self._apart.shutdown(cancel_futures=True)
 
     def query(self, sql: str, *, rows_max: int = QUERY_ROWS_MAX, seconds_max: float = QUERY_SECONDS_MAX) -> pa.Table:
         """Rows of one SELECT; QueryError if it was refused, failed, or nobody answered.
@@ -56,11 +59,16 @@ class QueryClient:
         A result cut at `rows_max` carries b"truncated" in its schema metadata, one that lacks damaged rows b"damaged".
         """
         request = service_pb2.QueryRequest(sql=sql, rows_max=rows_max, seconds_max=seconds_max)
-        return self._calls.submit(self._query, request).result()
+        return self._safely(self._query, request)
 
     def status(self) -> service_pb2.StatusReply:
         """What the collector says of itself; QueryError if nobody answers."""
-        return self._calls.submit(self._status).result()
+        return self._safely(self._status)
+
+    def _safely(self, call: Callable[..., _Answer], *arguments: service_pb2.QueryRequest) -> _Answer:
+        if threading.current_thread() is not threading.main_thread():  # signals are heard by the main thread alone
+            return call(*arguments)
+        return self._apart.submit(call, *arguments).result()
 
     def _query(self, request: service_pb2.QueryRequest) -> pa.Table:
         timeout = request.seconds_max + QUERY_WAIT_SECONDS_MAX + GRACE_SECONDS
