@@ -43,13 +43,17 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the analysis: seconds from the end of one pass to the start of the next."""
+    """Settings of the analysis: seconds from the end of one pass to the start of the next, where passes are shorter."""
 
     period_seconds: float = 10.0
 
     def __post_init__(self) -> None:
         if self.period_seconds <= 0:
             raise ValueError("period_seconds is more than 0")
+
+    def rest_seconds(self, pass_seconds: float) -> float:
+        """How long to rest after a pass: it takes at most half of one core's time, however many ranks there are."""
+        return max(self.period_seconds, pass_seconds)
 
 
 class _Stopped(BaseException):
@@ -137,13 +141,14 @@ class Continuous:
 
     def _loop(self) -> None:
         while not self._stop.is_set():
+            begun = time.monotonic()
             try:
                 self.one_pass()
             except _Stopped:
                 return
             except Exception as error:  # one broken detector must not end the analysis of everything else for ever
                 self._failed(error)
-            self._stop.wait(self._config.period_seconds)
+            self._stop.wait(self._config.rest_seconds(time.monotonic() - begun))
 
     def _failed(self, error: Exception) -> None:
         if self._stop.is_set():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from warpline_analysis.detector import Detector, Reader
-from warpline_collector.continuous import Continuous
+from warpline_collector.continuous import Config, Continuous
 from warpline_collector.incidents import (
     ABSENT_PASSES,
     REFRESH_NS,
@@ -286,3 +286,10 @@ def test_a_detector_that_fails_for_a_while_resolves_nothing(store: DuckDBStore, 
         running.one_pass()
         clock.now_ns += 10**9
     assert told(store) == ["open"]
+
+
+def test_long_passes_leave_half_of_the_time_to_others() -> None:
+    """With many thousands of ranks a pass takes longer than the pause between two."""
+    settings = Config(period_seconds=10.0)
+    assert settings.rest_seconds(0.5) == 10.0
+    assert settings.rest_seconds(40.0) == 40.0
