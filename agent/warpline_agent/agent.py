@@ -29,7 +29,7 @@ from .own import NAME as OWN
 from .own import rows as own_rows
 from .scrub import scrub_rows
 from .slot import Round, Slot
-from .source import Capturing, Rows, Source
+from .source import Capturing, Delivered, Rows, Source
 from .spool import Spool
 from .telling import Say, Telling
 from .worker import ThreadWorker, Worker
@@ -159,7 +159,8 @@ class Agent:
 
     def _look_closer(self, slot: Slot) -> bool:
         """Whether the source is at a request from now on; one that cannot work denies it with the reason for that."""
-        asked = self._desk.next_for(slot.name) if slot.opened or slot.refusal is not None else None
+        able = slot.opened or slot.refusal is not None
+        asked = self._desk.next_for(slot.name, self._clock.wall_ns()) if able else None
         if asked is None:
             return False
         if not slot.opened:
@@ -176,7 +177,8 @@ class Agent:
             self._report(slot, slot.finish(result, now))
             return
         rows = sum(batch.rows.num_rows for batch in result.batches)
-        self._told(slot.name, self._desk.settle(asked, None if result.state == "fresh" else result.reason, rows))
+        refusal = None if result.state == "fresh" else result.reason
+        self._told(slot.name, self._desk.settle(asked, refusal, rows, result.delivered))
 
     def _told(self, name: str, answers: Iterable[Rows]) -> None:
         """Answers to requests, stamped like the rows of a source."""
@@ -200,9 +202,13 @@ class Agent:
         started = self._clock.monotonic()
         state, reason = "fresh", ""
         batches: list[Batch] = []
+        delivered: Delivered | None = None
         try:
             if isinstance(source, Capturing):
                 for rows in source.capture(asked.capture):
+                    if isinstance(rows, Delivered):
+                        delivered = rows
+                        continue
                     stamped = stamp(scrub_rows(rows.batch), **self._place, source=name)
                     batches.append(Batch(rows.table, name, stamped, rows.dropped))
         except (Unsupported, Denied, Busy) as error:
@@ -210,7 +216,8 @@ class Agent:
         except Exception as error:
             state, reason = "stale", f"{type(error).__name__}: {error}"
         took_ns = int((self._clock.monotonic() - started) * 1e9)
-        return Round(state, reason[:REASON_CHARS_MAX], batches if state == "fresh" else [], [], True, took_ns)
+        kept = batches if state == "fresh" else []
+        return Round(state, reason[:REASON_CHARS_MAX], kept, [], True, took_ns, delivered=delivered)
 
     def _round(self, name: str, source: Source, opened: bool) -> Round:
         """One round of a source in its worker: the one place that catches everything."""

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from warpline_proto.capture import DENIED, DONE, Capture
+from warpline_proto.capture import DENIED, DONE, KERNELS, Capture
 from warpline_proto.tables import CAPTURES
 
-from .source import Capturing, Rows, Source
+from .source import Capturing, Delivered, Rows, Source
 
 PENDING_MAX: Final = 64
 """Requests that wait for their sources; more are denied at once."""
+AHEAD_SECONDS_MAX: Final = 120.0
+"""Kernels of a time that ends within so long are asked for when it has ended; of a later one at once, as far as it goes."""
 
 
 @dataclass
@@ -43,18 +45,20 @@ class Desk:
         else:
             self._waiting.append(Asked(capture, able))
 
-    def next_for(self, name: str) -> Asked | None:
+    def next_for(self, name: str, now_ns: int) -> Asked | None:
         """The oldest request whose turn it is at this source; it is the source's until it is settled."""
-        found = next((asked for asked in self._waiting if asked.left[0] == name), None)
+        found = next((each for each in self._waiting if each.left[0] == name and _ripe(each.capture, now_ns)), None)
         if found is not None:
             self._waiting.remove(found)
         return found
 
-    def settle(self, asked: Asked, refusal: str | None, rows: int) -> Iterator[Rows]:
+    def settle(
+        self, asked: Asked, refusal: str | None, rows: int, delivered: Delivered | None = None
+    ) -> Iterator[Rows]:
         """What the source said: rows taken, or why it could not; then the next source is asked."""
         name = asked.left.popleft()
         if refusal is None:
-            yield answer(asked.capture, DONE, f"{name}: {rows} rows")
+            yield answer(asked.capture, DONE, f"{name}: {rows} rows", delivered)
             return
         asked.reasons.append(f"{name}: {refusal}")
         if asked.left:
@@ -63,6 +67,19 @@ class Desk:
             yield answer(asked.capture, DENIED, "; ".join(asked.reasons))
 
 
-def answer(capture: Capture, state: str, detail: str) -> Rows:
+def answer(capture: Capture, state: str, detail: str, delivered: Delivered | None = None) -> Rows:
     """A row of table `captures`, without place and time of writing. It was asked for when the look was to begin."""
-    return Rows(CAPTURES.name, CAPTURES.from_rows([capture.row(state, detail, requested_ns=capture.start_ns)]))
+    columns: dict[str, int] = {}
+    if delivered is not None:
+        detail = f"{detail}, {delivered.note}"
+        columns = {
+            "records": delivered.records, "delivered_start_ns": delivered.start_ns,
+            "delivered_end_ns": delivered.end_ns, "missing_ns": delivered.missing_ns,
+        }  # fmt: skip
+    row = capture.row(state, detail, requested_ns=capture.start_ns, **columns)
+    return Rows(CAPTURES.name, CAPTURES.from_rows([row]))
+
+
+def _ripe(capture: Capture, now_ns: int) -> bool:
+    left_ns = capture.start_ns + capture.duration_ns - now_ns
+    return capture.what != KERNELS or left_ns <= 0 or left_ns > AHEAD_SECONDS_MAX * 1e9

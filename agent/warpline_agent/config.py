@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from warpline_proto.config import check_address, nearest
 from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DIRECTORY
 from warpline_proto.errors import ConfigError
 
+from .raw_ring import OFF, KeepsRaw, RawRing, RawRingConfig
 from .source import Source
 from .sources import SOURCES
 from .spool import AGE_SECONDS_MAX, BYTES_MAX, MEMORY_BYTES_MAX, Limits
@@ -54,17 +56,24 @@ class AgentConfig:
 
 
 def sections() -> dict[str, type[Any]]:
-    """Section name -> the dataclass that holds its settings: `agent`, and `sources.NAME` for each source."""
+    """Section name -> the dataclass that holds its settings: `agent` and what is below it, `sources.NAME` for each source."""
     kinds: Mapping[str, Any] = SOURCES
-    return {"agent": AgentConfig} | {f"sources.{name}": kind.Config for name, kind in kinds.items()}
+    own: dict[str, type[Any]] = {"agent": AgentConfig, "agent.raw_ring": RawRingConfig}
+    return own | {f"sources.{name}": kind.Config for name, kind in kinds.items()}
 
 
 def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
-    """The sources that are on, by name, each with its settings; ConfigError for a name that is no source."""
+    """The sources that are on, by name, each with its settings and its raw ring; ConfigError for a name that is no source."""
     config: AgentConfig = settings["agent"]
     names = config.sources or tuple(name for name in SOURCES if name not in MADE_UP)
     kinds: Mapping[str, Any] = SOURCES
     for name in names:
         if name not in kinds:
             raise ConfigError(f"[agent] sources: there is no source {name!r}", nearest(name, kinds))
-    return {name: kinds[name](settings[f"sources.{name}"]) for name in names}
+    sources: dict[str, Source] = {name: kinds[name](settings[f"sources.{name}"]) for name in names}
+    ring: RawRingConfig = settings["agent.raw_ring"]
+    directory = Path(ring.directory or Path(config.spool_directory) / "raw")
+    for name, source in sources.items():
+        if isinstance(source, KeepsRaw) and ring.grade != OFF:
+            source.keep_raw_in(RawRing(ring, directory / name))
+    return sources

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,7 +21,16 @@ from .raw_block import Damaged, Process
 from .raw_segments import Block, Segments
 from .source import Health
 
-GRADES: Final = ("all", "kernels", "communication", "off")
+
+@runtime_checkable
+class KeepsRaw(Protocol):
+    """A Source that has raw kernel records; it keeps them in the ring it is given before it is opened."""
+
+    def keep_raw_in(self, ring: RawRing) -> None: ...
+
+
+OFF: Final = "off"
+GRADES: Final = ("all", "kernels", "communication", OFF)
 """What is kept: everything, no copies and sets, communication kernels alone, nothing."""
 BLOCK_SECONDS: Final = 5.0
 """Records wait for a full block no longer than this."""
@@ -86,7 +95,7 @@ class RawRing:
 
     def open(self) -> None:
         """Take the directory and what it holds; one that cannot be had is tried again with each block."""
-        if self.config.grade != "off":
+        if self.config.grade != OFF:
             self._attempt(self._segments.take)
 
     def append(self, process: Process, kernels: Kernels, mark: str = "") -> None:

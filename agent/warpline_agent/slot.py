@@ -9,7 +9,7 @@ from typing import Any, Final
 from warpline_proto.batch import Batch
 
 from .capturing import Asked
-from .source import Health, Source
+from .source import Delivered, Health, Source
 from .worker import Worker
 
 BACKOFF_SECONDS_MIN: Final = 2.0
@@ -28,7 +28,10 @@ PART_HEALTH_SECONDS: Final = 60.0
 
 @dataclass(frozen=True)
 class Round:
-    """What one round of a source gave. `state` is fresh, or says what it could not do; `failed` for an error nobody foresaw."""
+    """What one round of a source gave. `state` is fresh, or says what it could not do; `failed` for an error nobody foresaw.
+
+    `delivered` is what a closer look gave of the time range it was asked for.
+    """
 
     state: str
     reason: str
@@ -37,6 +40,7 @@ class Round:
     opened: bool
     duration_ns: int
     failed: bool = False
+    delivered: Delivered | None = None
 
 
 class Slot:

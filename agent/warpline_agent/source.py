@@ -19,6 +19,16 @@ from warpline_proto.capture import Capture
 from warpline_proto.errors import Refused
 
 
+class Delivered(NamedTuple):
+    """What of a time range a closer look could give: columns of `captures`, and in `note` what is missing and why."""
+
+    records: int
+    start_ns: int
+    end_ns: int
+    missing_ns: int
+    note: str
+
+
 class Rows(NamedTuple):
     """Rows of one table as a source read them. `dropped` counts rows of it that were lost on the way."""
 
@@ -64,13 +74,13 @@ class Capturing(Protocol):
     """A Source that can also look closer on request.
 
     `captures` names what it can take (kernels, stacks, flight_recorder). `capture` is called between two reads of an open
-    source, gives the rows of the rank and the time asked for, and raises Unsupported, Denied or Busy with the reason where it
-    cannot; until it returns the source is not read.
+    source, gives the rows of the rank and the time asked for (and may say what of that time was delivered), and raises
+    Unsupported, Denied or Busy with the reason where it cannot; until it returns the source is not read.
     """
 
     captures: frozenset[str]
 
-    def capture(self, request: Capture) -> Iterable[Rows]: ...
+    def capture(self, request: Capture) -> Iterable[Rows | Delivered]: ...
 
 
 @dataclass(frozen=True)

@@ -273,6 +273,25 @@ KERNEL_CLUSTERS = Table(
     large=True,
 )
 
+RAW_KERNELS = Table(
+    "raw_kernels",
+    "one kernel, copy or set as it was recorded, exact to the nanosecond: where a closer look or an import asked for it",
+    "start_ns",
+    (
+        *_place(),
+        *_rank(),
+        Column("capture_id", TEXT, "", "closer look that it was sent for, see captures; NULL for an import"),
+        Column("step", INT, "", "step number; NULL for activity outside any step"),
+        Column("start_ns", INT, "ns", "start"),
+        _CLOCK,
+        Column("duration_ns", INT, "ns", "duration"),
+        Column("stream", INT, "", "CUDA stream"),
+        Column("kernel_id", INT, "", "see kernel_names"),
+        Column("category", TEXT, "", "compute, communication, memcpy or memset"),
+    ),
+    large=True,
+)
+
 KERNEL_NAMES = Table(
     "kernel_names",
     "what a kernel_id stands for",
@@ -591,6 +610,10 @@ CAPTURES = Table(
         Column("reason", TEXT, "", "finding that asked"),
         Column("state", TEXT, "", "requested, sent, done, denied or expired"),
         Column("detail", TEXT, "", "why, or what came of it, in words"),
+        Column("records", INT, "", "raw records delivered"),
+        Column("delivered_start_ns", INT, "ns", "start of the time that they cover, on their own clock"),
+        Column("delivered_end_ns", INT, "ns", "end of that time"),
+        Column("missing_ns", INT, "ns", "time asked for of which no record is or was held"),
     ),
 )
 
@@ -601,6 +624,7 @@ TABLES: Final[Mapping[str, Table]] = {
         HOST_SAMPLES,
         LINK_COUNTERS,
         KERNEL_CLUSTERS,
+        RAW_KERNELS,
         KERNEL_NAMES,
         STEPS,
         PHASES,

@@ -206,6 +206,7 @@ def test_the_made_up_node_gives_stacks_of_its_own_ranks() -> None:
     source = Synthetic(SyntheticConfig(node="node1", node_index=1, replicas=8, job="train"), lambda: 10**18)
     source.open()
     (rows,) = source.capture(Capture("c", "train", 5, "stacks", 0, 10**9, ""))
+    assert isinstance(rows, Rows)
     assert rows.batch.to_pylist()[0]["rank"] == 5
     assert rows.batch.to_pylist()[0]["count"] == 10
     with pytest.raises(Denied, match="does not run on node1"):

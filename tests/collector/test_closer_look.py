@@ -11,13 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from warpline_agent.agent import Agent, new_boot
 from warpline_agent.capture_watch import CaptureWatch
 from warpline_agent.config import AgentConfig
 from warpline_agent.exporters.collector import CollectorExporter
-from warpline_agent.source import Health, Rows
+from warpline_agent.kernels import Kernels
+from warpline_agent.raw_block import Process
+from warpline_agent.raw_capture import deliver
+from warpline_agent.raw_ring import RawRing, RawRingConfig
+from warpline_agent.source import Delivered, Health, Rows, Source
 from warpline_agent.spool import Spool
 from warpline_analysis.detector import Detector
 from warpline_cli import standing
@@ -34,6 +39,7 @@ from warpline_proto.finding import Check, Evidence, Finding, FindingKind, Report
 from warpline_proto.tables import CAPTURES, STACKS, STEPS
 
 SECOND_NS = 10**9
+NOW_NS = 1_700_000_000_000_000_001
 WAIT_SECONDS = 30.0
 ALL = "SELECT * FROM current_captures ORDER BY requested_ns, rank"
 Detect = Detector
@@ -230,7 +236,7 @@ class Watched:
     period_seconds = 0.05
     captures = frozenset({"kernels"})
 
-    def __init__(self, name: str, act: Callable[[Capture], Iterable[Rows]]) -> None:
+    def __init__(self, name: str, act: Callable[[Capture], Iterable[Rows | Delivered]]) -> None:
         self.name, self._act = name, act
         self.asked: list[Capture] = []
 
@@ -244,7 +250,7 @@ class Watched:
 
     def close(self) -> None: ...
 
-    def capture(self, request: Capture) -> Iterable[Rows]:
+    def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
         self.asked.append(request)
         return self._act(request)
 
@@ -266,6 +272,7 @@ def collector(directory: Path, detect: Detect) -> Iterator[str]:
         collector=config.Config(listen="127.0.0.1:0", directory=str(directory)),
         sql=pool.Config(workers=1, seconds_max=60.0),
         analysis=continuous.Config(period_seconds=0.1),
+        captures=closer_look.Config(seconds=0.2),
     )
 
     def tell(address: str) -> None:
@@ -289,7 +296,7 @@ def collector(directory: Path, detect: Detect) -> Iterator[str]:
 
 
 @contextmanager
-def agent(folder: Path, node: str, address: str, source: Watched) -> Iterator[None]:
+def agent(folder: Path, node: str, address: str, source: Source) -> Iterator[None]:
     """A whole agent with one source, in a thread."""
     spool = Spool(folder / node, node, new_boot(), time.time_ns)
     made = Agent(
@@ -361,3 +368,67 @@ def test_a_node_without_a_source_that_can_denies_at_once(tmp_path: Path) -> None
         (row,) = until(client, "SELECT state, detail FROM current_captures WHERE state = 'denied'", 1)
     assert row["detail"] == "no source of this node can take stacks (it reads: ring)"
     assert source.asked == []
+
+
+def kernels_of(rank: int, count: int) -> Kernels:
+    random = np.random.default_rng(rank)
+    return Kernels(
+        start_ns=NOW_NS + np.cumsum(random.integers(0, 10_000, count)),
+        duration_ns=random.integers(1, 10**6, count),
+        name_id=random.integers(0, 2, count).astype(np.int32),
+        category=np.zeros(count, dtype=np.uint8),
+        device=np.zeros(count, dtype=np.int32),
+        stream=random.integers(7, 20, count),
+        step=random.integers(0, 9, count),
+        names=("gemm", "relu"),
+    )
+
+
+def test_kernels_asked_for_are_in_the_store_to_the_nanosecond_or_denied_where_they_are_gone(tmp_path: Path) -> None:
+    """Over real sockets: a range that is held, one that is held in part, one that is not; each says what it got."""
+    fed = kernels_of(2, 120_000)
+    end_ns = int(fed.end_ns.max())
+    ranges = {
+        "whole": (int(fed.start_ns[0]), end_ns),
+        "part": (NOW_NS - 10**9, NOW_NS + 10**8),
+        "gone": (NOW_NS - 10**9, NOW_NS - 1),
+    }
+    store = DuckDBStore(tmp_path / "store")
+    for name, (start_ns, until_ns) in ranges.items():
+        wanted = Capture(name, "train", 2, "kernels", start_ns, until_ns - start_ns, "by hand")
+        row = wanted.row("requested", node="node0", requested_ns=start_ns)
+        store.write([Batch(CAPTURES.name, "test", CAPTURES.from_rows([row]))])
+    store.close()
+    ring = RawRing(RawRingConfig(), tmp_path / "ring")
+    ring.append(Process.of("realtime@node0", job="train", rank=2), fed)
+    with collector(tmp_path / "store", says()) as address, QueryClient(address) as client:
+        with agent(tmp_path, "node0", address, Watched("ring", lambda request: deliver(ring, request))):
+            states = until(client, "SELECT * FROM current_captures WHERE state IN ('done', 'denied') ORDER BY id", 3)
+        told = {row["id"]: row for row in states}
+        found = client.query(
+            "SELECT start_ns, duration_ns, stream, step, any_value(name) AS name FROM raw_kernels "
+            "JOIN kernel_names USING (kernel_id) WHERE capture_id = 'whole' "
+            "GROUP BY ALL ORDER BY start_ns, duration_ns, stream, step LIMIT 100000"
+        ).to_pylist()
+        counts = client.query("SELECT capture_id, count(*) AS n, sum(duration_ns) AS ns FROM raw_kernels GROUP BY ALL")
+    expected = sorted(
+        zip(
+            *(each.tolist() for each in (fed.start_ns, fed.duration_ns, fed.stream, fed.step)),
+            (fed.names[index] for index in fed.name_id),
+            strict=True,
+        )
+    )
+    assert [tuple(row.values()) for row in found] == expected[: len(found)]
+    early = fed.start_ns < NOW_NS + 10**8
+    assert {(row["capture_id"], row["n"], row["ns"]) for row in counts.to_pylist()} == {
+        ("whole", len(fed), int(fed.duration_ns.sum())),
+        ("part", int(early.sum()), int(fed.duration_ns[early].sum())),
+    }
+    assert told["whole"]["detail"].endswith("all of the time asked for")
+    assert (told["whole"]["records"], told["whole"]["missing_ns"]) == (len(fed), 0)
+    assert told["part"]["missing_ns"] == 10**9 + int(fed.start_ns[0]) - NOW_NS
+    assert (told["part"]["delivered_start_ns"], told["part"]["delivered_end_ns"]) == (fed.start_ns[0], NOW_NS + 10**8)
+    assert "the first 1 s are not held" in told["part"]["detail"]
+    assert (told["gone"]["state"], told["gone"]["records"]) == ("denied", None)
+    assert "that time is not held" in told["gone"]["detail"]
+    ring.close()

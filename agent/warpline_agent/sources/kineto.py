@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, Unsupported
+from warpline_proto.tables import RAW_KERNELS
 
 from ..identity import stamp
-from ..kernels import clean_name, digest
+from ..kernels import Kernels, clean_name, digest
 from ..parsers import values
 from ..parsers.kineto import Trace, read_trace
 from ..parsers.kineto_cpu import cpu_collective_rows, with_cpu_times
@@ -27,8 +28,11 @@ from ..parsers.kineto_rows import (
     phase_rows,
     told_collectives,
 )
+from ..raw_block import Process
+from ..raw_capture import deliver
+from ..raw_ring import RawRing
 from ..recordings.archive import Limits, file_input
-from ..source import Health, Input, Origin, Reading, Rows
+from ..source import Delivered, Health, Input, Origin, Reading, Rows
 from ..timeline import collective_rows, timeline_facts, timeline_rows
 
 _KINETO: Final = re.compile(
@@ -53,9 +57,12 @@ class Kineto:
 
     def read(self, candidate: Input) -> Reading:
         """Steps, clusters, names, collectives, communicators and phases of the trace."""
-        with candidate.open() as stream:
-            trace = read_trace(stream)
-        return _reading(trace, candidate.name)
+        return _reading(_trace(candidate), candidate.name)
+
+
+def _trace(candidate: Input) -> Trace:
+    with candidate.open() as stream:
+        return read_trace(stream)
 
 
 def _reading(trace: Trace, name: str) -> Reading:
@@ -177,6 +184,11 @@ class KinetoFolder:
         self._seen: OrderedDict[Path, Mark] = OrderedDict()
         self._done: OrderedDict[Path, Mark] = OrderedDict()
         self._refused: dict[str, str] = {}
+        self._ring: RawRing | None = None
+
+    def keep_raw_in(self, ring: RawRing) -> None:
+        """Keep the kernels of the traces there."""
+        self._ring = ring
 
     def open(self) -> None:
         """Unsupported where no folder is configured or it does not exist, Denied where it may not be listed."""
@@ -187,6 +199,8 @@ class KinetoFolder:
             raise Unsupported(f"{folder} is not a folder", "create it, or set directory in [sources.kineto]")
         if not os.access(folder, os.R_OK | os.X_OK):
             raise Denied(f"{folder} may not be listed", "let the agent's user read it")
+        if self._ring is not None:
+            self._ring.open()
 
     def read(self) -> Iterable[Rows]:
         """Rows of the traces that became complete since the last round."""
@@ -196,32 +210,53 @@ class KinetoFolder:
         for path, mark in ready[:FILES_A_ROUND_MAX]:
             _remember(self._done, path, mark)
             try:
-                read = Kineto().read(self._input(path))
+                trace = _trace(self._input(path))
+                read = _reading(trace, path.name)
             except Refused as error:
                 self._refused[str(path)] = str(error)
             else:
                 rows += self._owned(read)
+                self._keep_raw(trace.kernels, read.origin)
+        if self._ring is not None:
+            self._ring.flush()
+            if lost := self._ring.take_losses():
+                rows.append(Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost))
         return rows
 
     def _owned(self, read: Reading) -> Iterable[Rows]:
-        job = self._config.job or read.origin.run_id or Path(self._config.directory).resolve().name
         for rows in read.rows:
-            yield rows._replace(batch=stamp(rows.batch, job=job, rank=read.origin.rank, node=read.origin.node))
+            yield rows._replace(batch=stamp(rows.batch, **self._owner(read.origin)))
 
-    def capture(self, request: Capture) -> Iterable[Rows]:
-        """Denied: traces are the training process's to write, this only picks them up."""
-        raise Denied(
-            "the training process decides when it records a trace",
-            f"let the profiler of rank {request.rank} record some steps into {self._config.directory}",
-        )
+    def _owner(self, origin: Origin) -> dict[str, Any]:
+        job = self._config.job or origin.run_id or Path(self._config.directory).resolve().name
+        return {"job": job, "rank": origin.rank, "node": origin.node}
+
+    def _keep_raw(self, kernels: Kernels, origin: Origin) -> None:
+        if self._ring is not None and len(kernels):
+            process = Process.of(_clock(origin.node, origin.content), **self._owner(origin))
+            self._ring.append(process, kernels, mark=origin.content or "")
+
+    def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
+        """Kernels of a time of which a trace was read; Denied otherwise: the training process decides when it writes one."""
+        held = self._ring is not None and self._ring.blocks(request.job, request.rank)
+        if self._ring is None or not held:
+            raise Denied(
+                "the training process decides when it records a trace",
+                f"let the profiler of rank {request.rank} record some steps into {self._config.directory}",
+            )
+        return deliver(self._ring, request)
 
     def health(self) -> Iterable[Health]:
-        """The files of the last round that could not be read, each with the reason."""
-        return [Health(path, "refused", reason) for path, reason in self._refused.items()]
+        """The files of the last round that could not be read, each with the reason, and how the raw ring fares."""
+        yield from (Health(path, "refused", reason) for path, reason in self._refused.items())
+        if self._ring is not None:
+            yield from self._ring.health()
 
     def close(self) -> None:
-        """Forget what was seen but not read."""
+        """Forget what was seen but not read; the raw ring stays on disk."""
         self._seen.clear()
+        if self._ring is not None:
+            self._ring.close()
 
     def _ready(self) -> list[tuple[Path, Mark]]:
         ready = []

@@ -11,17 +11,20 @@ from typing import Any, Final
 
 import numpy as np
 
-from warpline_proto.capture import STACKS, Capture
+from warpline_proto.capture import KERNELS, STACKS, Capture
 from warpline_proto.errors import Denied
-from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, DEVICE_SAMPLES, JOBS, PHASES
+from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, DEVICE_SAMPLES, JOBS, PHASES, RAW_KERNELS
 from warpline_proto.tables import STACKS as STACKS_TABLE
 
 from ..compressor import compress
 from ..identity import stamp
 from ..kernels import StepSpan, kernel_id, name_rows, step_rows
+from ..raw_block import Process
+from ..raw_capture import deliver
+from ..raw_ring import RawRing
 from ..simulated_gpu import COMMUNICATION_STREAM, kernels, serving_reading, training_reading
 from ..simulation import DATA_WAIT_SHARE, FAULTS, Fault, Layout, Step, clock_offset_ns, steps
-from ..source import Health, Rows
+from ..source import Delivered, Health, Rows
 
 STEPS_PER_READ_MAX: Final = 200
 """Steps of one round; what is left follows in the next."""
@@ -77,7 +80,7 @@ class Synthetic:
     name = "synthetic"
     period_seconds = 0.5
     Config = SyntheticConfig
-    captures = frozenset({STACKS})
+    captures = frozenset({STACKS, KERNELS})
 
     def __init__(self, config: SyntheticConfig, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._config = config
@@ -95,10 +98,17 @@ class Synthetic:
         self._energy: dict[str, float] = {}
         self._named: set[int] = set()
         self._opened = False
+        self._ring: RawRing | None = None
+
+    def keep_raw_in(self, ring: RawRing) -> None:
+        """Keep the made-up kernels there."""
+        self._ring = ring
 
     def open(self) -> None:
         """Begin at the present moment of the job; steps that ended before are not told again."""
         config = self._config
+        if self._ring is not None:
+            self._ring.open()
         self._start_ns = config.start_ns or self._clock_ns()
         self._origin_ns = config.origin_ns or self._start_ns
         self._steps = steps(self._layout, self._fault, config.seed, int(config.step_seconds * 1e9), self._origin_ns)
@@ -120,24 +130,38 @@ class Synthetic:
         for step in done:
             yield from self._step_rows(step)
         yield from self._device_rows(done)
+        if self._ring is not None:
+            self._ring.flush()
+            if lost := self._ring.take_losses():
+                yield Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost)
 
     def health(self) -> Iterable[Health]:
-        """Nothing can be missing of what is made up."""
-        return ()
+        """Nothing can be missing of what is made up, except in the raw ring."""
+        return () if self._ring is None else self._ring.health()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing is held but what the raw ring keeps on disk."""
         self._steps = iter(())
         self._next = None
+        if self._ring is not None:
+            self._ring.close()
 
     def _now_ns(self) -> int:
         wall_ns = self._clock_ns()
         return min(self._origin_ns + int((wall_ns - self._start_ns) * self._config.speed_up), wall_ns)
 
-    def capture(self, request: Capture) -> Iterable[Rows]:
-        """Stacks of the main thread of a rank of this node; Denied for a rank of another."""
+    def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
+        """Stacks of the main thread of a rank of this node, or its kernels from the ring; Denied for a rank of another."""
         if request.job != self._config.job or request.rank not in self._ranks:
             raise Denied(f"rank {request.rank} of job {request.job} does not run on {self._config.node}")
+        if request.what != KERNELS:
+            yield self._stack(request)
+        elif self._ring is not None:
+            yield from deliver(self._ring, request)
+        else:
+            raise Denied("raw kernel records are not kept", "set grade in [agent.raw_ring]")
+
+    def _stack(self, request: Capture) -> Rows:
         row = {
             "time_ns": self._now_ns() + self._offset_ns,
             "pid": 1000 + request.rank,
@@ -147,7 +171,7 @@ class Synthetic:
             "frames": ["synchronize (torch/cuda/streams.py:231)", "train_step (train.py:118)", "main (train.py:204)"],
             "count": max(1, request.duration_ns // STACK_EVERY_NS),
         }
-        yield Rows("stacks", STACKS_TABLE.from_rows([row | self._identity(request.rank)]))
+        return Rows("stacks", STACKS_TABLE.from_rows([row | self._identity(request.rank)]))
 
     def _ended(self, now_ns: int) -> Iterator[Step]:
         for _ in range(STEPS_PER_READ_MAX):
@@ -204,6 +228,8 @@ class Synthetic:
                 step.end_ns - step.start_ns,
                 int(DATA_WAIT_SHARE * self._config.step_seconds * 1e9),
             )
+            if self._ring is not None:
+                self._ring.append(Process.of(self._clock, node=self._config.node, **identity), ran)
             told = step_rows(ran, [span], rank=rank, clock=self._clock, whole=None)
             yield Rows("steps", stamp(told, **identity))
             packed = compress(ran, rank=rank, clock=self._clock)
