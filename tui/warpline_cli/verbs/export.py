@@ -1,0 +1,95 @@
+"""`warpline export trace`: what is kept of a closer look, or of ranks and a time, as a file that the Perfetto UI opens."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
+
+from warpline_cli import asking
+from warpline_cli.streams import tell
+
+if TYPE_CHECKING:
+    from warpline_cli.trace_export import Selection
+
+LEVEL: Final = 5
+"""gzip level of a file that ends in .gz."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What to draw, from where, into which file."""
+    parser.add_argument("what", choices=("trace",), help="a Chrome trace, for ui.perfetto.dev and chrome://tracing")
+    parser.add_argument("--capture", metavar="ID", help="a closer look that arrived")
+    parser.add_argument("--job", metavar="JOB", help="everything kept of this job")
+    parser.add_argument("--rank", metavar="N", type=int, action="append", help="only this rank; repeatable")
+    parser.add_argument("--from", dest="start", metavar="TIME", help="ns since 1970, or ISO 8601 (UTC unless it says)")
+    parser.add_argument("--to", dest="end", metavar="TIME", help="likewise")
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="compressed where it ends in .gz")
+    asking.arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the file whole or not at all; what was drawn goes to standard error."""
+    from warpline_cli.trace_export import SLICES_MAX, export
+
+    path = Path(options.output)
+    with asking.trusted(options) as query:
+        chosen = _chosen(options, query)
+        with _written(path) as stream:
+            done = export(query, chosen, stream)
+    tell(f"{path}: {done.slices} slices, {done.kernels} of them kernels ({path.stat().st_size} bytes)")
+    if done.left_out:
+        tell(f"left out: {done.left_out} rows beyond {SLICES_MAX}; choose a shorter time with --from and --to")
+    return 0
+
+
+def _chosen(options: argparse.Namespace, query: asking.Query) -> Selection:
+    from warpline_cli.trace_export import Selection, of_capture
+    from warpline_proto.errors import ConfigError
+
+    if (options.capture is None) == (options.job is None):
+        raise ConfigError("name either --capture or --job", 'warpline sql "SELECT job FROM jobs" lists the jobs')
+    if options.capture is not None:
+        if options.rank or options.start or options.end:
+            raise ConfigError("--capture says by itself which rank and time", "leave out --rank, --from and --to")
+        return of_capture(query, options.capture)
+    start_ns, end_ns = _time(options.start, "--from"), _time(options.end, "--to")
+    if start_ns is not None and end_ns is not None and start_ns >= end_ns:
+        raise ConfigError("--from is not before --to")
+    return Selection(None, options.job, tuple(options.rank or ()), start_ns, end_ns)
+
+
+def _time(text: str | None, name: str) -> int | None:
+    from datetime import UTC, datetime, timedelta
+
+    from warpline_proto.errors import ConfigError
+
+    if text is None:
+        return None
+    if text.isdigit():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} {text!r} is no time", "ns since 1970, or like 2026-01-31T12:00:00.5") from error
+    since = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1_000
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[IO[str]]:
+    """A file that takes its name when it is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(temporary, "wt", LEVEL, "utf-8") as packed:
+                yield packed
+        else:
+            with temporary.open("w", encoding="utf-8") as stream:
+                yield stream
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
