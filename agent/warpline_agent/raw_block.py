@@ -57,8 +57,10 @@ class Process:
 
 @dataclass(frozen=True)
 class Told:
-    """What a block says of itself: `first_ns` is the earliest start, `last_ns` the latest end, `left_out` the records that
-    its grade leaves out, `lost` those of the process that could not be written before it. `mark` names the file they are of.
+    """What a block says of itself: `first_ns` is the earliest start, `last_ns` the latest end, at least that start.
+
+    `left_out` are records that its grade leaves out, `lost` those of the process that could not be written before it; `mark`
+    names the file that the records are of.
     """
 
     process: Process
@@ -74,9 +76,10 @@ def encode(
     process: Process, kernels: Kernels, *, left_out: int = 0, lost: int = 0, mark: str = ""
 ) -> tuple[Told, bytes]:
     """At least one and at most RECORDS_MAX records as a block."""
-    first_ns, last_ns = int(kernels.start_ns.min()), int(np.maximum(kernels.end_ns, kernels.start_ns).max())
-    told = Told(process, len(kernels), first_ns, last_ns, left_out, lost, mark)
-    packed = [_pack(values) for values in _columns(kernels)]
+    end_ns = kernels.end_ns
+    first_ns = int(kernels.start_ns.min())
+    told = Told(process, len(kernels), first_ns, max(int(end_ns.max()), first_ns), left_out, lost, mark)
+    packed = [_pack(values) for values in _columns(kernels, end_ns)]
     used = np.flatnonzero(np.bincount(kernels.name_id))
     meta = asdict(told) | {
         "process": [dict(process.place), process.clock], "start_ns": int(kernels.start_ns[0]),
@@ -121,23 +124,23 @@ def decode(block: bytes) -> tuple[Told, Kernels]:
         raise Damaged from error
 
 
-def _columns(kernels: Kernels) -> list[npt.NDArray[Any]]:
+def _columns(kernels: Kernels, end_ns: Integers) -> list[npt.NDArray[Any]]:
     gap = np.zeros(len(kernels), dtype=np.int64)
-    np.subtract(kernels.start_ns[1:], kernels.end_ns[:-1], out=gap[1:])
+    np.subtract(kernels.start_ns[1:], end_ns[:-1], out=gap[1:])
     rest = (kernels.duration_ns, kernels.name_id, kernels.category, kernels.device, kernels.stream, kernels.step)
     return [gap, *rest]
 
 
 def _pack(values: npt.NDArray[Any]) -> tuple[int, int, bytes]:
-    """Lowest value, bytes a value, and what is left of all of them, byte by byte. Differences count modulo 2**64."""
+    """Lowest value, bytes a value, and what is left of all of them, byte by byte: differences modulo what these bytes hold."""
     low = int(values.min())
     span = int(values.max()) - low
     if span == 0:
         return low, 0, b""
     width = next(each for each in _WIDTHS if span < 1 << 8 * each)
-    rest = values.astype(np.int64, copy=False).view(np.uint64) - np.uint64(low % 2**64)
-    narrow = rest.astype(f"<u{width}")
-    return low, width, narrow.view(np.uint8).reshape(-1, width).T.tobytes()
+    narrow = values.astype(f"<u{width}")
+    narrow -= narrow.dtype.type(low % 2 ** (8 * width))
+    return low, width, narrow.tobytes() if width == 1 else narrow.view(np.uint8).reshape(-1, width).T.tobytes()
 
 
 def _unpack(data: bytes, low: int, width: int, records: int) -> Integers:

@@ -32,6 +32,8 @@ class KeepsRaw(Protocol):
 OFF: Final = "off"
 GRADES: Final = ("all", "kernels", "communication", OFF)
 """What is kept: everything, no copies and sets, communication kernels alone, nothing."""
+JOIN_RECORDS_MAX: Final = 16_384
+"""So many records make a block of their own; fewer are joined with those that follow, for what a block says of itself."""
 BLOCK_SECONDS: Final = 5.0
 """Records wait for a full block no longer than this."""
 BLOCK_NAMES_CHARS_MAX: Final = 4 * 1024 * 1024
@@ -103,7 +105,7 @@ class RawRing:
         kept = self._graded(kernels)
         if not len(kept):
             return
-        if mark:
+        if mark or (len(kept) >= JOIN_RECORDS_MAX and process not in self._waiting):
             self._write_all(process, kept, len(kernels) - len(kept), mark)
             return
         waiting = self._waiting.get(process)
@@ -115,7 +117,7 @@ class RawRing:
         waiting.parts.append(kept)
         waiting.records += len(kept)
         waiting.left_out += len(kernels) - len(kept)
-        if waiting.records >= raw_block.RECORDS_MAX:
+        if waiting.records >= JOIN_RECORDS_MAX:
             self._flush(process)
         while len(self._waiting) > WAITING_PROCESSES_MAX:
             self._flush(next(iter(self._waiting)))

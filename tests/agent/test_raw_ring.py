@@ -100,6 +100,7 @@ def opened(folder: Path, clock: Callable[[], int] | None = None, **how: Any) -> 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 1,000 records, and rings of any size."""
     monkeypatch.setattr(raw_block, "RECORDS_MAX", 1_000)
+    monkeypatch.setattr(raw_ring, "JOIN_RECORDS_MAX", 1_000)
     monkeypatch.setattr(raw_ring, "BYTES_MIN", 1)
 
 
@@ -297,7 +298,7 @@ import sys, itertools
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_raw_ring as t
-t.raw_block.RECORDS_MAX = 1_000
+t.raw_block.RECORDS_MAX = t.raw_ring.JOIN_RECORDS_MAX = 1_000
 ring = t.RawRing(t.RawRingConfig(), Path(sys.argv[1]))
 ring.open()
 for number in itertools.count():
