@@ -44,9 +44,14 @@ class Formats:
     trees: Sequence[TreeFormat] = TREE_FORMATS
 
 
-def read_paths(paths: Iterable[str | Path], limits: Limits | None = None, formats: Formats | None = None) -> Import:
-    """Files and folders -> what they hold. Never raises for what a file holds; what is not read says why."""
-    reader = _Reader(limits or Limits(), formats or Formats())
+def read_paths(
+    paths: Iterable[str | Path], limits: Limits | None = None, formats: Formats | None = None, *, raw: bool = False
+) -> Import:
+    """Files and folders -> what they hold. Never raises for what a file holds; what is not read says why.
+
+    With `raw` the single records of GPU timelines are among it.
+    """
+    reader = _Reader(limits or Limits(), formats or Formats(), raw)
     for path in dict.fromkeys(str(path) for path in paths):
         reader.take(path)
     return reader.finish()
@@ -64,7 +69,8 @@ class _Read:
 class _Reader:
     """Collects reports and pieces while paths are walked."""
 
-    def __init__(self, limits: Limits, formats: Formats) -> None:
+    def __init__(self, limits: Limits, formats: Formats, raw: bool) -> None:
+        self._raw = raw
         self._limits = limits
         self._formats = formats
         self._reports: list[InputReport] = []
@@ -196,6 +202,8 @@ class _Reader:
 
     def _keep(self, piece: Piece, report: InputReport, line: dict[str, Any] | None = None) -> None:
         self._reads.append(_Read(piece, report, line))
+        if not self._raw:
+            piece.reading.raw.clear()  # it holds on to all records of the file
         facts = line.setdefault("facts", {}) if line is not None else report.facts
         facts |= plain(piece.reading.facts)
         if piece.reading.notes:
@@ -289,6 +297,9 @@ def _stamped(piece: Piece, job: str | None) -> Iterator[Batch]:
         if rows.table == "jobs" or (rows.batch.num_rows == 0 and rows.dropped == 0):
             continue
         yield Batch(rows.table, piece.kind, _stamp(rows, piece.kind, job, origin.rank, node), rows.dropped)
+    for make in piece.reading.raw:
+        for rows in make():
+            yield Batch(rows.table, piece.kind, _stamp(rows, piece.kind, job, origin.rank, node), rows.dropped)
 
 
 def _stamp(rows: Rows, source: str, job: str | None, rank: int | None, node: str | None) -> pa.RecordBatch:

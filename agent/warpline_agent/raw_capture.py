@@ -7,21 +7,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
 from warpline_proto.capture import Capture
 from warpline_proto.errors import Denied
 from warpline_proto.tables import RAW_KERNELS
 
 from .identity import stamp
-from .kernels import CATEGORIES, NO_STEP, Kernels, Times, name_rows
+from .kernels import Kernels, name_rows
 from .raw_block import Process
 from .raw_ring import RawRing
+from .raw_rows import ROWS_A_BATCH, raw_rows
 from .raw_segments import Block
 from .source import Delivered, Rows
 
-ROWS_A_BATCH: Final = 50_000
-"""Rows handed over at once."""
 RANKS_NAMED_MAX: Final = 8
 """Ranks named where another was asked for."""
 
@@ -111,27 +109,6 @@ def _rows(found: _Found, capture_id: str) -> Iterator[Rows]:
         for start in range(0, len(ordered), ROWS_A_BATCH):
             batch = raw_rows(ordered.select(np.arange(start, min(start + ROWS_A_BATCH, len(ordered)))), process.clock)
             yield Rows(RAW_KERNELS.name, stamp(batch, capture_id=capture_id, **dict(process.place)))
-
-
-def raw_rows(kernels: Kernels, clock: str | None) -> pa.RecordBatch:
-    """Rows of `raw_kernels`, one a record, without place and capture."""
-    return RAW_KERNELS.from_columns(
-        {
-            "device": _known(kernels.device.astype(np.int64), -1),
-            "step": _known(kernels.step, NO_STEP),
-            "start_ns": kernels.start_ns,
-            "clock": clock,
-            "duration_ns": kernels.duration_ns,
-            "stream": _known(kernels.stream, -1),
-            "kernel_id": kernels.kernel_ids()[kernels.name_id],
-            "category": pa.array(CATEGORIES).take(pa.array(kernels.category)),
-        },
-        length=len(kernels),
-    )
-
-
-def _known(values: Times, unknown: int) -> pa.Array:
-    return pa.array(values, mask=values == unknown)
 
 
 def _span(blocks: Sequence[Block]) -> tuple[int, int]:

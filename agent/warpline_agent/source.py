@@ -156,12 +156,16 @@ class Origin:
 
 @dataclass
 class Reading:
-    """What one file gave: rows, facts worth showing (counts, times, versions), where it comes from, what was left out."""
+    """What one file gave: rows, facts worth showing (counts, times, versions), where it comes from, what was left out.
+
+    `raw` makes the rows of single records, which are many: it is called only where they are to be kept.
+    """
 
     rows: list[Rows] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     origin: Origin = Origin()
     notes: list[str] = field(default_factory=list)
+    raw: list[Callable[[], Iterable[Rows]]] = field(default_factory=list)
 
 
 class Format(Protocol):

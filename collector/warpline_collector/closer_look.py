@@ -117,7 +117,8 @@ class CloserLook:
         return batches + self._tell(kept, now_ns)
 
     def _overdue(self, row: Row, now_ns: int) -> bool:
-        end_ns = (row["start_ns"] or row["requested_ns"]) + (row["duration_ns"] or 0)
+        begun_ns = row["start_ns"] or row["requested_ns"]
+        end_ns = max(begun_ns + (row["duration_ns"] or 0), row["requested_ns"])  # kernels may be asked for of the past
         return row["state"] in OPEN_STATES and now_ns > end_ns + self._config.answer_seconds * 1e9
 
     def _asked(

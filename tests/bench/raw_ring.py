@@ -28,6 +28,7 @@ from warpline_agent.raw_block import Process
 from warpline_agent.raw_capture import deliver
 from warpline_agent.raw_ring import RawRing, RawRingConfig
 from warpline_agent.recordings.archive import Limits, file_input
+from warpline_agent.source import Rows
 from warpline_proto.capture import Capture
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -133,7 +134,7 @@ def capture(kernels: Kernels, records: int = 200_000) -> dict[str, float]:
         sent = list(deliver(ring, request))
         spent = time.process_time() - begun
         ring.close()
-    batches = [each.batch for each in sent if hasattr(each, "batch")]
+    batches = [each.batch for each in sent if isinstance(each, Rows)]
     return {
         "records": sum(len(each) for each in batches),
         "cpu_seconds": spent,

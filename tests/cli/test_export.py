@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from warpline_agent.identity import stamp
-from warpline_agent.kernels import Kernels, kernel_id, name_rows
+from warpline_agent.kernels import CATEGORIES, Kernels, kernel_id, name_rows
 from warpline_agent.parsers.kineto import read_trace
-from warpline_agent.raw_capture import raw_rows
+from warpline_agent.raw_rows import raw_rows
+from warpline_agent.recordings.archive import Limits, file_input
 from warpline_cli import trace_export
 from warpline_cli.main import EXIT_USAGE, main
 from warpline_collector.stores.duckdb import DuckDBStore
@@ -131,7 +132,7 @@ def nanoseconds(microseconds: Decimal) -> int:
 
 def slices(document: dict[str, Any], category: str) -> list[Exact]:
     ranks = {
-        event["pid"]: int(event["args"]["name"].split()[1])
+        event["pid"]: int(event["args"]["name"].replace(",", "").split()[1])
         for event in document["traceEvents"]
         if event["name"] == "process_name"
     }
@@ -237,3 +238,20 @@ def test_names_are_those_of_the_kernels(store: Path) -> None:
         event["name"]: event["args"]["kernel_id"] for event in document["traceEvents"] if event.get("cat") == "compute"
     }
     assert told == {name: str(kernel_id(name)) for name in NAMES}
+
+
+def test_an_imported_trace_is_exported_as_it_was_recorded(tmp_path: Path, data: Path) -> None:
+    """A real trace of one rank: analyzed with a store, exported, every kernel with name, start and duration."""
+    path = next((data / "A-kineto").rglob("trace_diff_control_rank3of8_a100.json.gz"))
+    with file_input(path, str(path), Limits()).open() as stream:
+        recorded = read_trace(stream).kernels
+    store = tmp_path / "store"
+    main(["analyze", str(path), "--store", str(store)])
+    held = DuckDBStore(store)
+    (job,) = held.query("SELECT DISTINCT job FROM raw_kernels").column("job").to_pylist()
+    held.close()
+    document = export(store, "--job", job)
+    found = [each for category in CATEGORIES for each in slices(document, category)]
+    assert sorted(found) == exact(3, recorded)
+    assert len(found) == 9_450
+    assert slices(document, "step")

@@ -8,6 +8,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,7 @@ from ..parsers.kineto_rows import (
 from ..raw_block import Process
 from ..raw_capture import deliver
 from ..raw_ring import RawRing
+from ..raw_rows import recorded_rows
 from ..recordings.archive import Limits, file_input
 from ..source import Delivered, Health, Input, Origin, Reading, Rows
 from ..timeline import collective_rows, timeline_facts, timeline_rows
@@ -88,7 +90,8 @@ def _reading(trace: Trace, name: str) -> Reading:
         content=content,
         sibling=_sibling(name),
     )
-    return Reading([each for each in rows if each.batch.num_rows], _facts(trace, job), origin, _notes(trace))
+    raw = partial(recorded_rows, trace.kernels, clock)
+    return Reading([each for each in rows if each.batch.num_rows], _facts(trace, job), origin, _notes(trace), [raw])
 
 
 def _clock(node: str | None, content: str | None) -> str | None:

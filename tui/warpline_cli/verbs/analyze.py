@@ -32,7 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of text")
     parser.add_argument(
-        "--store", metavar="DIR", help="keep the rows in this new folder, for `warpline sql --store DIR`"
+        "--store",
+        metavar="DIR",
+        help="keep the rows in this new folder, for `warpline sql` and `warpline export` with --store",
     )
     parser.epilog = (
         "Exit 0 healthy, 1 warning, 2 critical, 3 cannot tell, 64 usage error, 65 nothing readable. "
@@ -61,7 +63,7 @@ def analyze(paths: Sequence[str | Path], keep: Path | None = None) -> dict[str, 
     from warpline_proto.plain import plain
 
     with _folder(keep) as folder:
-        imported = read_paths(paths)
+        imported = read_paths(paths, raw=keep is not None)
         report = _diagnose(imported, folder, kept=keep is not None)
     document = {
         "verdict": str(report.verdict),
