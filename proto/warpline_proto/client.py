@@ -1,4 +1,4 @@
-"""QueryClient: SQL in, Arrow out, from a running collector."""
+"""QueryClient: SQL in, Arrow out, from a running collector; `push` hands it a frame."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import grpc
 import pyarrow as pa
 
 from . import service_pb2, service_pb2_grpc
+from .batch import Frame
 from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_SECONDS_MAX, QUERY_WAIT_SECONDS_MAX
 from .errors import QueryError
-from .wire import from_ipc
+from .wire import from_ipc, to_message
 
 GRACE_SECONDS = 5.0
 """What the way there and back, and a worker that must be started first, may take."""
@@ -25,6 +26,17 @@ _WHY = {
 }
 
 _Answer = TypeVar("_Answer")
+
+
+def push(address: str, frame: Frame) -> None:
+    """Hand one frame to a collector and wait until it is durable; QueryError if it is refused or nobody takes it."""
+    try:
+        with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+            acks = list(service_pb2_grpc.WarplineStub(channel).Push(iter([to_message(frame)]), timeout=GRACE_SECONDS))
+    except grpc.RpcError as error:
+        raise QueryError(f"the collector at {address} took nothing: {error.code().name.lower()}") from error
+    if refused := next((ack.refused for ack in acks if ack.refused), ""):
+        raise QueryError(f"the collector at {address} refused: {refused}")
 
 
 class QueryClient:

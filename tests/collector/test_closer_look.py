@@ -26,6 +26,7 @@ from warpline_agent.source import Delivered, Health, Rows, Source
 from warpline_agent.spool import Spool
 from warpline_analysis.detector import Detector
 from warpline_cli import standing
+from warpline_cli.main import main
 from warpline_collector import closer_look, config, continuous, pool
 from warpline_collector.closer_look import HOUR_NS, CloserLook
 from warpline_collector.reader import CatalogReader
@@ -431,4 +432,36 @@ def test_kernels_asked_for_are_in_the_store_to_the_nanosecond_or_denied_where_th
     assert "the first 1 s are not held" in told["part"]["detail"]
     assert (told["gone"]["state"], told["gone"]["records"]) == ("denied", None)
     assert "that time is not held" in told["gone"]["detail"]
+    ring.close()
+
+
+def test_a_user_fetches_kernels_by_hand_and_is_told_what_came(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By job and rank alone: the node and the time are those of the newest step."""
+    fed = kernels_of(2, 5_000)
+    end_ns = int(fed.end_ns.max())
+    store = DuckDBStore(tmp_path / "store")
+    step = {"job": "train", "rank": 2, "node": "node0", "step": 0, "scope": "step", "start_ns": NOW_NS}
+    store.write([Batch("steps", "test", STEPS.from_rows([step | {"duration_ns": end_ns - NOW_NS}]))])
+    store.close()
+    ring = RawRing(RawRingConfig(), tmp_path / "ring")
+    ring.append(Process.of("realtime@node0", job="train", rank=2), fed)
+    with (
+        collector(tmp_path / "store", says()) as address,
+        QueryClient(address) as client,
+        agent(tmp_path, "node0", address, Watched("ring", lambda request: deliver(ring, request))),
+    ):
+        asked = ["capture", "--collector", address, "--job", "train", "--rank"]
+        assert main([*asked, "2"]) == 0
+        said = capsys.readouterr()
+        found = client.query(
+            f"SELECT count(*) AS n FROM raw_kernels WHERE capture_id = '{said.out.strip()}'"
+        ).to_pylist()
+        assert found == [{"n": 5_000}]
+        assert said.err.startswith("done: ring: ")
+        assert main([*asked, "2", "--from", str(NOW_NS - 10**9), "--seconds", "0.5"]) == 1
+        assert "denied: ring: that time is not held" in capsys.readouterr().err
+        assert main([*asked, "3"]) == 64
+        assert "no step of rank 3 of job train is kept" in capsys.readouterr().err
     ring.close()

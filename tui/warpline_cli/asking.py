@@ -50,3 +50,26 @@ def trusted(options: argparse.Namespace) -> Iterator[Query]:
 
     with CatalogReader(Path(options.store)) as reader:
         yield reader.query
+
+
+def moment_ns(words: str | None, option: str) -> int | None:
+    """A moment as a user writes it, ns since 1970: a number of them, or ISO 8601; ConfigError if it is neither."""
+    from datetime import UTC, datetime, timedelta
+
+    from warpline_proto.errors import ConfigError
+
+    if words is None:
+        return None
+    if words.isdigit():
+        return int(words)
+    try:
+        moment = datetime.fromisoformat(words)
+    except ValueError as error:
+        raise ConfigError(f"{option} {words!r} is no time", "ns since 1970, or like 2026-01-31T12:00:00.5") from error
+    since = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.fromtimestamp(0, UTC)
+    return since // timedelta(microseconds=1) * 1_000
+
+
+def text(value: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + value.replace("'", "''") + "'"

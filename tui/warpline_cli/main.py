@@ -27,13 +27,14 @@ VERBS = {
     "top": "the terminal screen",
     "findings": "what is wrong now, and since when",
     "sql": "ask the store",
+    "capture": "fetch the raw kernels of a rank and a time from its node",
     "export": "what is kept of a rank and a time, as a trace for the Perfetto UI",
     "doctor": "what works on this machine and what does not",
     "config": "print or check the configuration",
 }
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
-    "findings": "collector", "sql": "collector", "export": "collector",
+    "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

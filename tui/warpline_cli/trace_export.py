@@ -9,7 +9,7 @@ from typing import IO, Any, Final
 
 from warpline_proto.errors import ConfigError
 
-from .asking import Query
+from .asking import Query, text
 from .trace_file import Drawn, TraceFile
 
 PAGE_ROWS: Final = 50_000
@@ -49,7 +49,7 @@ class Selection:
 
     def where(self, *more: str) -> str:
         """The condition that rows with a start and a duration meet when any of their time is of the selection."""
-        parts = [f"job = {_text(self.job)}" if self.job is not None else "true", "start_ns IS NOT NULL", *more]
+        parts = [f"job = {text(self.job)}" if self.job is not None else "true", "start_ns IS NOT NULL", *more]
         if self.ranks:
             parts.append(f"rank IN ({', '.join(map(str, self.ranks))})")
         if self.end_ns is not None:
@@ -70,7 +70,7 @@ class Exported:
 
 def of_capture(query: Query, capture: str) -> Selection:
     """The selection of a closer look; ConfigError where it gave no records, with the reason."""
-    rows = query(f"SELECT * FROM current_captures WHERE id = {_text(capture)}").to_pylist()
+    rows = query(f"SELECT * FROM current_captures WHERE id = {text(capture)}").to_pylist()
     if not rows:
         raise ConfigError(f"there is no capture {capture!r}", 'warpline sql "SELECT id, state FROM current_captures"')
     row = rows[0]
@@ -109,7 +109,7 @@ def _tables(chosen: Selection) -> list[str]:
     """
     kernels = f"raw_kernels WHERE {chosen.where()}"
     if chosen.capture is not None:
-        kernels = f"raw_kernels WHERE capture_id = {_text(chosen.capture)}"
+        kernels = f"raw_kernels WHERE capture_id = {text(chosen.capture)}"
     arrows = (
         "*, count(*) OVER same AS ranks_drawn, row_number() OVER (same ORDER BY rank, start_ns) AS place FROM collectives "
         f"WHERE {chosen.where('count IS NULL')} WINDOW same AS (PARTITION BY job, communicator, sequence, source)"
@@ -206,7 +206,3 @@ def _slice(
     key = (row["job"], rank, row["node"] if rank is None else None)
     process = trace.process(key, f"{who}{place}{clock}", rank if rank is not None else _RANKS_MAX)
     return trace.slice_(process, track, order, name, category, row["start_ns"], row["duration_ns"] or 0, told)
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -56,27 +56,10 @@ def _chosen(options: argparse.Namespace, query: asking.Query) -> Selection:
         if options.rank or options.start or options.end:
             raise ConfigError("--capture says by itself which rank and time", "leave out --rank, --from and --to")
         return of_capture(query, options.capture)
-    start_ns, end_ns = _time(options.start, "--from"), _time(options.end, "--to")
+    start_ns, end_ns = asking.moment_ns(options.start, "--from"), asking.moment_ns(options.end, "--to")
     if start_ns is not None and end_ns is not None and start_ns >= end_ns:
         raise ConfigError("--from is not before --to")
     return Selection(None, options.job, tuple(options.rank or ()), start_ns, end_ns)
-
-
-def _time(text: str | None, name: str) -> int | None:
-    from datetime import UTC, datetime, timedelta
-
-    from warpline_proto.errors import ConfigError
-
-    if text is None:
-        return None
-    if text.isdigit():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ConfigError(f"{name} {text!r} is no time", "ns since 1970, or like 2026-01-31T12:00:00.5") from error
-    since = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.fromtimestamp(0, UTC)
-    return since // timedelta(microseconds=1) * 1_000
 
 
 @contextlib.contextmanager
