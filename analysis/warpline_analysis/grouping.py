@@ -240,7 +240,7 @@ def _same_loss(one: Finding, two: Finding) -> bool:
 
 def _coincide(one: Onset, two: Onset, steps: int) -> bool:
     if one.step is not None and two.step is not None:
-        return abs(one.step - two.step) <= steps
+        return two.step - steps <= one.step <= max(two.step, two.watched_step or two.step) + steps
     return one.time_ns is not None and two.time_ns is not None and abs(one.time_ns - two.time_ns) <= NS_APART
 
 

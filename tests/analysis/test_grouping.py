@@ -132,6 +132,15 @@ def test_a_roughly_dated_cause_of_the_same_size_explains_the_slower_job() -> Non
     assert len(group(Report((slower, smaller))).findings) == 2
 
 
+def test_a_cause_seen_in_the_next_window_explains_the_slower_job() -> None:
+    """Ranks are watched in some steps only: nothing can be told of them before."""
+    slower = replace(found(K.REGRESSION, 356), onset=Onset(None, 356, 400))
+    cause = found(K.HOST_STRAGGLER, 400, rank=3)
+    assert [each.kind for each in group(Report((slower, cause))).findings] == [K.HOST_STRAGGLER]
+    later = found(K.HOST_STRAGGLER, 450, rank=3)
+    assert len(group(Report((slower, later))).findings) == 2
+
+
 UNRELATED: list[tuple[str, list[Finding], tuple[Check, ...]]] = [
     ("another GPU", [found(K.THROTTLING, gpu="GPU-6", node="node1"), straggler()], ()),
     ("a clock that was held later", [replace(THROTTLING, onset=Onset(NOW + 400 * 10**9)), straggler()], ()),

@@ -71,6 +71,23 @@ def test_a_rise_of_a_moment_or_of_long_ago_is_worth_knowing_and_no_warning(reade
         assert (finding.severity, finding.onset.step) == (severity, 100), count
 
 
+@pytest.mark.parametrize(
+    ("count", "severity"), [(440, Severity.INFO), (480, Severity.WARNING), (900, Severity.WARNING)]
+)
+def test_where_ranks_are_watched_in_windows_a_rise_waits_for_them_and_stays_in_reach(
+    reader_of: ReaderOf, count: int, severity: Severity
+) -> None:
+    """Three of every 25 steps are watched: a cause needs some of them to be named, and they reach back far."""
+    times = slower(series(1, count), 410, 0.3)
+    rows = [
+        {"job": "train", "rank": rank, "scope": "step", "step": step, "duration_ns": int(seconds * 1e9)}
+        | ({"compute_ns": int(seconds * 0.6e9)} if step % 25 < 3 else {})
+        for step, seconds in enumerate(times) for rank in range(2)
+    ]  # fmt: skip
+    finding = only(regression.detect(reader_of({"steps": rows})))
+    assert (finding.severity, finding.onset.step, finding.onset.watched_step) == (severity, 410, 425)
+
+
 def test_without_parts_of_the_step_it_says_what_is_missing(reader_of: ReaderOf) -> None:
     finding = only(judge(reader_of, slower(series(1), 50, 0.5)))
     assert "which part of the step grew" in finding.missing

@@ -31,11 +31,14 @@ from ..iteration import Iterations, jobs_with_steps, load_iterations, told_steps
 from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
 from ..rises import AFTER_MIN, BEFORE_MIN, Rise, lasting_rise
 from ..robust import SURE_GATE
+from ..self_time import coverage, load
 
 DETECTOR: Final = "regression"
 STEPS_MIN: Final = BEFORE_MIN + AFTER_MIN
 SETTLED_STEPS: Final = 16
-"""Steps after which who or what is slow would have been named."""
+"""Steps after which who or what is slow would have been named ..."""
+SETTLED_WATCHED: Final = 6
+"""... and steps in which ranks were watched, where they are watched in windows only."""
 MOST_SHARE: Final = 0.5
 """A part of the step explains a rise when it grew by at least this share of it."""
 
@@ -105,6 +108,10 @@ def _job(reader: Reader, job: Job) -> Report:
 
 def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Finding:
     step, lasted = int(iterations.steps[rise.start]), len(iterations.steps) - rise.start
+    watched = _watched(reader, job)
+    since = [at for at in watched if at >= step]
+    settled = lasted >= SETTLED_STEPS and (not watched or len(since) >= SETTLED_WATCHED)
+    in_reach = lasted <= WINDOW_STEPS or len(since) < len(watched)
     grown = _grown(reader, iterations, step)
     part = _explains(grown, rise)
     lost = rise.after - rise.before
@@ -113,13 +120,13 @@ def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Fi
     about = "about " if rise.scale > 1 else ""
     return Finding(
         kind=FindingKind.REGRESSION,
-        severity=Severity.WARNING if SETTLED_STEPS <= lasted <= WINDOW_STEPS else Severity.INFO,
+        severity=Severity.WARNING if settled and in_reach else Severity.INFO,
         confidence=0.9 if rise.scale == 1 and lasted >= 2 * AFTER_MIN else 0.7,
         subject=Subject(job=job.name),
         summary=f"Iteration time rose {percent(rise.share)} for good, from {rise.before:.3g} s to {rise.after:.3g} s, since "
         f"{about}step {step} ({lasted} steps ago){most}",
         next_step=part.look if part else ANYWHERE,
-        onset=Onset(step_time(reader, "steps", job.name, step), step),
+        onset=Onset(step_time(reader, "steps", job.name, step), step, since[0] if since else None),
         cost=Cost(seconds_per_step=lost, gpu_hours=lost * lasted * gpus / 3600),
         evidence=(_evidence(reader, iterations, step),),
         ruled_out=(
@@ -129,6 +136,13 @@ def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Fi
         missing=("tokens per step: a larger batch or longer sequences look the same",)
         + (() if part else ("which part of the step grew",)),
     )
+
+
+def _watched(reader: Reader, job: Job) -> list[int]:
+    """Steps with compute times of ranks, oldest first: those in which a cause could be named. In a duty cycle they are few,
+    and reach further back than WINDOW_STEPS."""
+    covered = [part for part in coverage(reader) if part.job == job.name]
+    return sorted({int(step) for part in covered for group in load(reader, part).groups for step in group.steps})
 
 
 def _medians(iterations: Iterations) -> str:
