@@ -32,6 +32,9 @@ _COLLECTIVES: Final = (
 )  # fmt: skip
 _ON_ANY_AXIS: Final = "coalesce(clock, '') NOT LIKE 'step@%'"
 """Times that count from the start of a step have no place on a common axis."""
+_RANKS: Final = """
+SELECT job, rank, node, min(clock) AS clock FROM ({}) GROUP BY job, rank, node ORDER BY job, rank NULLS LAST, node
+"""
 _RANKS_MAX: Final = 1_000_000
 """Behind every rank."""
 _STEP_TRACK, _PHASE_TRACK, _COLLECTIVE_TRACK, _STREAM_TRACKS = range(4)
@@ -93,11 +96,15 @@ def export(query: Query, chosen: Selection, stream: IO[str]) -> Exported:
     trace = TraceFile(stream, min(each["first"] for each in begins if each["rows"]), about)
     trace.open_()
     names = _names(query, tables[0])
-    kernels = _draw(trace, _pages(query, _KERNELS, tables[0]), lambda file, row: _kernel(file, row, names))
+    # The Perfetto UI shows processes and tracks in the order in which they come: ranks by number, few and long slices first.
+    places = " UNION ALL ".join(f"SELECT {', '.join(_PLACE)} FROM {each}" for each in tables)
+    for row in query(_RANKS.format(places)).to_pylist():
+        _process(trace, row)
     for table, columns, one in zip(
         tables[1:], (_STEPS, _PHASES, _COLLECTIVES), (_step, _phase, _collective), strict=True
     ):
         _draw(trace, _pages(query, columns, table), one)
+    kernels = _draw(trace, _pages(query, _KERNELS, tables[0]), lambda file, row: _kernel(file, row, names))
     trace.close()
     return Exported(trace.slices, kernels, total - trace.slices)
 
@@ -199,10 +206,14 @@ def _collective(trace: TraceFile, row: Row) -> None:
 def _slice(
     trace: TraceFile, row: Row, track: str, order: int, name: str, category: str, told: Mapping[str, Any]
 ) -> Drawn:
+    process = _process(trace, row)
+    return trace.slice_(process, track, order, name, category, row["start_ns"], row["duration_ns"] or 0, told)
+
+
+def _process(trace: TraceFile, row: Row) -> int:
     rank = row["rank"]
     who = f"rank {rank}" if rank is not None else "rank not known"
     place = f" on {row['node']}" if row["node"] else ""
     clock = f", clock {row['clock']}" if row["clock"] else ""
     key = (row["job"], rank, row["node"] if rank is None else None)
-    process = trace.process(key, f"{who}{place}{clock}", rank if rank is not None else _RANKS_MAX)
-    return trace.slice_(process, track, order, name, category, row["start_ns"], row["duration_ns"] or 0, told)
+    return trace.process(key, f"{who}{place}{clock}", rank if rank is not None else _RANKS_MAX)
