@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,9 @@ START_SECONDS: Final = 4.0
 READY_SECONDS_MAX: Final = 20.0
 LAST_PASS_SECONDS: Final = 3.0
 """After the last row the analysis has this long for its last pass."""
+LOOK_SECONDS: Final = 5.0
+LOOK_ANSWER_SECONDS: Final = 10.0
+"""A closer look at the end takes so much of the jobs' time, and waits so long for it."""
 POLL_SECONDS: Final = 0.5
 ANALYSIS_SECONDS: Final = 1.0
 _BROKEN: Final = "SELECT source, subject, reason FROM source_state WHERE state = 'dead' ORDER BY time_ns"
@@ -159,7 +162,21 @@ def _watch(processes: Processes, client: QueryClient, started: float, seconds: f
         time.sleep(POLL_SECONDS)
     for row in client.query(_BROKEN).to_pylist():
         _say(started, f"broken: {row['source']} {row['subject']}: {row['reason']}")
+    _say(started, _closer_look(client, seen.values()))
     return list(seen.values())
+
+
+def _closer_look(client: QueryClient, found: Iterable[Mapping[str, Any]]) -> str:
+    """The last raw kernels of the first rank that is accused, or of some rank, fetched from its node; in words."""
+    from warpline_cli import fetching
+    from warpline_cli.scenario import SICK
+
+    subjects = [finding["subject"] for finding in found]
+    job, rank = next(((each["job"], each["rank"]) for each in subjects if each.get("rank") is not None), (SICK, 0))
+    capture, node = fetching.ask(client, fetching.Wanted(job, rank, LOOK_SECONDS))
+    answer = fetching.wait(client, capture, node, LOOK_ANSWER_SECONDS)
+    what = f"kernels of rank {rank} of job {job} one by one, from the ring on {node}"
+    return f"closer look {answer.id}: {what}: {answer.detail or answer.state}"
 
 
 def _findings(client: QueryClient) -> list[dict[str, Any]]:
