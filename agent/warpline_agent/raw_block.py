@@ -112,7 +112,7 @@ def decode(block: bytes) -> tuple[Told, Kernels]:
     try:
         told = _told(meta)
         widths = [int(width) for _, width in meta["columns"]]
-        data = zstandard.ZstdDecompressor().decompress(packed, max_output_size=8 * len(_COLUMNS) * RECORDS_MAX)
+        data = _decompressed(packed, 8 * len(_COLUMNS) * RECORDS_MAX)
         if len(widths) != len(_COLUMNS) or told.records > RECORDS_MAX or len(data) != told.records * sum(widths):
             raise Damaged
         columns, at = {}, 0
@@ -182,13 +182,19 @@ def _open(block: bytes) -> tuple[dict[str, Any], bytes]:
         raise Damaged
     end = HEADER.size + told_bytes
     try:
-        told = zstandard.ZstdDecompressor().decompress(block[HEADER.size : end], max_output_size=META_BYTES_MAX)
-        meta = json.loads(told)
+        meta = json.loads(_decompressed(block[HEADER.size : end], META_BYTES_MAX))
     except (zstandard.ZstdError, ValueError) as error:
         raise Damaged from error
     if not isinstance(meta, dict):
         raise Damaged
     return meta, block[end:]
+
+
+def _decompressed(data: bytes, bytes_max: int) -> bytes:
+    """What was compressed; Damaged where it claims to be larger than it may be, before any memory is taken for it."""
+    if not 0 <= zstandard.frame_content_size(data) <= bytes_max:
+        raise Damaged
+    return zstandard.ZstdDecompressor().decompress(data)
 
 
 def _told(meta: Mapping[str, Any]) -> Told:

@@ -137,6 +137,17 @@ def test_a_block_cut_or_changed_at_any_byte_is_damage_and_nothing_else(
         raw_block.decode(changed)
 
 
+def test_a_block_that_claims_to_be_larger_than_any_is_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by what it claims, before memory is taken."""
+    _, data = raw_block.encode(RANK_3, kernels(made_up(5_000)))
+    monkeypatch.setattr(raw_block, "RECORDS_MAX", 100)
+    with pytest.raises(Damaged):
+        raw_block.decode(data)
+    monkeypatch.setattr(raw_block, "META_BYTES_MAX", 100)
+    with pytest.raises(Damaged):
+        raw_block.describe(data)
+
+
 @pytest.mark.usefixtures("small")
 def test_a_torn_tail_costs_its_own_block_alone(tmp_path: Path) -> None:
     """Cut at every byte of the last block of a segment: the blocks before it stay, writing goes on in another segment."""
