@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -26,10 +27,12 @@ LEVEL: Final = 1
 RECORDS_MAX: Final = 65_536
 """Records of one block."""
 META_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Bytes of what a block says of itself, names included; one that claims more is damaged."""
-HEADER: Final = struct.Struct("<4sIII")
+"""Bytes of what a block says of itself, and of its names; one that claims more is damaged."""
+HEADER: Final = struct.Struct("<4sIIII")
 _COLUMNS: Final = ("gap_ns", "duration_ns", "name_id", "category", "device", "stream", "step")
 _WIDTHS: Final = (1, 2, 4, 8)
+PROCESSES: Final = 8
+"""Processes of a node whose packed names are remembered."""
 
 Integers = npt.NDArray[np.int64]
 
@@ -84,33 +87,40 @@ def encode(
     meta = asdict(told) | {
         "process": [dict(process.place), process.clock], "start_ns": int(kernels.start_ns[0]),
         "columns": [(base, width) for base, width, _ in packed],
-        "used": used.tolist(), "names": [kernels.names[index] for index in used],
     }  # fmt: skip
     about = zstandard.compress(json.dumps(meta).encode(), LEVEL)
+    names = _packed_names(kernels.names, used.tobytes())
     records = zstandard.compress(b"".join(data for _, _, data in packed), LEVEL)
-    header = HEADER.pack(MAGIC, zlib.crc32(records, zlib.crc32(about)), len(about), len(records))
-    return told, header + about + records
+    checksum = zlib.crc32(records, zlib.crc32(names, zlib.crc32(about)))
+    header = HEADER.pack(MAGIC, checksum, len(about), len(names), len(records))
+    return told, b"".join((header, about, names, records))
+
+
+@lru_cache(maxsize=PROCESSES)
+def _packed_names(names: tuple[str, ...], used: bytes) -> bytes:
+    """Positions and texts of the names that records have. A program runs the same kernels again and again."""
+    positions = np.frombuffer(used, dtype=np.int64).tolist()
+    return zstandard.compress(json.dumps([positions, [names[index] for index in positions]]).encode(), LEVEL)
 
 
 def length(head: bytes) -> int:
     """Bytes of the whole block by its first ones; Damaged where they begin no block."""
     if len(head) < HEADER.size or not head.startswith(MAGIC):
         raise Damaged
-    _, _, told, records = HEADER.unpack_from(head)
-    return int(HEADER.size + told + records)
+    return int(HEADER.size + sum(HEADER.unpack_from(head)[2:]))
 
 
 def describe(block: bytes) -> Told:
     """What a block says of itself. The checksum covers all of it."""
-    meta, _ = _open(block)
-    return _told(meta)
+    return _told(_open(block)[0])
 
 
 def decode(block: bytes) -> tuple[Told, Kernels]:
     """The records, in the order in which they came; names that none of them has are left out."""
-    meta, packed = _open(block)
+    meta, named, packed = _open(block)
     try:
         told = _told(meta)
+        used, names = json.loads(_decompressed(named, META_BYTES_MAX))
         widths = [int(width) for _, width in meta["columns"]]
         data = _decompressed(packed, 8 * len(_COLUMNS) * RECORDS_MAX)
         if len(widths) != len(_COLUMNS) or told.records > RECORDS_MAX or len(data) != told.records * sum(widths):
@@ -119,7 +129,7 @@ def decode(block: bytes) -> tuple[Told, Kernels]:
         for name, (base, width) in zip(_COLUMNS, meta["columns"], strict=True):
             columns[name] = _unpack(data[at : at + width * told.records], int(base), int(width), told.records)
             at += width * told.records
-        return told, _kernels(meta, columns)
+        return told, _kernels(int(meta["start_ns"]), np.array(used, dtype=np.int64), tuple(map(str, names)), columns)
     except (zstandard.ZstdError, ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
         raise Damaged from error
 
@@ -150,10 +160,8 @@ def _unpack(data: bytes, low: int, width: int, records: int) -> Integers:
     return (narrow.astype(np.uint64) + np.uint64(low % 2**64)).view(np.int64)
 
 
-def _kernels(meta: Mapping[str, Any], columns: Mapping[str, Integers]) -> Kernels:
-    used = np.array(meta["used"], dtype=np.int64)
+def _kernels(start_ns: int, used: Integers, names: tuple[str, ...], columns: Mapping[str, Integers]) -> Kernels:
     position = np.searchsorted(used, columns["name_id"])
-    names = tuple(str(name) for name in meta["names"])
     category = columns["category"]
     if len(names) != used.size or (used[position] != columns["name_id"]).any():
         raise Damaged
@@ -163,7 +171,7 @@ def _kernels(meta: Mapping[str, Any], columns: Mapping[str, Integers]) -> Kernel
     steps_of_time = columns["gap_ns"].copy()
     steps_of_time[1:] += duration[:-1]
     return Kernels(
-        start_ns=np.cumsum(steps_of_time) + np.int64(meta["start_ns"]),
+        start_ns=np.cumsum(steps_of_time) + np.int64(start_ns),
         duration_ns=duration,
         name_id=position.astype(np.int32),
         category=category.astype(np.uint8),
@@ -174,10 +182,11 @@ def _kernels(meta: Mapping[str, Any], columns: Mapping[str, Integers]) -> Kernel
     )
 
 
-def _open(block: bytes) -> tuple[dict[str, Any], bytes]:
+def _open(block: bytes) -> tuple[dict[str, Any], bytes, bytes]:
+    """What it says of itself, its names and its records, the latter two as they are packed."""
     if length(block) != len(block):
         raise Damaged
-    _, checksum, told_bytes, _ = HEADER.unpack_from(block)
+    _, checksum, told_bytes, names_bytes, _ = HEADER.unpack_from(block)
     if zlib.crc32(memoryview(block)[HEADER.size :]) != checksum:
         raise Damaged
     end = HEADER.size + told_bytes
@@ -187,7 +196,7 @@ def _open(block: bytes) -> tuple[dict[str, Any], bytes]:
         raise Damaged from error
     if not isinstance(meta, dict):
         raise Damaged
-    return meta, block[end:]
+    return meta, block[end : end + names_bytes], block[end + names_bytes :]
 
 
 def _decompressed(data: bytes, bytes_max: int) -> bytes:
