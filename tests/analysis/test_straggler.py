@@ -133,6 +133,15 @@ def test_a_rank_below_the_gate_is_not_accused(reader_of: ReaderOf) -> None:
         assert judge(reader_of, slowed(healthy(seed), 3, 0.03)).verdict == Verdict.HEALTHY
 
 
+def test_a_gpu_that_was_always_a_little_slower_wakes_nobody_unless_it_became_so(reader_of: ReaderOf) -> None:
+    """GPUs of one model differ by some percent for good; one that slows down by as much is another matter."""
+    always = only(judge(reader_of, slowed(healthy(1, steps=100, jitter=0.004), 3, 0.065)))
+    assert (always.subject.rank, always.severity) == (3, Severity.INFO)
+    assert any("kept up" in text for text in always.missing)
+    became = only(judge(reader_of, slowed(healthy(1, steps=100, jitter=0.004), 3, 0.065, start=50)))
+    assert (became.subject.rank, became.severity) == (3, Severity.WARNING)
+
+
 @pytest.mark.parametrize(("start", "stop"), [(60, None), (30, None), (0, 70), (85, None)])
 def test_a_fault_within_the_window_is_found_with_its_onset(reader_of: ReaderOf, start: int, stop: int | None) -> None:
     finding = only(judge(reader_of, slowed(healthy(7, steps=100), 2, 0.4, start, stop)))
