@@ -200,46 +200,44 @@ class Agent:
     def _capture(self, name: str, source: Source, asked: Asked) -> Round:
         """A closer look in the source's worker; whatever it raises is the reason for which it is denied."""
         started = self._clock.monotonic()
-        state, reason = "fresh", ""
         batches: list[Batch] = []
         delivered: Delivered | None = None
-        try:
+
+        def look() -> None:
+            nonlocal delivered
             if isinstance(source, Capturing):
                 for rows in source.capture(asked.capture):
                     if isinstance(rows, Delivered):
                         delivered = rows
-                        continue
-                    stamped = stamp(scrub_rows(rows.batch), **self._place, source=name)
-                    batches.append(Batch(rows.table, name, stamped, rows.dropped))
-        except (Unsupported, Denied, Busy) as error:
-            state, reason = _STATES[type(error)], str(error)
-        except Exception as error:
-            state, reason = "stale", f"{type(error).__name__}: {error}"
+                    else:
+                        batches.append(self._stamped(name, rows))
+
+        state, reason, _ = _guarded(look)
         took_ns = int((self._clock.monotonic() - started) * 1e9)
         kept = batches if state == "fresh" else []
         return Round(state, reason[:REASON_CHARS_MAX], kept, [], True, took_ns, delivered=delivered)
 
     def _round(self, name: str, source: Source, opened: bool) -> Round:
-        """One round of a source in its worker: the one place that catches everything."""
+        """One round of a source in its worker."""
         started = self._clock.monotonic()
-        state, reason, failed = "fresh", "", False
         batches: list[Batch] = []
         parts: list[Any] = []
-        try:
+
+        def work() -> None:
             if not opened:
                 source.open()
             for rows in source.read():
-                stamped = stamp(scrub_rows(rows.batch), **self._place, source=name)
-                batches.append(Batch(rows.table, name, stamped, rows.dropped))
-            parts = list(islice(source.health(), PARTS_MAX))
-        except (Unsupported, Denied, Busy) as error:
-            state, reason = _STATES[type(error)], str(error)
-        except Exception as error:
-            state, reason, failed = "stale", f"{type(error).__name__}: {error}", True
+                batches.append(self._stamped(name, rows))
+            parts[:] = list(islice(source.health(), PARTS_MAX))
+
+        state, reason, failed = _guarded(work)
         if state != "fresh":
             self._close(source)
         took_ns = int((self._clock.monotonic() - started) * 1e9)
         return Round(state, reason[:REASON_CHARS_MAX], batches, parts, state == "fresh", took_ns, failed)
+
+    def _stamped(self, name: str, rows: Rows) -> Batch:
+        return Batch(rows.table, name, stamp(scrub_rows(rows.batch), **self._place, source=name), rows.dropped)
 
     def _close(self, source: Source) -> Round:
         reason = ""
@@ -277,3 +275,14 @@ class Agent:
         row = {**self._place, "source": OWN, "time_ns": self._clock.wall_ns(), "subject": batch.source}
         lost = {"state": "dropped", "reason": f"a row of {batch.table}: {error}", "dropped": batch.rows.num_rows}
         self._gathering.add(Batch("source_health", OWN, SOURCE_HEALTH.from_rows([row | lost])))
+
+
+def _guarded(work: Callable[[], None]) -> tuple[str, str, bool]:
+    """State, reason, and whether it failed unforeseen: the one place that catches whatever a source's own code raises."""
+    try:
+        work()
+    except (Unsupported, Denied, Busy) as error:
+        return _STATES[type(error)], str(error), False
+    except Exception as error:
+        return "stale", f"{type(error).__name__}: {error}", True
+    return "fresh", "", False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+
+from warpline_proto.finding import Report
 
 from .detector import Reader, literal
 from .remembered import once
@@ -36,6 +38,19 @@ def known_jobs(reader: Reader) -> dict[str, Job]:
         "(SELECT * REPLACE (coalesce(time_ns, 0) AS time_ns) FROM jobs) WHERE job IS NOT NULL GROUP BY job"
     ).to_pylist()
     return {row["job"]: Job(row["job"], row["world_size"], row["stages"], row["ranks_per_record"]) for row in rows}
+
+
+def judge_each(reader: Reader, names: Iterable[str], judge: Callable[[Reader, Job], Report]) -> Report:
+    """What is said of each of these jobs, whether or not anything else is known of it."""
+    jobs = known_jobs(reader)
+    return sum((judge(reader, jobs.get(name, Job(name))) for name in names), Report())
+
+
+@once
+def jobs_with_collectives(reader: Reader) -> list[str]:
+    """Jobs of which any collective is told."""
+    rows = reader.query("SELECT DISTINCT job FROM collectives WHERE job IS NOT NULL ORDER BY job").to_pylist()
+    return [row["job"] for row in rows]
 
 
 def by_job(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:

@@ -16,7 +16,7 @@ from .host_gaps import load_gaps
 from .iteration import Iterations
 from .robust import CHANCE_MAX, by_chance, median, peers_median
 from .scatter import over_steps
-from .self_time import PeerGroup, coverage, load
+from .self_time import PeerGroup, coverage_of, load
 from .spikes import RARE_SHARE, Series, Spike, episodes, sporadic
 
 EPISODES_MIN: Final = 3
@@ -39,7 +39,7 @@ def lone_stalls(reader: Reader, iterations: Iterations) -> list[Series]:
 
 
 def _measures(reader: Reader, iterations: Iterations) -> Iterator[tuple[str, str, Sequence[PeerGroup]]]:
-    covered = next((each for each in coverage(reader) if each.job == iterations.job), None)
+    covered = coverage_of(reader, iterations.job)
     if covered is not None:
         yield "compute", "compute", load(reader, covered).groups
     for gaps in load_gaps(reader, iterations.job, iterations.typical):

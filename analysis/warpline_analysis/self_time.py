@@ -98,6 +98,11 @@ def coverage(reader: Reader) -> list[Coverage]:
     return list(best.values())
 
 
+def coverage_of(reader: Reader, job: str) -> Coverage | None:
+    """That of one job, None where no table has compute times of it."""
+    return next((each for each in coverage(reader) if each.job == job), None)
+
+
 PLACE: Final = (
     "rank, max(dp) AS dp, max(tp) AS tp, max(pp) AS pp, max(ep) AS ep, max(node) AS node, max(gpu_uuid) AS gpu"
 )

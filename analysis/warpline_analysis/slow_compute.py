@@ -12,7 +12,7 @@ from .arrivals import STEPS_MIN
 from .detector import Reader
 from .robust import Slow, median, slow_members
 from .scatter import pooled
-from .self_time import SELF_KINDS, Member, PeerGroup, coverage, load
+from .self_time import SELF_KINDS, Member, PeerGroup, coverage_of, load
 
 WINDOW_MIN: Final = 5
 """Shortest newest part of the window that is judged by itself."""
@@ -38,7 +38,7 @@ def slow_in_compute(reader: Reader, job: str) -> tuple[Member, ...]:
 
 def judge_compute(reader: Reader, job: str) -> Compute:
     """Over all peer groups of a job."""
-    covered = next((each for each in coverage(reader) if each.job == job), None)
+    covered = coverage_of(reader, job)
     if covered is None:
         return Compute()
     times = load(reader, covered)
@@ -57,7 +57,7 @@ class Judged:
 
 def judged_ranks(reader: Reader, job: str) -> Judged:
     """Ranks of a job that are slow in compute as a whole, or in one of its heaviest compute phases."""
-    covered = next((each for each in coverage(reader) if each.job == job), None)
+    covered = coverage_of(reader, job)
     if covered is None:
         return Judged(False, frozenset())
     ranks = {member.rank for member in judge_compute(reader, job).slow}

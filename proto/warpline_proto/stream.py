@@ -126,14 +126,7 @@ class Unpacker:
         count and sum, and counted as dropped.
         """
         wire.check(message)
-        return Frame(
-            agent=message.agent,
-            boot=message.boot,
-            sequence=message.sequence,
-            created_ns=message.created_ns,
-            lost=message.lost,
-            batches=tuple(self._batch(part) for part in message.parts),
-        )
+        return wire.frame_of(message, (self._batch(part) for part in message.parts))
 
     def _batch(self, part: service_pb2.Part) -> Batch:
         if part.encoding == _DIFFERENCES and part.table == KERNEL_CLUSTERS.name:

@@ -54,13 +54,18 @@ def to_message(frame: Frame) -> service_pb2.Frame:
 def from_message(message: service_pb2.Frame) -> Frame:
     """The frame that `message` carries; WireError if it is malformed or claims more than the bounds allow."""
     check(message)
+    return frame_of(message, (to_batch(part, unpack(part)) for part in message.parts))
+
+
+def frame_of(message: service_pb2.Frame, batches: Iterable[Batch]) -> Frame:
+    """A checked message's own values, with its rows as they were read."""
     return Frame(
         agent=message.agent,
         boot=message.boot,
         sequence=message.sequence,
         created_ns=message.created_ns,
         lost=message.lost,
-        batches=tuple(to_batch(part, unpack(part)) for part in message.parts),
+        batches=tuple(batches),
     )
 
 

@@ -31,7 +31,7 @@ from ..detector import Reader, show
 from ..host_causes import UNKNOWN_HOST, Accused, Cause, find_cause
 from ..host_gaps import Gaps, largest_excess, load_gaps
 from ..iteration import jobs_with_steps, load_iterations
-from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
+from ..jobs import WINDOW_STEPS, Job, judge_each, step_time
 from ..robust import Slow, slow_members
 from ..self_time import Member, PeerGroup
 from ..slow_compute import WINDOW_MIN, slow_in_compute
@@ -110,10 +110,7 @@ class Case:
 
 def detect(reader: Reader) -> Report:
     """Judge every job that tells of steps."""
-    jobs, report = known_jobs(reader), Report()
-    for name in jobs_with_steps(reader):
-        report += _job(reader, jobs.get(name, Job(name)))
-    return report
+    return judge_each(reader, jobs_with_steps(reader), _job)
 
 
 def _job(reader: Reader, job: Job) -> Report:

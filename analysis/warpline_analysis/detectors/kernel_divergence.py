@@ -39,7 +39,7 @@ from ..kernel_screen import (
     screen,
 )
 from ..robust import EXCESS_GATE, Slow, by_chance, median, slow_members
-from ..self_time import Member, PeerGroup, coverage
+from ..self_time import Member, PeerGroup, coverage_of
 from ..slow_compute import judged_ranks, ranks_of
 
 DETECTOR: Final = "kernel_divergence"
@@ -100,7 +100,7 @@ def _job(reader: Reader, job: Job, clustered: Clustered, standing: Standing | No
         )
     if not standing.kernels:
         return Report(checks=(_even(job, standing),))
-    known = any(each.job == job.name for each in coverage(reader))
+    known = coverage_of(reader, job.name) is not None
     kernels = [kernel for kernel in standing.kernels if not (known and kernel == WHOLE)]  # their sum was judged above
     if not kernels:
         return Report(checks=(_even(job, standing),))

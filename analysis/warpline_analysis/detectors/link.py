@@ -28,7 +28,7 @@ from warpline_proto.finding import (
 
 from ..blame import numbered, percent
 from ..detector import Reader, literal, show
-from ..jobs import Job, known_jobs, step_time
+from ..jobs import Job, jobs_with_collectives, judge_each, step_time
 from ..remembered import once
 from ..robust import LASTING, lasting_drop
 from ..transfers import Line, Series, instances, load_series, why_none
@@ -86,11 +86,7 @@ class Loss:
 
 def detect(reader: Reader) -> Report:
     """Judge the links of every job with collectives."""
-    jobs, report = known_jobs(reader), Report()
-    rows = reader.query("SELECT DISTINCT job FROM collectives WHERE job IS NOT NULL ORDER BY job").to_pylist()
-    for name in (row["job"] for row in rows):
-        report += _job(reader, jobs.get(name, Job(name)))
-    return report
+    return judge_each(reader, jobs_with_collectives(reader), _job)
 
 
 def _job(reader: Reader, job: Job) -> Report:

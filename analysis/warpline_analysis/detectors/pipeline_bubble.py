@@ -17,7 +17,7 @@ from ..arrivals import STEPS_MIN
 from ..blame import called, cost_of, percent, subject_of, verb
 from ..bubbles import Bubbles, compare_bubbles
 from ..detector import Reader, literal, show
-from ..jobs import Job, known_jobs, step_time
+from ..jobs import Job, judge_each, step_time
 from ..kernel_level import sharpened
 from ..one_phase import alone_in
 from ..phase_screen import Screened, piped_jobs, screen
@@ -53,10 +53,7 @@ class Suspect:
 
 def detect(reader: Reader) -> Report:
     """Judge every job of two and more pipeline stages that names its compute phases."""
-    jobs, report = known_jobs(reader), Report()
-    for name in piped_jobs(reader):
-        report += _job(reader, jobs.get(name, Job(name)))
-    return report
+    return judge_each(reader, piped_jobs(reader), _job)
 
 
 def _job(reader: Reader, job: Job) -> Report:

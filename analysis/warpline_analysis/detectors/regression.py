@@ -28,10 +28,10 @@ from warpline_proto.finding import (
 from ..blame import percent
 from ..detector import Reader, show
 from ..iteration import Iterations, jobs_with_steps, load_iterations, told_steps
-from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
+from ..jobs import WINDOW_STEPS, Job, judge_each, step_time
 from ..rises import AFTER_MIN, BEFORE_MIN, Rise, lasting_rise
 from ..robust import SURE_GATE
-from ..self_time import coverage, load
+from ..self_time import coverage_of, load
 
 DETECTOR: Final = "regression"
 STEPS_MIN: Final = BEFORE_MIN + AFTER_MIN
@@ -84,10 +84,7 @@ ANYWHERE: Final = (
 
 def detect(reader: Reader) -> Report:
     """Judge the iteration time of every job that tells of steps."""
-    jobs, report = known_jobs(reader), Report()
-    for name in jobs_with_steps(reader):
-        report += _job(reader, jobs.get(name, Job(name)))
-    return report
+    return judge_each(reader, jobs_with_steps(reader), _job)
 
 
 def _job(reader: Reader, job: Job) -> Report:
@@ -141,8 +138,9 @@ def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Fi
 def _watched(reader: Reader, job: Job) -> list[int]:
     """Steps with compute times of ranks, oldest first: those in which a cause could be named. In a duty cycle they are few,
     and reach further back than WINDOW_STEPS."""
-    covered = [part for part in coverage(reader) if part.job == job.name]
-    return sorted({int(step) for part in covered for group in load(reader, part).groups for step in group.steps})
+    covered = coverage_of(reader, job.name)
+    groups = load(reader, covered).groups if covered is not None else ()
+    return sorted({int(step) for group in groups for step in group.steps})
 
 
 def _medians(iterations: Iterations) -> str:

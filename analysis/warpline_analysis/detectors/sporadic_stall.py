@@ -16,7 +16,7 @@ from ..blame import numbered, percent, subject_of
 from ..cpu_compute import SHARED, computes_on_cpus
 from ..detector import Reader
 from ..iteration import Iterations, jobs_with_steps, load_iterations
-from ..jobs import WINDOW_STEPS, Job, known_jobs, step_time
+from ..jobs import WINDOW_STEPS, Job, judge_each, step_time
 from ..lone_stalls import lone_stalls
 from ..self_time import Member
 from ..spikes import (
@@ -48,10 +48,7 @@ FINDINGS_MAX: Final = 3
 
 def detect(reader: Reader) -> Report:
     """Judge every job that tells of steps."""
-    jobs, report = known_jobs(reader), Report()
-    for name in jobs_with_steps(reader):
-        report += _job(reader, jobs.get(name, Job(name)))
-    return report
+    return judge_each(reader, jobs_with_steps(reader), _job)
 
 
 def _job(reader: Reader, job: Job) -> Report:

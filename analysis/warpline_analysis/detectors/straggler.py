@@ -19,7 +19,7 @@ from ..busy_wait import joules
 from ..cpu_compute import SHARED, on_cpus, waited_for
 from ..detector import Reader
 from ..evenness import Evenness, evenness, merged
-from ..jobs import Job, known_jobs
+from ..jobs import Job, jobs_with_collectives, known_jobs
 from ..kernel_level import sharpened
 from ..robust import EXCESS_GATE, Slow, median, share_gate, slow_members, steps_needed
 from ..scatter import pooled
@@ -57,8 +57,7 @@ def detect(reader: Reader) -> Report:
     for part in covered:
         report += _job(reader, jobs.get(part.job, Job(part.job)), part)
     seen = [part.job for part in covered]
-    rows = reader.query("SELECT DISTINCT job FROM collectives WHERE job IS NOT NULL ORDER BY job").to_pylist()
-    for name in (row["job"] for row in rows if row["job"] not in seen):
+    for name in (each for each in jobs_with_collectives(reader) if each not in seen):
         report += _by_arrivals(reader, jobs.get(name, Job(name)), None, "no compute times of ranks and steps")
     return report
 
