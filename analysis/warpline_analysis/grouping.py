@@ -82,6 +82,12 @@ def group(reports: Mapping[str, Report]) -> dict[str, Report]:
     }
 
 
+def same_late_rank(one: Finding, other: Finding) -> bool:
+    """Whether two findings, of one pass or of two, call the same rank late by different names."""
+    late = one.kind != other.kind and {one.kind, other.kind} <= LATE
+    return late and _rank_of(one.subject) == _rank_of(other.subject) is not None
+
+
 def _settled(incidents: list[Incident], known: Known) -> list[Incident]:
     """Joined until nothing explains anything: what a root has taken in may explain more."""
     while True:
@@ -146,7 +152,7 @@ def _held_clock(root: Finding, other: Finding, known: Known) -> bool:
 
 def _same_rank(root: Finding, other: Finding, known: Known) -> bool:
     """One late rank, told by its compute as a whole, by its launches or by one of its phases."""
-    return root.kind != other.kind and _rank_of(root.subject) == _rank_of(other.subject) is not None
+    return same_late_rank(root, other)
 
 
 def _at_that_time(root: Finding, other: Finding, known: Known) -> bool:

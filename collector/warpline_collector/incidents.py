@@ -1,7 +1,8 @@
 """The life of a finding: opened when a pass first has it, updated when it changed, resolved when it is gone, or ended.
 
 *Resolved* says that the question was asked again and answered without the accusation, ABSENT_PASSES times in a row: a detector
-that failed, or had no rows of the job to judge, proves nothing. A finding that now stands under its root is resolved at once.
+that failed, or had no rows of the job to judge, proves nothing. A finding that now stands under its root is resolved at once,
+as is one of a late rank that goes on under another name.
 *Ended* says that nobody can tell any more: the job, or the node, fell silent with the finding standing. It is neither open for
 ever nor called mended.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from warpline_analysis.grouping import same_late_rank
 from warpline_proto.finding import ENDED, GRAVITY, OPEN, RESOLVED, Finding, FindingKind, FindingState, Report, Verdict
 
 ABSENT_PASSES: Final = 3
@@ -103,7 +105,7 @@ def _absent(before: Incident, reports: Mapping[str, Report], now_ns: int) -> Inc
         return Incident(before.written.closed(RESOLVED, now_ns))  # it stands under its root from now on
     if not _judged(before.written, reports):
         return before
-    if before.absent + 1 >= ABSENT_PASSES:
+    if before.absent + 1 >= ABSENT_PASSES or _goes_on(before.written.finding, reports):
         return Incident(before.written.closed(RESOLVED, now_ns))
     return replace(before, absent=before.absent + 1)
 
@@ -111,6 +113,11 @@ def _absent(before: Incident, reports: Mapping[str, Report], now_ns: int) -> Inc
 def _said(finding: Finding, reports: Mapping[str, Report]) -> bool:
     """Whether a detector still has this very finding."""
     return any(each.id == finding.id for report in reports.values() for each in report.findings)
+
+
+def _goes_on(finding: Finding, reports: Mapping[str, Report]) -> bool:
+    """Whether the same rank is now called late by another name: what was said of it on fewer rows is not said beside it."""
+    return any(same_late_rank(finding, each) for report in reports.values() for each in report.findings)
 
 
 def _judged(state: FindingState, reports: Mapping[str, Report]) -> bool:

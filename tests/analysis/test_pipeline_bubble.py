@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 import pytest
 
 from warpline_analysis.detector import Reader
@@ -87,6 +88,21 @@ def test_a_rank_slow_in_all_its_phases_is_left_to_straggler(reader_of: ReaderOf,
             work = slowed(work, phase, VICTIM, factor)
         report = judge(reader_of, train, work)
         assert report.findings == () and "as a whole" in report.checks[0].detail
+
+
+def test_a_rank_slow_in_all_its_phases_is_no_bubble_while_its_totals_are_still_to_come(
+    reader_of: ReaderOf, train: Train
+) -> None:
+    """Step times of more ranks than phases are known of, but none since the rank is slow."""
+    work = phases(2)
+    for phase in tuple(work):
+        work = slowed(work, phase, VICTIM, 1.6, 40)
+    tables = train(work, stages=STAGES, in_pipeline=True)
+    steps, told = tables["steps"], tables["phases"]
+    tables["steps"] = steps.filter(pc.less(steps["step"], 40))
+    tables["phases"] = told.filter(pc.not_equal(told["rank"], 0))
+    report = pipeline_bubble.detect(reader_of(tables))
+    assert report.findings == () and "no matter of one phase" in report.checks[0].detail
 
 
 @pytest.mark.parametrize(("phase", "factor"), [("forward-compute", 1.25), ("backward-compute", 1.14)])

@@ -114,6 +114,19 @@ def test_a_finding_that_is_folded_into_its_root_is_not_told_beside_it() -> None:
     assert states == []
 
 
+def test_a_late_rank_that_goes_on_by_another_name_is_told_once() -> None:
+    """On fewer rows one phase of a rank seemed slow alone, on more all of them are: no two accusations of one rank."""
+    phase = replace(SLOW, kind=FindingKind.PIPELINE_BUBBLE)
+    known, _ = after({}, found(phase), 100)
+    known, states = after(known, found(SLOW), 200)
+    assert sorted((state.finding.kind, state.state) for state in states) == [
+        (FindingKind.COMPUTE_STRAGGLER, "open"),
+        (FindingKind.PIPELINE_BUBBLE, "resolved"),
+    ]
+    unjudged, _ = after(after({}, found(phase), 100)[0], {"other": Report((SLOW,))}, 200)
+    assert unjudged[phase.id].written.state == "open"
+
+
 @pytest.mark.parametrize(
     "said", [found(), found(checks=[BLIND]), found(checks=[FAILED]), {}, {"other": HEALTHY["question"]}]
 )

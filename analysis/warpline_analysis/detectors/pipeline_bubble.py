@@ -90,7 +90,8 @@ def _weigh(reader: Reader, job: Job, suspects: Sequence[Suspect], judged: Sequen
     left = [
         each
         for each in suspects
-        if not blamed.intersection(each.ranks) or alone_in(each.phase, each.group, each.slow, judged)
+        if not (blamed.intersection(each.ranks) or _in_others(each, suspects))
+        or alone_in(each.phase, each.group, each.slow, judged)
     ]
     heavy = [each for each in left if each.slow.lost >= IMPACT_GATE * compute.typical]
     own = [each for each in heavy if not _whole_replica(each, heavy, judged)]
@@ -98,6 +99,11 @@ def _weigh(reader: Reader, job: Job, suspects: Sequence[Suspect], judged: Sequen
         worst = _worst_phase(own)
         return Report(tuple(_finding(reader, job, each, members) for each in worst for members in _accused(each)))
     return Report(checks=(_why_not(job, suspects, left, heavy),))
+
+
+def _in_others(suspect: Suspect, suspects: Sequence[Suspect]) -> bool:
+    """Whether one of its ranks stands out in another phase too: so does a slow GPU, whose totals may be late to come."""
+    return any(each.phase != suspect.phase and suspect.ranks & each.ranks for each in suspects)
 
 
 def _worst_phase(suspects: Sequence[Suspect]) -> list[Suspect]:
