@@ -16,7 +16,7 @@ import pytest
 from warpline_cli.processes import ChildEnded, Processes
 from warpline_cli.scenario import FAULTS, HEALTHY, SICK, scenario
 
-SECONDS_MAX = 60.0
+SECONDS_MAX = 120.0
 COMMAND = [sys.executable, "-m", "warpline_cli.main", "demo"]
 
 

@@ -25,13 +25,20 @@ START_SECONDS: Final = 4.0
 """Made-up time begins so long after the start, when every agent is there."""
 READY_SECONDS_MAX: Final = 20.0
 LAST_PASS_SECONDS: Final = 3.0
-"""After the last row the analysis has this long for its last pass."""
+"""After the last row the analysis has at least this long for its last pass ..."""
+LAST_PASS_SECONDS_MAX: Final = 45.0
+"""... and on a busy machine up to this long, until a pass has begun that late."""
+FLUSH_SECONDS: Final = 1.0
+"""Agents have sent their last rows so long after these were made."""
 LOOK_SECONDS: Final = 5.0
 LOOK_ANSWER_SECONDS: Final = 10.0
 """A closer look at the end takes so much of the jobs' time, and waits so long for it."""
 POLL_SECONDS: Final = 0.5
 ANALYSIS_SECONDS: Final = 1.0
 _BROKEN: Final = "SELECT source, subject, reason FROM source_state WHERE state = 'dead' ORDER BY time_ns"
+_PASS: Final = (
+    "SELECT max(time_ns - duration_ns) AS begun_ns FROM source_health WHERE source = 'analysis' AND subject = 'pass'"
+)
 _FINDINGS: Final = "SELECT id, document FROM current_findings ORDER BY opened_ns, id"
 
 
@@ -97,7 +104,6 @@ def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[li
     from warpline_proto.client import QueryClient
 
     address = free_address()
-    end_seconds = START_SECONDS + options.seconds + LAST_PASS_SECONDS
     with Processes(folder) as processes:
         started = time.monotonic()
         agents = _start(processes, plan, folder, address, options.seconds)
@@ -108,8 +114,9 @@ def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[li
             if options.tui:
                 if code := screen.show(client.query):
                     raise SystemExit(code)
-                return _findings(client), time.monotonic() - started >= end_seconds
-            return _watch(processes, client, started, end_seconds), True
+                over = time.monotonic() - started >= START_SECONDS + options.seconds + LAST_PASS_SECONDS
+                return _findings(client), over
+            return _watch(processes, client, started, START_SECONDS + options.seconds), True
 
 
 def _start(processes: Processes, plan: Scenario, folder: Path, address: str, seconds: float) -> int:
@@ -149,21 +156,32 @@ def _answers(client: QueryClient, agents: int) -> bool:
 
 
 def _watch(processes: Processes, client: QueryClient, started: float, seconds: float) -> list[dict[str, Any]]:
-    """Print findings as they are opened and resolved, until the time is over."""
+    """Print findings as they come and go, until a pass has begun after the last rows of the jobs, `seconds` from the start."""
+    last_rows_ns = time.time_ns() + int((started + seconds + FLUSH_SECONDS - time.monotonic()) * 1e9)
     seen: dict[str, dict[str, Any]] = {}
-    while time.monotonic() - started < seconds:
+    enough = False
+    while not enough:
+        time.sleep(POLL_SECONDS)
         processes.check()
+        enough = _enough(client, time.monotonic() - started - seconds, last_rows_ns)
         now = {finding["id"]: finding for finding in _findings(client)}
         for identifier in now.keys() - seen.keys():
             _say(started, _told(now[identifier]))
         for identifier in seen.keys() - now.keys():
             _say(started, f"resolved: {identifier}")
         seen = now
-        time.sleep(POLL_SECONDS)
     for row in client.query(_BROKEN).to_pylist():
         _say(started, f"broken: {row['source']} {row['subject']}: {row['reason']}")
     _say(started, _closer_look(client, seen.values()))
     return list(seen.values())
+
+
+def _enough(client: QueryClient, over_seconds: float, last_rows_ns: int) -> bool:
+    """Whether the jobs have been over for long enough, and a pass that began after their last rows is done."""
+    if not LAST_PASS_SECONDS <= over_seconds < LAST_PASS_SECONDS_MAX:
+        return over_seconds >= LAST_PASS_SECONDS_MAX
+    begun_ns = client.query(_PASS)["begun_ns"][0].as_py()
+    return begun_ns is not None and begun_ns >= last_rows_ns
 
 
 def _closer_look(client: QueryClient, found: Iterable[Mapping[str, Any]]) -> str:
