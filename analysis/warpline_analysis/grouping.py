@@ -6,6 +6,7 @@ A root always stands before what it explains in ORDER, so that no two findings e
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,7 +21,10 @@ NS_APART: Final = 60 * 10**9
 """... or this much time. A cause may also be seen so much later than its consequence."""
 ROUGH_STEPS_APART: Final = 30
 SAME_LOSS: Final = 0.7
-"""Onsets of causes that come and go are dated less exactly: further apart they coincide where both cost alike in each step."""
+"""Onsets of causes that come and go are dated less exactly: so far apart, or within NS_APART, they coincide where the cause
+costs at least this part of what its consequence does in each step, so that it leaves nothing to explain."""
+LEAST_LOSS: Final = 0.2
+"""A cause known to cost less than this part of it is none of a rise, whenever it began; a pipeline may double what it costs."""
 TRACES_MAX: Final = 16
 """Explained findings written out in a root; the rest is counted."""
 EVIDENCE_MAX: Final = 8
@@ -118,8 +122,16 @@ def _round(incidents: Sequence[Incident], known: Known) -> list[Incident]:
 
 
 def _key(finding: Finding) -> tuple[object, ...]:
-    """Causes first; of one kind the graver, then the surer."""
-    return (ORDER.index(finding.kind), -_GRADE[finding.severity], -finding.confidence, finding.id, finding.summary)
+    """Causes first; of one kind those that name the part, then the graver, then the surer."""
+    unnamed = finding.kind == Kind.NETWORK_DEGRADATION and finding.subject.link is None
+    return (
+        ORDER.index(finding.kind),
+        unnamed,
+        -_GRADE[finding.severity],
+        -finding.confidence,
+        finding.id,
+        finding.summary,
+    )
 
 
 def _explains(root: Finding, other: Finding, known: Known) -> bool:
@@ -159,13 +171,25 @@ def _at_that_time(root: Finding, other: Finding, known: Known) -> bool:
     """A job that became slower just when a named cause began."""
     if root.subject.job is None or root.subject.job != other.subject.job:
         return False
-    return _coincide(root.onset, other.onset, ROUGH_STEPS_APART if _same_loss(root, other) else STEPS_APART)
+    cause, rise = root.cost.seconds_per_step, other.cost.seconds_per_step
+    share = cause / rise if cause and rise else math.nan
+    if share < LEAST_LOSS:
+        return False
+    if _coincide(root.onset, other.onset, STEPS_APART):
+        return True
+    return share >= SAME_LOSS and (_coincide(root.onset, other.onset, ROUGH_STEPS_APART) or _at_once(root.onset, other.onset))
 
 
 def _same_port(root: Finding, other: Finding, known: Known) -> bool:
     """Counters and logs of one port."""
     one, two = root.subject, other.subject
     return one.node == two.node is not None and _device(one.link) == _device(two.link) is not None
+
+
+def _of_its_node(root: Finding, other: Finding, known: Known) -> bool:
+    """A bad port explains that its node's network carries less."""
+    whole = root.subject.link is not None and other.subject.link is None
+    return whole and _on_its_node(root, other, known)
 
 
 def _through_its_port(root: Finding, other: Finding, known: Known) -> bool:
@@ -199,6 +223,7 @@ RULES: Final[tuple[tuple[frozenset[Kind], frozenset[Kind], Fits], ...]] = (
     (LATE, LATE, _same_rank),
     (NAMED, frozenset({Kind.REGRESSION}), _at_that_time),
     (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.NETWORK_DEGRADATION}), _same_port),
+    (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.NETWORK_DEGRADATION}), _of_its_node),
     (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.LINK_DEGRADATION}), _through_its_port),
     (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.LINK_DEGRADATION}), _same_communicator),
     (SLOW, frozenset({Kind.NETWORK_DEGRADATION}), _by_the_way),
@@ -239,14 +264,15 @@ def _later(cause: Finding, consequence: Finding) -> bool:
     return one is not None and two is not None and one > two + NS_APART
 
 
-def _same_loss(one: Finding, two: Finding) -> bool:
-    costs = sorted(each.cost.seconds_per_step or 0.0 for each in (one, two))
-    return costs[0] > 0 and costs[0] >= SAME_LOSS * costs[1]
-
-
 def _coincide(one: Onset, two: Onset, steps: int) -> bool:
     if one.step is not None and two.step is not None:
-        return two.step - steps <= one.step <= max(two.step, two.watched_step or two.step) + steps
+        earliest = two.step if two.earliest_step is None else two.earliest_step
+        latest = max(each for each in (two.step, two.watched_step, two.latest_step) if each is not None)
+        return earliest - steps <= one.step <= latest + steps
+    return _at_once(one, two)
+
+
+def _at_once(one: Onset, two: Onset) -> bool:
     return one.time_ns is not None and two.time_ns is not None and abs(one.time_ns - two.time_ns) <= NS_APART
 
 

@@ -14,6 +14,8 @@ from .robust import Array
 
 WINDOW_SECONDS: Final = 900
 """Newest part of each node's counters that is looked at."""
+RATED_SECONDS: Final = 24 * 3600
+"""A port is rated at the highest speed that it showed in so long."""
 ACTIVE: Final = 4
 STATES: Final = {1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DEFER"}
 """Codes of `state` (ib_port_state)."""
@@ -76,6 +78,8 @@ class Port:
     readings: int
     seconds: float
     counters: Mapping[str, Counter]
+    highest_rate: int | None = None
+    """Bits a second within RATED_SECONDS."""
 
     @property
     def name(self) -> str:
@@ -194,18 +198,28 @@ def load_fabric(reader: Reader) -> Fabric:
         "AS readings JOIN newest USING (place, source) "
         f"WHERE at_ns >= newest_ns - {WINDOW_SECONDS * 10**9} GROUP BY ALL ORDER BY node, source, device, port, counter"
     ).to_pylist()
+    rated = _rated(reader)
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["node"], row["link_kind"], row["device"], row["port"], row["source"]), []).append(row)
     chosen: dict[tuple[Any, ...], Port] = {}
     for key, members in groups.items():
-        port = _port(key, members)
+        port = _port(key, members, rated.get(key))
         if key[:4] not in chosen or chosen[key[:4]].readings < port.readings:
             chosen[key[:4]] = port
     return Fabric(tuple(chosen.values()))
 
 
-def _port(key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]]) -> Port:
+def _rated(reader: Reader) -> dict[tuple[Any, ...], int]:
+    """The highest rate of each port, as `load_fabric` keys them."""
+    rows = reader.query(
+        f"SELECT node, link_kind, device, port, source, max(value) AS rate {PORTS} AND counter = 'rate' AND coalesce(time_ns, 0) "
+        f">= (SELECT coalesce(max(time_ns), 0) FROM link_counters) - {RATED_SECONDS * 10**9} GROUP BY ALL"
+    ).to_pylist()
+    return {(row["node"], row["link_kind"], row["device"], row["port"], row["source"]): row["rate"] for row in rows}
+
+
+def _port(key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]], highest_rate: int | None) -> Port:
     names = ("first", "last", "values", "full_at_first", "full")
     node, kind, device, number, _ = key
     return Port(
@@ -216,4 +230,5 @@ def _port(key: tuple[Any, ...], rows: Sequence[Mapping[str, Any]]) -> Port:
         readings=max(row["readings"] for row in rows),
         seconds=(max(row["last_ns"] for row in rows) - min(row["first_ns"] for row in rows)) / 1e9,
         counters={row["counter"]: Counter(**{name: row[name] for name in names}) for row in rows},
+        highest_rate=highest_rate,
     )

@@ -80,6 +80,8 @@ CASES: list[tuple[str, list[Finding], tuple[Check, ...]]] = [
     ("a slow link explains the slower job", [LINK, REGRESSION], ()),
     ("a bad port explains the slow communicator and the log", [
         port("0xab"), LINK, replace(port(link="mlx5_0"), confidence=0.6)], ()),
+    ("a bad port explains that its node's network carries less", [
+        port("0xab"), replace(found(K.NETWORK_DEGRADATION, 41, 41, node="node1"), severity=Severity.CRITICAL)], ()),
     ("one rank told in two ways", [found(K.MASKED_STRAGGLER, 40, rank=5), found(K.COMPUTE_STRAGGLER, 40, rank=5)], ()),
     ("an alarm of the network is secondary to the rank that is waited for", [straggler(), port("0xab")], LINKS_FINE),
 ]  # fmt: skip

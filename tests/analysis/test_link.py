@@ -161,3 +161,48 @@ def test_clocks_and_names_of_ranks_do_not_matter(reader_of: ReaderOf) -> None:
     for row in rows:
         row["rank"] = 3 - row["rank"]
     assert judge(reader_of, rows).findings[0].summary == plain.summary
+
+
+def crossing(slow: set[str], groups: Mapping[str, tuple[int, ...]]) -> list[dict[str, Any]]:
+    """Communicators of four ranks on the nodes given; those in `slow` carry half from their 60th operation on."""
+    rows = []
+    for at, (name, nodes) in enumerate(groups.items()):
+        late = noisy(at + 50, 40, HEALTHY_NS * (2 if name in slow else 1))
+        for row in operations(np.concatenate([noisy(at, 60), late]), name, at * RANKS):
+            rows.append(row | {"node": f"node{nodes[row['rank'] % len(nodes)]}"})
+    return rows
+
+
+PAIRS = {"a01": (0, 1), "b02": (0, 2), "c13": (1, 3), "d23": (2, 3), "inside0": (0,)}
+
+
+def test_all_communicators_that_cross_one_node_are_told_as_its_network(reader_of: ReaderOf) -> None:
+    (finding,) = judge(reader_of, crossing({"a01", "b02"}, PAIRS)).findings
+    assert (finding.kind, finding.severity) == (FindingKind.NETWORK_DEGRADATION, Severity.WARNING)
+    assert (finding.subject.node, finding.subject.communicator, finding.onset.step) == ("node0", None, 30)
+    assert {row["communicator"] for row in finding.evidence[0].rows} == {"a01", "b02"}
+    assert any("node1, node2" in text for text in finding.ruled_out)
+
+
+@pytest.mark.parametrize(
+    ("slow", "groups"),
+    [
+        ({"a01"}, PAIRS),
+        ({"a01", "b02"}, PAIRS | {"e04": (0, 4)}),
+        ({"a01", "also01"}, {"a01": (0, 1), "also01": (0, 1), "c13": (1, 3), "d23": (2, 3)}),
+        ({"a01", "d23"}, PAIRS),
+        ({"inside0", "a01"}, PAIRS),
+    ],
+    ids=[
+        "one alone",
+        "another one of the node is fine",
+        "two nodes explain as much",
+        "nothing shared",
+        "within the node",
+    ],
+)
+def test_communicators_are_told_by_themselves_where_no_one_node_explains_them(
+    reader_of: ReaderOf, slow: set[str], groups: Mapping[str, tuple[int, ...]]
+) -> None:
+    findings = judge(reader_of, crossing(slow, groups)).findings
+    assert {finding.subject.communicator for finding in findings} == slow

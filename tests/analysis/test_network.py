@@ -101,6 +101,30 @@ def test_the_onset_job_and_communicators_are_told(reader_of: ReaderOf) -> None:
     assert finding.evidence[1].rows[0]["communicator"] == "0xab"
 
 
+def slowly(change: Callable[[int, int, int], dict[str, int]], nodes: int = 2) -> Rows:
+    """A fabric read every 60 s for 40 minutes, longer than ports are compared over."""
+    rows = fabric(change=change, nodes=nodes)
+    return [row | {"time_ns": START + (row["time_ns"] - START) // PERIOD * 60} for row in rows]
+
+
+def test_a_fault_older_than_the_window_is_dated_by_when_it_began(reader_of: ReaderOf) -> None:
+    """A cause that is dated later than what follows from it explains nothing."""
+    errors = only(judge(reader_of, slowly(at(1, 1, lambda r: {"symbol_error": 3 + 20 * max(r - 10, 0)}))))
+    assert errors.onset.time_ns == START + 11 * 60 * 10**9
+    slower = only(judge(reader_of, slowly(at(1, 1, lambda r: {"rate": 10**11 if r > 10 else 4 * 10**11}))))
+    assert slower.severity == Severity.WARNING and "fell from 400 Gb/s to 100 Gb/s" in slower.summary
+    assert slower.onset.time_ns == START + 11 * 60 * 10**9
+
+
+def test_errors_that_grew_all_along_have_no_known_beginning(reader_of: ReaderOf) -> None:
+    assert only(judge(reader_of, slowly(at(1, 1, lambda r: {"symbol_error": 20 * r})))).onset.time_ns is None
+
+
+def test_a_rate_that_was_lowered_everywhere_long_ago_is_meant_so(reader_of: ReaderOf) -> None:
+    report = judge(reader_of, slowly(lambda node, rail, r: {"rate": 10**11 if r > 10 else 4 * 10**11}))
+    assert (report.findings, report.verdict) == ((), Verdict.HEALTHY)
+
+
 def test_fifty_healthy_fabrics_are_healthy(reader_of: ReaderOf) -> None:
     for seed in range(50):
         report = judge(reader_of, fabric(seed))

@@ -3,12 +3,13 @@
 Transfer time (the shortest duration over the ranks of one operation, so that nobody's lateness counts) gives the bus
 bandwidth of each communicator, operation and size. It is held against its own past and against communicators of the same
 size doing the same (blame rule 4 after ARGUS and the what-if analysis). Whether the iteration time moved plays no part.
+Where one node explains all that lost bandwidth together, its network is told instead of each of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from ..detector import Reader, literal, show
 from ..jobs import Job, jobs_with_collectives, judge_each, step_time
 from ..remembered import once
 from ..robust import LASTING, lasting_drop
+from ..shared_node import shared_node
 from ..transfers import Line, Series, instances, load_series, why_none
 
 DETECTOR: Final = "link"
@@ -46,6 +48,8 @@ SIBLINGS_MIN: Final = 2
 """Other communicators of the same kind below which there is nothing to hold one against."""
 FINDINGS_MAX: Final = 8
 """Links named one by one; the rest is counted in the last."""
+SUFFERING: Final = 0.5
+"""Beside others that lost DROP_GATE, a communicator is slower as well from this part of it on."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ def _job(reader: Reader, job: Job) -> Report:
     losses += [loss for family in families for loss in _siblings(family) if loss.series.line.communicator not in named]
     if not losses:
         return Report(checks=(_healthy(job, judged, families),))
+    node = _node(judged, losses, places)
+    if node is not None:
+        return Report((_network_of(reader, job, node, losses, places),))
     return Report(tuple(_findings(reader, job, losses, places)))
 
 
@@ -187,6 +194,63 @@ def _findings(reader: Reader, job: Job, losses: Sequence[Loss], places: dict[str
         for group in ordered[:FINDINGS_MAX]
         for name in (group[0].series.line.communicator,)
     ]
+
+
+def _node(judged: Sequence[Series], losses: Sequence[Loss], places: dict[str, Place]) -> str | None:
+    """The node whose network explains all losses; series that began to be slower with them count as well."""
+    own = [loss for loss in losses if not loss.siblings]
+    if len(own) < len(losses):
+        return None
+    since = int(np.median([loss.series.steps[loss.start] for loss in own]))
+    crossed = {
+        name: frozenset(places[name].nodes)
+        for name in {series.line.communicator for series in judged}
+        if name in places and len(places[name].nodes) > 1
+    }
+    slower = {series.line.communicator for series in judged if _fell(series, since) >= SUFFERING * DROP_GATE}
+    return shared_node(crossed, {loss.series.line.communicator for loss in losses}, slower)
+
+
+def _fell(series: Series, since: int) -> float:
+    """Part of the bandwidth that a series lost from a step on; 0 where it was not seen on both sides."""
+    late = series.steps >= since
+    if not late.any() or late.all():
+        return 0.0
+    return 1 - float(np.median(series.bandwidth[late]) / np.median(series.bandwidth[~late]))
+
+
+def _network_of(reader: Reader, job: Job, node: str, losses: Sequence[Loss], places: dict[str, Place]) -> Finding:
+    """One finding for all communicators that cross a node's network."""
+    worst = max(losses, key=_weight)
+    names = sorted({loss.series.line.communicator for loss in losses})
+    others = sorted({each for name in names for each in places[name].nodes} - {node})
+    told = _finding(reader, job, [worst], places[worst.series.line.communicator], ())
+    listed = ", ".join(literal(name) for name in names)
+    return replace(
+        told,
+        kind=FindingKind.NETWORK_DEGRADATION,
+        confidence=0.8,
+        subject=Subject(job=job.name, node=node),
+        summary=f"The network of {node} carries less: all {len(names)} communicators that lost bandwidth cross it, none that "
+        f"crosses it kept its own, and they meet on no other node; the costliest: {told.summary}",
+        next_step=f"On {node}: read port counters, rates and PCIe width of its network adapters (perfquery, mlxlink, lspci -vv), "
+        "then run nccl-tests between it and one other node",
+        cost=_cost(job, losses),
+        evidence=(
+            show(
+                reader,
+                "SELECT job, communicator, max(nranks) AS nranks, count(DISTINCT node) AS nodes, count(DISTINCT rank) FILTER "
+                f"(node = {literal(node)}) AS ranks_here FROM collectives WHERE job = {literal(job.name)} AND communicator IN "
+                f"({listed}) GROUP BY job, communicator ORDER BY nranks DESC, communicator",
+            ),
+            *told.evidence,
+        ),
+        ruled_out=(
+            *told.ruled_out,
+            f"{', '.join(others[:4])}{', ...' if len(others) > 4 else ''}: not all that lost bandwidth cross them",
+        ),
+        missing=("counters of its ports that show the same",),
+    )
 
 
 def _weight(loss: Loss) -> float:

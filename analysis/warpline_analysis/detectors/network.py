@@ -24,6 +24,7 @@ from warpline_proto.finding import (
 
 from ..detector import Reader, literal, show
 from ..jobs import jobs_of_nodes
+from ..port_history import began
 from ..ports import (
     ACTIVE,
     CABLE,
@@ -33,7 +34,6 @@ from ..ports import (
     PORTS,
     STATES,
     UNPLUGGED,
-    WINDOW_SECONDS,
     Fabric,
     Port,
     load_fabric,
@@ -122,14 +122,14 @@ def _state(fabric: Fabric, port: Port) -> Symptom | None:
 
 
 def _rate(fabric: Fabric, port: Port) -> Symptom | None:
-    now, before = port.last("rate"), port.first("rate")
+    now, before = port.last("rate"), port.highest_rate or port.first("rate")
     step = "read speed and width of both ends (ibstat, mlxlink), reseat or replace the cable"
     if not now or before is None or port.last("state") not in (None, ACTIVE):
         return None
-    if now < before:
+    rail, near = _rates(fabric.rail(port)), _rates(fabric.neighbours(port))
+    if now < before and (now < (port.first("rate") or now) or any(each > now for each in (*rail, *near))):
         words = f"fell from {_gigabits(before)} to {_gigabits(now)}"
         return Symptom(Severity.WARNING, words, ("rate",), step, 0.9)
-    rail, near = _rates(fabric.rail(port)), _rates(fabric.neighbours(port))
     faster, ahead = [each for each in rail if each > now], [each for each in near if each > now]
     if len(rail) >= RAIL_MIN and len(faster) >= RAIL_SHARE * len(rail):
         others = f"runs at {_gigabits(now)}, the same port of {len(faster)} other nodes at {_gigabits(max(faster))}"
@@ -230,7 +230,7 @@ def _finding(reader: Reader, fabric: Fabric, port: Port, symptoms: Sequence[Symp
     worst = max(symptoms, key=lambda symptom: _GRADE[symptom.severity])
     counters = tuple(dict.fromkeys(name for symptom in symptoms for name in symptom.counters))
     full = [name for name in counters if port.counters[name].full]
-    first = _since(reader, port, worst.counters) if port.readings > 1 else None
+    first = began(reader, _place(port), worst.counters) if port.readings > 1 else None
     return Finding(
         kind=FindingKind.NETWORK_DEGRADATION,
         severity=worst.severity,
@@ -257,17 +257,6 @@ def _place(port: Port) -> str:
     return (
         f"node IS NOT DISTINCT FROM {literal(port.node)} AND device = {literal(port.device)} AND port = {port.number}"
     )
-
-
-def _since(reader: Reader, port: Port, counters: Sequence[str]) -> int | None:
-    """When one of the counters first differed from what it was at the start of the window."""
-    starts = " OR ".join(f"(counter = {literal(name)} AND value != {port.counters[name].first})" for name in counters)
-    rows = reader.query(
-        f"SELECT min(time_ns) AS first_ns {PORTS} AND {_place(port)} AND ({starts}) AND time_ns >= (SELECT max(time_ns) "
-        f"FROM link_counters WHERE {_place(port)}) - {WINDOW_SECONDS * 10**9}"
-    ).to_pylist()
-    found: int | None = rows[0]["first_ns"]
-    return found
 
 
 def _evidence(reader: Reader, port: Port, counters: Sequence[str]) -> Evidence:
