@@ -19,6 +19,8 @@ from warpline_proto.finding import Finding
 
 PREFIXES: Final = (2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 25, 32, 40, 50, 65, 80, 100, 130)
 """Observed steps after the onset at which it is asked anew, until the verdict is right."""
+LIKELY: Final = 5
+"""Most verdicts come about then: it is asked first."""
 VERDICT_SIZE_MIN: Final = 0.2
 """Time to the verdict is measured for faults of this size and more."""
 HEALTHY_LOOKS: Final = (0.4, 0.7, 1.0)
@@ -140,19 +142,20 @@ def _true(finding: Finding, expected: Sequence[Expectation]) -> bool:
 def _verdict(episode: Episode, recording: Recording, judge: Judge) -> tuple[int | None, int | None]:
     """Observed and wall steps from the (last) onset to a right verdict; a stop of the job is no matter of steps.
 
-    By halving: at the count that is returned the verdict was right, and at the one before it was not, so that the first right
-    verdict came no later. After all observed steps it is right, or this would not be asked.
+    By halving, from LIKELY steps on: at the count that is returned the verdict was right, and at the one before it was not, so
+    that the first right verdict came no later. After all observed steps it is right, or this would not be asked.
     """
     after = recording.observed[recording.observed >= episode.complete]
     if episode.size < VERDICT_SIZE_MIN or not len(after):
         return None, None
     counts = [*(each for each in PREFIXES if each < len(after)), len(after)]
     wrong, right = -1, len(counts) - 1
+    middle = min(PREFIXES.index(LIKELY), right - 1)
     while right - wrong > 1:
-        middle = (wrong + right) // 2
         loud = alarms(judge(recording, int(after[counts[middle] - 1])))
         if all(_detects(loud, each) for each in episode.expected):
             right = middle
         else:
             wrong = middle
+        middle = (wrong + right) // 2
     return counts[right], int(after[counts[right] - 1]) - episode.complete + 1
