@@ -33,6 +33,13 @@ MEDIAN_ERROR: Final = 1.2533
 """Standard error of a median over that of a mean, normal values."""
 QUARTILES_APART: Final = 1.349
 """Quartiles of normal values lie so many standard deviations apart."""
+UNLIKELY: Final = 10.0
+"""Logarithm of likelihoods by which a change elsewhere explains the values worse, so that it was not there. Values drift
+together, so that chance alone makes more of a difference than independent ones would."""
+LEAST_DEVIATION: Final = 1e-4
+"""Scatter of logarithms that any measured series has."""
+FAR_DEVIATIONS: Final = 2.0
+"""So far beyond either level a value counts no more for where the change was."""
 
 
 def deviation(values: Array) -> float:
@@ -45,12 +52,17 @@ def deviation(values: Array) -> float:
 
 @dataclass(frozen=True)
 class Rise:
-    """A level `before` and a higher one `after`, from index `start` on; `scale` values were taken together to see it."""
+    """A level `before` and a higher one `after`, from index `start` on; `scale` values were taken together to see it.
+
+    The scatter of the values leaves open where between `earliest` and `latest` it began.
+    """
 
     start: int
     before: float
     after: float
     scale: int
+    earliest: int
+    latest: int
 
     @property
     def share(self) -> float:
@@ -71,6 +83,19 @@ def lasting_rise(series: Array, share: float = SURE_GATE) -> Rise | None:
     return _by_ranks(series, share)
 
 
+def rise_at(series: Array, start: int, before: float, after: float, scale: int) -> Rise:
+    """A rise with the bounds of its beginning: where a change of level is not much less likely (likelihood ratio of normal
+    logarithms; single long values count little)."""
+    logs, low, high = np.log(series), math.log(before), math.log(after)
+    spread = max(deviation(np.concatenate([logs[:start] - low, logs[start:] - high])), LEAST_DEVIATION)
+    near = np.clip(logs, low - FAR_DEVIATIONS * spread, high + FAR_DEVIATIONS * spread)
+    gain = ((near - high) ** 2 - (near - low) ** 2) / (2 * spread**2)
+    likely = np.concatenate([[0.0], np.cumsum(gain)])
+    places = np.flatnonzero(likely >= float(np.max(likely)) - UNLIKELY)
+    last = len(series) - 1
+    return Rise(start, before, after, scale, min(int(places[0]), start), min(max(int(places[-1]), start), last))
+
+
 def _by_ranks(series: Array, share: float) -> Rise | None:
     """A rise of a series that varies more from value to value than it rose, by the ranks of all of its values.
 
@@ -89,7 +114,7 @@ def _by_ranks(series: Array, share: float) -> Rise | None:
     before, after = _level(logs[:start]), _level(logs[start:])
     level = max(abs(parts[1] - parts[0]), abs(parts[3] - parts[2])) <= DRIFT_SHARE * (after - before)
     past = float(np.max(np.abs(_scores(series[:start])[BEFORE_MIN - 1 : start - BEFORE_MIN])))
-    rise = Rise(start, math.exp(before), math.exp(after), RESTLESS_MIN)
+    rise = rise_at(series, start, math.exp(before), math.exp(after), RESTLESS_MIN)
     return rise if level and past <= PAST_SHARE * score and rise.share >= share else None
 
 
@@ -120,7 +145,8 @@ def _at_scale(series: Array, share: float, scale: int) -> Rise | None:
     drop = lasting_drop(1 / medians, 1 - 1 / (1 + share), *least)
     if drop is None:
         return None
-    rise = Rise(_sharpened(series, skipped + drop.start * scale, scale), 1 / drop.before, 1 / drop.after, scale)
+    start = _sharpened(series, skipped + drop.start * scale, scale)
+    rise = rise_at(series, start, 1 / drop.before, 1 / drop.after, scale)
     certain = _beyond_chance(np.log(medians), drop.start) and _unlike_the_past(series, rise)
     return rise if rise.share >= share and certain else None
 

@@ -98,12 +98,14 @@ class Onset:
     """Since when: `time_ns` since the Unix epoch and `step`, each None where not known.
 
     `watched_step` is the first step from then on in which ranks were watched, where they are watched in windows only: what is
-    told of a rank can be dated no earlier.
+    told of a rank can be dated no earlier. `earliest_step` and `latest_step` bound `step` where scatter leaves it open.
     """
 
     time_ns: int | None = None
     step: int | None = None
     watched_step: int | None = None
+    earliest_step: int | None = None
+    latest_step: int | None = None
 
 
 @dataclass(frozen=True)

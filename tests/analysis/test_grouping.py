@@ -143,6 +143,33 @@ def test_a_cause_seen_in_the_next_window_explains_the_slower_job() -> None:
     assert len(group(Report((slower, later))).findings) == 2
 
 
+def test_a_cause_that_began_where_scatter_leaves_the_rise_open_explains_the_slower_job() -> None:
+    """A restless job: the rise is dated step 64, and may have begun anywhere between 30 and 117."""
+    slower = replace(found(K.REGRESSION, 64), onset=Onset(None, 64, None, 30, 117))
+    for step, kinds in ((114, [K.COMPUTE_STRAGGLER]), (140, [K.COMPUTE_STRAGGLER, K.REGRESSION])):
+        report = group(Report((slower, found(K.COMPUTE_STRAGGLER, step, rank=3))))
+        assert sorted(each.kind for each in report.findings) == kinds, step
+
+
+def test_a_cause_that_comes_and_goes_and_costs_more_than_the_rise_explains_it() -> None:
+    """The job is slower in the mean of its steps; the cause costs five times as much in those in which it acts."""
+    slower = replace(found(K.REGRESSION, 324), cost=Cost(seconds_per_step=0.03))
+    cause = replace(found(K.COMPUTE_STRAGGLER, 350, rank=1), cost=Cost(seconds_per_step=0.15))
+    assert [each.kind for each in group(Report((slower, cause))).findings] == [K.COMPUTE_STRAGGLER]
+    slower, minute = (replace(each, onset=replace(each.onset, time_ns=NOW)) for each in (slower, cause))
+    within = replace(minute, onset=Onset(NOW + 30 * 10**9, 400))
+    assert [each.kind for each in group(Report((slower, within))).findings] == [K.COMPUTE_STRAGGLER]
+    long_after = replace(minute, onset=Onset(NOW + 300 * 10**9, 400))
+    assert len(group(Report((slower, long_after))).findings) == 2
+
+
+def test_a_cause_far_too_small_for_the_rise_does_not_hide_it() -> None:
+    slower = replace(found(K.REGRESSION, 40), cost=Cost(seconds_per_step=0.3))
+    stall = replace(found(K.SPORADIC_STALL, 40, rank=1), cost=Cost(seconds_per_step=0.007))
+    assert len(group(Report((slower, stall))).findings) == 2
+    assert len(group(Report((slower, replace(stall, cost=Cost(seconds_per_step=0.2))))).findings) == 1
+
+
 UNRELATED: list[tuple[str, list[Finding], tuple[Check, ...]]] = [
     ("another GPU", [found(K.THROTTLING, gpu="GPU-6", node="node1"), straggler()], ()),
     ("a clock that was held later", [replace(THROTTLING, onset=Onset(NOW + 400 * 10**9)), straggler()], ()),

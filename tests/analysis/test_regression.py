@@ -185,3 +185,15 @@ def test_a_rise_smaller_than_the_jitter_is_told_by_ranks_and_restless_series_are
         rise = lasting_rise(restless)
         found += rise is not None and abs(rise.start - 100) <= 30
     assert found >= 12
+
+
+def test_where_the_scatter_leaves_the_onset_open_its_bounds_are_told(reader_of: ReaderOf) -> None:
+    exact = only(judge(reader_of, slower(series(1), 120, 0.3)))
+    assert (exact.onset.earliest_step, exact.onset.latest_step) == (120, 120) and "since step 120 (" in exact.summary
+    held = 0
+    for seed in range(60):
+        rise = lasting_rise(slower(series(seed, 200, 0.12), 100, 0.15))
+        held += rise is not None and rise.earliest <= 100 <= rise.latest and rise.latest - rise.earliest <= 80
+    assert held >= 54
+    restless = only(judge(reader_of, slower(series(0, 200, 0.12), 100, 0.15)))
+    assert f"between {restless.onset.earliest_step} and {restless.onset.latest_step}" in restless.summary

@@ -39,6 +39,8 @@ SETTLED_STEPS: Final = 16
 """Steps after which who or what is slow would have been named ..."""
 SETTLED_WATCHED: Final = 6
 """... and steps in which ranks were watched, where they are watched in windows only."""
+SURE_STEPS: Final = 2
+"""An onset whose bounds lie no further apart is told as exact."""
 MOST_SHARE: Final = 0.5
 """A part of the step explains a rise when it grew by at least this share of it."""
 
@@ -105,25 +107,27 @@ def _job(reader: Reader, job: Job) -> Report:
 
 def _finding(reader: Reader, job: Job, iterations: Iterations, rise: Rise) -> Finding:
     step, lasted = int(iterations.steps[rise.start]), len(iterations.steps) - rise.start
+    earliest, latest = (int(iterations.steps[at]) for at in (rise.earliest, rise.latest))
     watched = _watched(reader, job)
     since = [at for at in watched if at >= step]
     settled = lasted >= SETTLED_STEPS and (not watched or len(since) >= SETTLED_WATCHED)
     in_reach = lasted <= WINDOW_STEPS or len(since) < len(watched)
+    seen = next((at for at in watched if at >= latest), None)
     grown = _grown(reader, iterations, step)
     part = _explains(grown, rise)
     lost = rise.after - rise.before
     gpus = job.world_size or iterations.ranks * job.ranks_per_record
     most = f"; {part.name} grew by {grown[part.column]:.3g} s" if part else ""
-    about = "about " if rise.scale > 1 else ""
+    sure = latest - earliest <= SURE_STEPS
     return Finding(
         kind=FindingKind.REGRESSION,
         severity=Severity.WARNING if settled and in_reach else Severity.INFO,
         confidence=0.9 if rise.scale == 1 and lasted >= 2 * AFTER_MIN else 0.7,
         subject=Subject(job=job.name),
         summary=f"Iteration time rose {percent(rise.share)} for good, from {rise.before:.3g} s to {rise.after:.3g} s, since "
-        f"{about}step {step} ({lasted} steps ago){most}",
+        f"{'' if sure else 'about '}step {step} ({lasted} steps ago{'' if sure else f', between {earliest} and {latest}'}){most}",
         next_step=part.look if part else ANYWHERE,
-        onset=Onset(step_time(reader, "steps", job.name, step), step, since[0] if since else None),
+        onset=Onset(step_time(reader, "steps", job.name, step), step, seen, earliest, latest),
         cost=Cost(seconds_per_step=lost, gpu_hours=lost * lasted * gpus / 3600),
         evidence=(_evidence(reader, iterations, step),),
         ruled_out=(
