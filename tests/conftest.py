@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
+from warpline_hook.native_build import LIBRARY, SOURCES, compile_library
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.tables import COLLECTIVES, PHASES, STEPS, TABLES
 
@@ -54,6 +55,76 @@ def compile_fake(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str
         return target
 
     return build
+
+
+@pytest.fixture(scope="session")
+def compile_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Compile tests/fakes/NAME.c, with sources of the native library where named, into a program."""
+    folder = tmp_path_factory.mktemp("programs")
+
+    def build(name: str, *sources: str) -> Path:
+        target = folder / name
+        if not target.exists():
+            files = [FAKES / f"{name}.c", *(SOURCES / source for source in sources)]
+            flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-I", str(SOURCES), "-o", str(target)]
+            command = [*_compiler(), *flags, *map(str, files), "-lpthread", "-ldl"]
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        return target
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def native_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The native library, compiled as an installation from source does it."""
+    target = tmp_path_factory.mktemp("native") / LIBRARY
+    compile_library(_compiler(), target)
+    return target
+
+
+class Driven:
+    """A program that does one thing for each line it is given and answers with a line."""
+
+    def __init__(self, command: Sequence[str | Path], environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.environ["PATH"], **environment},
+        )
+        self.pid = self._process.pid
+
+    def ask(self, line: str) -> str:
+        """Its answer; empty if it has ended."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
+    def end(self) -> int:
+        """Let it end by itself; its exit status."""
+        self._process.communicate(timeout=60)
+        return self._process.returncode
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture
+def drive() -> Iterator[Callable[..., Driven]]:
+    """Start a program that is driven line by line: `drive(command, environment)`."""
+    started: list[Driven] = []
+
+    def start(command: Sequence[str | Path], environment: Mapping[str, str]) -> Driven:
+        started.append(Driven(command, environment))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
 
 
 def _compiler() -> list[str]:
