@@ -29,6 +29,9 @@ DRIFT_SHARE: Final = 0.6
 PAST_SHARE: Final = 0.6
 """The series before the rise parts nowhere by more than this part of its score."""
 DEVIATIONS: Final = 5.0
+RANKS_DEVIATIONS: Final = 4.5
+"""The same of ranks, which no single value sways: with the two conditions above, 1 in 10,000 restless series passes. Also what
+ranks or few blocks must show where values were taken together."""
 MEDIAN_ERROR: Final = 1.2533
 """Standard error of a median over that of a mean, normal values."""
 QUARTILES_APART: Final = 1.349
@@ -69,6 +72,11 @@ class Rise:
         """Part of the former level that came on top."""
         return self.after / self.before - 1
 
+    @property
+    def doubt(self) -> int:
+        """Values between the bounds of its beginning."""
+        return self.latest - self.earliest
+
 
 def lasting_rise(series: Array, share: float = SURE_GATE) -> Rise | None:
     """The newest level of a positive series if it lies at least `share` above the one before it and lasts; else None.
@@ -108,7 +116,7 @@ def _by_ranks(series: Array, share: float) -> Rise | None:
     scores = _scores(series)
     start = RESTLESS_MIN + int(np.argmax(scores[RESTLESS_MIN - 1 : count - RESTLESS_MIN]))
     score, logs = float(scores[start - 1]), np.log(series)
-    if score < DEVIATIONS:
+    if score < RANKS_DEVIATIONS:
         return None
     parts = [_level(half) for side in (logs[:start], logs[start:]) for half in np.array_split(side, 2)]
     before, after = _level(logs[:start]), _level(logs[start:])
@@ -116,6 +124,15 @@ def _by_ranks(series: Array, share: float) -> Rise | None:
     past = float(np.max(np.abs(_scores(series[:start])[BEFORE_MIN - 1 : start - BEFORE_MIN])))
     rise = rise_at(series, start, math.exp(before), math.exp(after), RESTLESS_MIN)
     return rise if level and past <= PAST_SHARE * score and rise.share >= share else None
+
+
+def risen_from(series: Array, start: int, deviations: float, share: float) -> Rise | None:
+    """A rise at an index that something else has told, if the later values' ranks are higher by so many standard scores."""
+    if start < BEFORE_MIN or len(series) - start < AFTER_MIN or float(_scores(series)[start - 1]) < deviations:
+        return None
+    logs = np.log(series)
+    rise = Rise(start, math.exp(_level(logs[:start])), math.exp(_level(logs[start:])), 1, start, start)
+    return rise if rise.share >= share else None
 
 
 def _scores(series: Array) -> Array:
@@ -148,6 +165,7 @@ def _at_scale(series: Array, share: float, scale: int) -> Rise | None:
     start = _sharpened(series, skipped + drop.start * scale, scale)
     rise = rise_at(series, start, 1 / drop.before, 1 / drop.after, scale)
     certain = _beyond_chance(np.log(medians), drop.start) and _unlike_the_past(series, rise)
+    certain = certain and (scale == 1 or _few_but_sure(series, start, np.log(medians), drop.start))
     return rise if rise.share >= share and certain else None
 
 
@@ -156,6 +174,20 @@ def _beyond_chance(logs: Array, start: int) -> bool:
     before, after = logs[:start], logs[start:]
     error = MEDIAN_ERROR * deviation(before) * math.sqrt(1 / len(before) + 1 / len(after))
     return float(np.median(after) - np.median(before)) >= DEVIATIONS * error
+
+
+def _few_but_sure(series: Array, start: int, logs: Array, split: int) -> bool:
+    """Whether the values' ranks tell the levels apart, or else the blocks by their own scatter, which a few of them know badly
+    (Student's t as a standard score, Wallace's approximation)."""
+    if float(_scores(series)[start - 1]) >= RANKS_DEVIATIONS:
+        return True
+    before, after = logs[:split], logs[split:]
+    free = len(logs) - 2
+    error = math.sqrt(
+        (np.var(before) * len(before) + np.var(after) * len(after)) / free * (1 / len(before) + 1 / len(after))
+    )
+    apart = float(np.mean(after) - np.mean(before)) / max(error, LEAST_DEVIATION)
+    return (8 * free + 1) / (8 * free + 3) * math.sqrt(free * math.log1p(apart**2 / free)) >= RANKS_DEVIATIONS
 
 
 def _sharpened(series: Array, start: int, scale: int) -> int:
