@@ -7,7 +7,8 @@ not slowed by it. Heat, the external power brake and hardware slowdown count whe
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final
 
@@ -24,6 +25,13 @@ TIME_GATE: Final = 0.10
 """A limit holds the clock where its counter grew by this share of the time."""
 READINGS_MIN: Final = 5
 """Cells with a reading, ten seconds at least, for which the clock has to be held."""
+SLIGHT_GATE: Final = 0.04
+"""Half a minute of heat or power supply is told from here on: 5 % more time for work that the clock binds ..."""
+SLIGHT_READINGS: Final = 15
+SLOW_GATE: Final = 0.02
+"""... and where the GPU's rank computes longer than its peers, whatever is given as the reason, from here on ..."""
+EXPLAINED: Final = 0.5
+"""... if the clock makes up for this part of the excess."""
 HELD_SHARE: Final = 0.8
 """Share of these in which it is."""
 SAME_LOAD: Final = 0.9
@@ -68,6 +76,8 @@ class HeldClock:
     peers_watts: float
     celsius: float
     peers_celsius: float
+    excess: float | None = None
+    """By how much longer than its peers its rank computes, where that is what made the deficit count."""
 
     @property
     def deficit(self) -> float:
@@ -94,8 +104,28 @@ class Clocks:
     why: str = ""
 
 
-def judge(grid: Grid, columns: list[int]) -> Clocks:
-    """Judge the GPUs in `columns` of a grid, all of one model, against each other."""
+@dataclass(frozen=True)
+class Gates:
+    """From which deficits on a clock is held: by a `hard` limit, or by the power cap; `cell` is the part of it that one cell has
+    to show, `own` whether a GPU may be held against its own highest clock."""
+
+    hard: float
+    cap: float
+    cell: float
+    own: bool
+    readings: int
+
+
+PLAIN: Final = Gates(HARD_GATE, CLOCK_GATE, 1.0, True, READINGS_MIN)
+SLIGHT: Final = Gates(SLIGHT_GATE, 1.0, 0.5, False, SLIGHT_READINGS)
+OF_SLOW_RANK: Final = Gates(SLOW_GATE, SLOW_GATE, 0.5, False, READINGS_MIN)
+
+
+def judge(grid: Grid, columns: list[int], slow_ranks: Callable[[], Mapping[int, float]] = dict) -> Clocks:
+    """Judge the GPUs in `columns` of a grid, all of one model, against each other.
+
+    `slow_ranks` gives the ranks that compute longer than their peers, and by how much; it is asked only if that may matter.
+    """
     view = _View(grid, columns)
     if np.isnan(view.clock).all():
         return _nothing("no SM clocks were sampled")
@@ -110,11 +140,28 @@ def judge(grid: Grid, columns: list[int]) -> Clocks:
     usual = median(deficit, axis=0)
     if np.isnan(usual).all() and not view.limits_known:
         return _nothing("no peer to compare with, and no clock-event reasons")
-    found = [each for column in range(len(columns)) if (each := _held(view, column))]
+    found = [each for column in range(len(columns)) if (each := _held(view, column, PLAIN))]
+    found += _slightly(view, [grid.gpus[column].rank for column in columns], found, slow_ranks)
     low = [column for column in np.flatnonzero(usual >= CLOCK_GATE) if column not in {each.column for each in found}]
     worst = int(np.nanargmax(usual)) if not np.isnan(usual).all() else 0
     largest = 0.0 if np.isnan(usual).all() else float(usual[worst])
     return Clocks(tuple(found), largest, worst, tuple(int(column) for column in low))
+
+
+def _slightly(
+    view: _View, ranks: Sequence[int | None], found: Sequence[HeldClock], slow_ranks: Callable[[], Mapping[int, float]]
+) -> list[HeldClock]:
+    """Clocks held by less than the plain gates: long enough by a hard limit, or enough to explain a slow rank."""
+    rest = [column for column in range(len(ranks)) if column not in {each.column for each in found}]
+    slight = {column: each for column in rest if (each := _held(view, column, SLIGHT))}
+    held_back = [each for column in rest if (each := _held(view, column, OF_SLOW_RANK)) and each.lasting]
+    excess = slow_ranks() if held_back else {}
+    for each in held_back:
+        rank = ranks[each.column]
+        longer = excess.get(rank) if rank is not None else None
+        if longer is not None and each.deficit / (1 - each.deficit) >= EXPLAINED * longer:
+            slight[each.column] = replace(each, excess=longer)
+    return [slight[column] for column in sorted(slight)]
 
 
 def _nothing(why: str) -> Clocks:
@@ -140,16 +187,16 @@ class _View:
         hard = (self.bits & sum(HARD)) != 0
         self.mostly_hard: Flags = 2 * np.sum(hard & self.active, axis=1) > np.sum(self.active, axis=1)
 
-    def held(self, column: int) -> tuple[Flags, Array]:
+    def held(self, column: int, gates: Gates) -> tuple[Flags, Array]:
         """Where a GPU is held below its reference, and that reference."""
         bits, clock = self.bits[:, column], self.clock[:, column]
         hard = (bits & sum(HARD)) != 0
         alone = np.isnan(self.peers[:, column])
         # Where most peers are held as well, only the GPU's own highest clock shows it.
-        itself = hard & (alone | self.mostly_hard)
+        itself = hard & (alone | self.mostly_hard) & gates.own
         reference = np.where(itself, self.highest[:, column], self.peers[:, column])
-        low = clock <= (1 - HARD_GATE) * reference
-        by_power = ((bits & CAP) != 0) & (clock <= (1 - CLOCK_GATE) * self.peers[:, column])
+        low = clock <= (1 - gates.cell * gates.hard) * reference
+        by_power = ((bits & CAP) != 0) & (clock <= (1 - gates.cell * gates.cap) * self.peers[:, column])
         if by_power.any() and not self.same_load(column, by_power):
             by_power[:] = False
         return self.active[:, column] & ((low & hard) | by_power), reference
@@ -197,9 +244,9 @@ def _bits(grid: Grid, columns: list[int]) -> tuple[np.ndarray[tuple[int, ...], n
     return bits, known
 
 
-def _held(view: _View, column: int) -> HeldClock | None:
-    low, reference = view.held(column)
-    if np.sum(low & view.read[:, column]) < READINGS_MIN:
+def _held(view: _View, column: int, gates: Gates) -> HeldClock | None:
+    low, reference = view.held(column, gates)
+    if np.sum(low & view.read[:, column]) < gates.readings:
         return None
     active = view.active[:, column]
     start, end = longest_run(np.where(low, 1.0, np.where(active, -1.0, 0.0)))
@@ -207,12 +254,14 @@ def _held(view: _View, column: int) -> HeldClock | None:
     span[start:end] = True
     known, inside = span & active, span & low
     readings = int(np.sum(inside & view.read[:, column]))
-    if readings < READINGS_MIN or inside.sum() < HELD_SHARE * known.sum():
+    if readings < gates.readings or inside.sum() < HELD_SHARE * known.sum():
         return None
     newest = np.flatnonzero(active)[-READINGS_MIN:]
     peers, bits = view.peers[:, column], _common_bits(view.bits[inside, column])
-    gate = HARD_GATE if bits & sum(HARD) else CLOCK_GATE
+    gate = gates.hard if bits & sum(HARD) else gates.cap
     against_peers = bool(typical(view.clock[:, column] / peers, inside) <= 1 - gate)
+    if not against_peers and not gates.own:
+        return None
     return HeldClock(
         column=column,
         start=start,

@@ -9,13 +9,17 @@ from typing import Final
 import numpy as np
 
 from .arrivals import STEPS_MIN
+from .blame import USUAL_EXCESS
 from .detector import Reader
+from .remembered import once
 from .robust import Slow, median, slow_members
 from .scatter import pooled
 from .self_time import SELF_KINDS, Member, PeerGroup, coverage_of, load
 
 WINDOW_MIN: Final = 5
 """Shortest newest part of the window that is judged by itself."""
+ARRIVING_MAX: Final = 3
+"""Newest steps in which a slow rank's times may still be on their way."""
 PHASES_MAX: Final = 6
 """Compute phases of a job that are looked at, those that take most time."""
 
@@ -41,10 +45,33 @@ def judge_compute(reader: Reader, job: str) -> Compute:
     covered = coverage_of(reader, job)
     if covered is None:
         return Compute()
-    times = load(reader, covered)
-    apart = pooled([group.seconds for group in times.groups])
-    found = [member for group in times.groups for member in _slow(group, apart)]
-    return Compute(tuple(found), float(median(np.concatenate([group.seconds.ravel() for group in times.groups]))))
+    found = tuple(group.members[place] for group, slow in _slow_groups(reader, job) for place in slow.members)
+    groups = load(reader, covered).groups
+    return Compute(found, float(median(np.concatenate([group.seconds.ravel() for group in groups]))))
+
+
+def slow_by_now(reader: Reader, job: str) -> dict[int, float]:
+    """Ranks of a job that compute longer than their peers up to now -> the excess of the least slow of their group.
+
+    Without those that were a few percent behind all along, as chips of one model are.
+    """
+    return {
+        group.members[place].rank: slow.excess
+        for group, slow in _slow_groups(reader, job)
+        if slow.stop >= len(group.steps) - ARRIVING_MAX and (slow.start or slow.worst >= USUAL_EXCESS)
+        for place in slow.members
+    }
+
+
+@once
+def _slow_groups(reader: Reader, job: str) -> list[tuple[PeerGroup, Slow]]:
+    """Peer groups of a job with somebody slow in them, and who."""
+    covered = coverage_of(reader, job)
+    if covered is None:
+        return []
+    groups = load(reader, covered).groups
+    apart = pooled([group.seconds for group in groups])
+    return [(group, slow) for group in groups if (slow := _judge(group, apart))]
 
 
 @dataclass(frozen=True)
@@ -69,15 +96,15 @@ def judged_ranks(reader: Reader, job: str) -> Judged:
     for phase in (row["phase"] for row in phases):
         times = load(reader, covered._replace(table="phases"), phase)
         apart = pooled([group.seconds for group in times.groups])
-        ranks |= {member.rank for group in times.groups for member in _slow(group, apart)}
+        found = [(group, slow) for group in times.groups if (slow := _judge(group, apart))]
+        ranks |= {group.members[place].rank for group, slow in found for place in slow.members}
     return Judged(True, frozenset(ranks))
 
 
-def _slow(group: PeerGroup, apart: float) -> list[Member]:
+def _judge(group: PeerGroup, apart: float) -> Slow | None:
     if len(group.members) < 2 or len(group.steps) < STEPS_MIN:
-        return []
-    slow = slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
-    return [group.members[place] for place in slow.members] if slow else []
+        return None
+    return slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
 
 
 def ranks_of(group: PeerGroup, slow: Slow, chosen: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -180,17 +180,49 @@ def test_other_models_are_no_peers(reader_of: ReaderOf) -> None:
     assert judge(reader_of, samples() + other).verdict == Verdict.HEALTHY
 
 
-def test_the_slow_rank_on_a_held_gpu_is_told_once_with_the_clock_as_the_root(reader_of: ReaderOf) -> None:
+def computing(longer: float, start: int = 40) -> Rows:
+    """Steps of one second of eight ranks; rank 3 computes so many times as long from one step on."""
     random = np.random.default_rng(1)
-    steps = [
+    return [
         {"job": "train", "rank": rank, "dp": rank, "node": "node0", "gpu_uuid": f"GPU-{rank}", "scope": "step", "step": step,
          "start_ns": START + step * 10**9, "clock": "realtime@node0", "duration_ns": 10**9,
-         "compute_ns": int(6e8 * np.exp(random.normal(0, 0.01)) * (1.4 if rank == 3 and step >= 40 else 1.0))}
+         "compute_ns": int(6e8 * np.exp(random.normal(0, 0.01)) * (longer if rank == 3 and step >= start else 1.0))}
         for step in range(120) for rank in range(8)
     ]  # fmt: skip
+
+
+def test_the_slow_rank_on_a_held_gpu_is_told_once_with_the_clock_as_the_root(reader_of: ReaderOf) -> None:
     rows = slowed(samples(), 3, 0.7, HW_THERMAL)
-    finding = only(run(reader_of({"device_samples": rows, "steps": steps})))
+    finding = only(run(reader_of({"device_samples": rows, "steps": computing(1.4)})))
     assert (finding.kind, finding.subject.rank, finding.subject.gpu) == (FindingKind.THROTTLING, 3, "GPU-3")
     assert finding.cost.seconds_per_step == pytest.approx(0.24, rel=0.1)
     assert finding.onset.step is not None and abs(finding.onset.step - 40) <= 2
     assert len(finding.evidence) >= 2 and any("compute_straggler" in text for text in finding.ruled_out)
+
+
+def test_a_clock_four_to_five_percent_low_counts_after_half_a_minute_of_heat(reader_of: ReaderOf) -> None:
+    assert "4" in only(judge(reader_of, slowed(samples(), 3, 0.952, HW_THERMAL))).summary
+    short = slowed(samples(), 3, 0.952, HW_THERMAL, 90, 110)
+    assert judge(reader_of, short).verdict == Verdict.HEALTHY
+
+
+@pytest.mark.parametrize(("ratio", "longer"), [(0.93, 1.08), (0.95, 1.06)])
+def test_a_power_cap_below_the_gate_is_the_cause_where_it_explains_a_slow_rank(
+    reader_of: ReaderOf, ratio: float, longer: float
+) -> None:
+    rows = slowed(samples(), 3, ratio, SW_CAP)
+    finding = only(run(reader_of({"device_samples": rows, "steps": computing(longer)})))
+    assert (finding.kind, finding.subject.rank, finding.severity) == (FindingKind.THROTTLING, 3, Severity.WARNING)
+    assert "its rank computes" in finding.summary and "power cap" in finding.summary
+
+
+@pytest.mark.parametrize(
+    ("ratio", "reasons", "longer", "start"),
+    [(0.93, SW_CAP, 1.4, 40), (0.96, 0, 1.08, 40), (0.93, SW_CAP, 1.0, 40), (0.93, SW_CAP, 1.07, 0)],
+    ids=["too little to explain it", "no reason given", "the rank is not slow", "as chips differ, all along"],
+)
+def test_a_power_cap_below_the_gate_is_no_cause_where_it_explains_nobody(
+    reader_of: ReaderOf, ratio: float, reasons: int, longer: float, start: int
+) -> None:
+    tables = {"device_samples": slowed(samples(), 3, ratio, reasons, start), "steps": computing(longer, start)}
+    assert throttling.detect(reader_of(tables)).findings == ()

@@ -1,7 +1,8 @@
 """Does something hold the clock of a working GPU below its peers': heat, the power supply, a power cap?
 
 Clocks are compared between GPUs of one model in one job, at the same time and at work; the driver's clock-event reasons or its
-counters of time under each limit have to name the cause, for ten seconds and five readings at least.
+counters of time under each limit have to name the cause, for ten seconds and five readings at least. A small deficit counts
+where it explains that the GPU's rank computes longer than its peers.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from ..detector import Reader, show
 from ..devices import CELL_SECONDS, KEY, Grid, load_grids, samples_of
 from ..held_clocks import CAP, CLOCK_GATE, COLUMNS, HARD, HeldClock, judge
 from ..kernel_level import sharpened
+from ..slow_compute import slow_by_now
 
 DETECTOR: Final = "throttling"
 CRITICAL_DEFICIT: Final = 0.3
@@ -71,7 +73,7 @@ def _models(grid: Grid) -> list[list[int]]:
 
 
 def _judge(reader: Reader, grid: Grid, columns: list[int]) -> tuple[list[Finding], Check | None]:
-    clocks = judge(grid, columns)
+    clocks = judge(grid, columns, lambda: slow_by_now(reader, grid.job) if grid.job else {})
     if clocks.why:
         return [], Check(DETECTOR, Verdict.UNKNOWN, grid.job, f"{grid.label(columns)}: {clocks.why}", (clocks.why,))
     if clocks.held:
@@ -116,7 +118,7 @@ def _finding(reader: Reader, grid: Grid, columns: list[int], held: Sequence[Held
         confidence=_confidence(worst, len(columns)),
         subject=Subject(job=grid.job, node=gpu.node, group=f"{len(held)} GPUs") if together else gpu.subject,
         summary=f"{who[0].upper()}{who[1:]} run{'s' * (not together)} at {worst.clock_mhz:.0f} MHz, {_against(worst, columns)}, "
-        f"held by {_causes(bits)} {_for(worst, lasting)}{_heat(worst)}",
+        f"held by {_causes(bits)} {_for(worst, lasting)}{_heat(worst)}{_slow(worst)}",
         next_step=f"On {who}: {_next_step(bits)}",
         onset=Onset(grid.time_ns(start) if start else None),
         cost=Cost(gpu_hours=sum(each.deficit * each.seconds for each in held) / 3600),
@@ -161,6 +163,12 @@ def _heat(held: HeldClock) -> str:
         return ""
     others = f", its peers at {held.peers_celsius:.0f} C" if not np.isnan(held.peers_celsius) else ""
     return f" (at {held.celsius:.0f} C{others})"
+
+
+def _slow(held: HeldClock) -> str:
+    if held.excess is None:
+        return ""
+    return f"; its rank computes {percent(held.excess)} longer than those that do the same work"
 
 
 def _next_step(bits: int) -> str:
