@@ -22,6 +22,7 @@ from warpline_proto.tables import COLLECTIVES, PHASES, STEPS, TABLES
 MakeFrame = Callable[..., Frame]
 
 FAKES = Path(__file__).parent / "fakes"
+AGENT = Path(__file__).parents[1] / "agent"
 DATA = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 
 
@@ -125,6 +126,27 @@ def drive() -> Iterator[Callable[..., Driven]]:
     yield start
     for each in started:
         each.kill()
+
+
+@pytest.fixture(scope="session")
+def hooked_python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A Python environment in which the hook is installed as the wheel installs it, with further import paths.
+
+    It is made from `base`, another Python, where one is given; its own site-packages are then to be seen too.
+    """
+
+    def make(*paths: Path, base: str = sys.executable) -> Path:
+        folder = tmp_path_factory.mktemp("hooked")
+        subprocess.run([base, "-m", "venv", "--without-pip", str(folder)], check=True, capture_output=True)
+        (site,) = folder.glob("lib/python*/site-packages")
+        seen = subprocess.run([base, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+                              check=True, capture_output=True, text=True).stdout.strip()  # fmt: skip
+        foreign = [] if base == sys.executable else [seen]
+        (site / "_paths.pth").write_text("\n".join([str(AGENT), *map(str, paths), *foreign, ""]))
+        shutil.copy(AGENT / "warpline_hook.pth", site)
+        return folder / "bin" / "python"
+
+    return make
 
 
 def _compiler() -> list[str]:
