@@ -12,6 +12,7 @@ from warpline_proto.config import check_address, nearest
 from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DIRECTORY
 from warpline_proto.errors import ConfigError
 
+from .kernel_budget import KernelBudget, KernelBudgetConfig, TellsKernels
 from .raw_ring import OFF, KeepsRaw, RawRing, RawRingConfig
 from .source import Source
 from .sources import SOURCES
@@ -58,12 +59,16 @@ class AgentConfig:
 def sections() -> dict[str, type[Any]]:
     """Section name -> the dataclass that holds its settings: `agent` and what is below it, `sources.NAME` for each source."""
     kinds: Mapping[str, Any] = SOURCES
-    own: dict[str, type[Any]] = {"agent": AgentConfig, "agent.raw_ring": RawRingConfig}
+    own: dict[str, type[Any]] = {
+        "agent": AgentConfig,
+        "agent.kernels": KernelBudgetConfig,
+        "agent.raw_ring": RawRingConfig,
+    }
     return own | {f"sources.{name}": kind.Config for name, kind in kinds.items()}
 
 
 def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
-    """The sources that are on, by name, each with its settings and its raw ring; ConfigError for a name that is no source."""
+    """The sources that are on, by name, each with its settings, raw ring and budget; ConfigError for a name that is none."""
     config: AgentConfig = settings["agent"]
     names = config.sources or tuple(name for name in SOURCES if name not in MADE_UP)
     kinds: Mapping[str, Any] = SOURCES
@@ -76,4 +81,6 @@ def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
     for name, source in sources.items():
         if isinstance(source, KeepsRaw) and ring.grade != OFF:
             source.keep_raw_in(RawRing(ring, directory / name))
+        if isinstance(source, TellsKernels):
+            source.tell_within(KernelBudget(settings["agent.kernels"]))
     return sources

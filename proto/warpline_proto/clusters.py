@@ -19,6 +19,8 @@ from .valleys import valleys
 
 QUANTILES: Final = (0.10, 0.50, 0.90, 0.99)
 QUANTILE_COLUMNS: Final = ("p10_ns", "p50_ns", "p90_ns", "p99_ns")
+SUMS: Final = "sums"
+"""The grade of rows without a shape: count, sum, shortest and longest alone."""
 NUMBERS: Final = ("count", "sum_ns", "min_ns", *QUANTILE_COLUMNS, "max_ns")
 
 Durations = npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .bits import bit_length
-from .clusters import QUANTILE_COLUMNS, QUANTILES
+from .clusters import QUANTILE_COLUMNS, QUANTILES, SUMS
 from .tables import KERNEL_CLUSTERS
 
 PLACE: Final = (
@@ -179,15 +179,18 @@ def read_rows(batch: pa.RecordBatch) -> Rows:
     stepless = batch.column("step").is_null().to_numpy(zero_copy_only=False)
     place, places = _places(batch)
     count, total, shortest, longest = (_whole(batch, name, 0) for name in ("count", "sum_ns", "min_ns", "max_ns"))
-    runs = _runs(batch)
+    bare = pa.compute.equal(batch.column("grade"), SUMS).fill_null(False).to_numpy(zero_copy_only=False)
+    runs = _with_means(_runs(batch), bare, count, total)
     category = np.full(batch.num_rows, -1)
     for code, name in enumerate(CATEGORIES):
         category[pa.compute.equal(batch.column("category"), name).fill_null(False).to_numpy(zero_copy_only=False)] = (
             code
         )
     known = np.ones(batch.num_rows, dtype=bool)
-    for name in ("kernel_id", "start_ns", "end_ns", "cluster_index", *QUANTILE_COLUMNS):
+    for name in ("kernel_id", "start_ns", "end_ns", "cluster_index"):
         known &= batch.column(name).is_valid().to_numpy(zero_copy_only=False)
+    for name in (*QUANTILE_COLUMNS, "run_counts", "run_means_ns"):
+        known &= batch.column(name).is_valid().to_numpy(zero_copy_only=False) != bare
     held = np.bincount(runs.owner, runs.counts, minlength=batch.num_rows)
     least = np.full(batch.num_rows, np.inf)
     np.minimum.at(least, runs.owner, np.minimum(runs.means_ns, runs.counts))
@@ -237,6 +240,14 @@ def _runs(batch: pa.RecordBatch) -> Runs:
     )
 
 
+def _with_means(runs: Runs, bare: Flags, count: Numbers, total: Numbers) -> Runs:
+    """Rows that are `bare` of a shape stand for their mean."""
+    rows = np.flatnonzero(bare)
+    if not rows.size:
+        return runs
+    return runs.put(rows, Runs(np.arange(rows.size + 1), count[rows], total[rows] / np.maximum(count[rows], 1)))
+
+
 def _places(batch: pa.RecordBatch) -> tuple[Numbers, list[Place]]:
     """Number of each row's place, and the places in order of appearance."""
     columns = [batch.column(name) for name in PLACE]
@@ -269,10 +280,13 @@ def to_batch(
         "category": pa.array(CATEGORIES).take(pa.array(names[:, 2])),
         "cluster_index": pa.array(names[:, 3]),
     }
-    return KERNEL_CLUSTERS.from_columns(columns | _numbers(values))
+    grade = PLACE.index("grade")
+    bare = np.array([each[grade] == SUMS for each in places], dtype=bool)[place]
+    return KERNEL_CLUSTERS.from_columns(columns | _numbers(values, bare))
 
 
-def _numbers(values: Values) -> dict[str, Any]:
+def _numbers(values: Values, bare: Flags) -> dict[str, Any]:
+    """Shapes of rows that are `bare` of one are NULL."""
     mean = values.mean_ns
     low = np.minimum(np.rint(np.exp(values.low * LOG_STEP)), np.floor(mean))
     high = np.maximum(np.rint(np.exp(values.high * LOG_STEP)), np.ceil(mean))
@@ -284,8 +298,8 @@ def _numbers(values: Values) -> dict[str, Any]:
     columns |= {"min_ns": low.astype(np.int64), "max_ns": high.astype(np.int64)}
     for share, name in zip(QUANTILES, QUANTILE_COLUMNS, strict=True):
         rank = base + np.minimum((share * values.count).astype(np.int64), values.count - 1)
-        columns[name] = means[np.searchsorted(reached, rank, side="right")]
-    offsets = pa.array(runs.offsets, pa.int32())
-    columns["run_counts"] = pa.ListArray.from_arrays(offsets, pa.array(runs.counts, pa.int32()))
-    columns["run_means_ns"] = pa.ListArray.from_arrays(offsets, pa.array(means))
+        columns[name] = pa.array(means[np.searchsorted(reached, rank, side="right")], mask=bare)
+    offsets, unknown = pa.array(runs.offsets, pa.int32()), pa.array(bare)
+    columns["run_counts"] = pa.ListArray.from_arrays(offsets, pa.array(runs.counts, pa.int32()), mask=unknown)
+    columns["run_means_ns"] = pa.ListArray.from_arrays(offsets, pa.array(means), mask=unknown)
     return columns

@@ -110,13 +110,12 @@ def test_two_modes_of_one_kernel_stay_two_clusters() -> None:
     assert reconstruction_error(durations, cluster(durations)) < 0.01
 
 
-def test_detail_falls_before_anything_is_dropped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detail_falls_before_anything_is_dropped_and_says_so() -> None:
     """Two modes of one kernel are two rows, or under pressure one, with the same count, sum and distance."""
     durations = [1_000 + index for index in range(20)] + [9_000 + index for index in range(20)]
     kernels = log([(index * 10_000, each, "gemm", 0, 7) for index, each in enumerate(durations)])
     assert compress(kernels).rows.column("grade").to_pylist() == ["clusters"] * 2
-    monkeypatch.setattr("warpline_agent.compressor.STEP_ROWS_MAX", 1)
-    (row,) = compress(kernels).rows.to_pylist()
+    (row,) = compress(kernels, step_rows_max=1).rows.to_pylist()
     assert (row["grade"], row["count"], row["sum_ns"]) == ("kernels", 40, sum(durations))
     assert reconstruction_error(np.array(durations), [Cluster.of(row)]) < 0.02
 

@@ -16,8 +16,8 @@ from warpline_proto.errors import Denied
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, DEVICE_SAMPLES, JOBS, PHASES, RAW_KERNELS
 from warpline_proto.tables import STACKS as STACKS_TABLE
 
-from ..compressor import compress
 from ..identity import stamp
+from ..kernel_budget import KernelBudget
 from ..kernels import StepSpan, kernel_id, name_rows, step_rows
 from ..raw_block import Process
 from ..raw_capture import deliver
@@ -99,6 +99,11 @@ class Synthetic:
         self._named: set[int] = set()
         self._opened = False
         self._ring: RawRing | None = None
+        self._budget = KernelBudget()
+
+    def tell_within(self, budget: KernelBudget) -> None:
+        """Tell the made-up kernels as finely as it allows."""
+        self._budget = budget
 
     def keep_raw_in(self, ring: RawRing) -> None:
         """Keep the made-up kernels there."""
@@ -136,8 +141,10 @@ class Synthetic:
                 yield Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost)
 
     def health(self) -> Iterable[Health]:
-        """Nothing can be missing of what is made up, except in the raw ring."""
-        return () if self._ring is None else self._ring.health()
+        """Nothing can be missing of what is made up, except in the raw ring and in the detail of kernels."""
+        yield from self._budget.health()
+        if self._ring is not None:
+            yield from self._ring.health()
 
     def close(self) -> None:
         """Nothing is held but what the raw ring keeps on disk."""
@@ -232,7 +239,7 @@ class Synthetic:
                 self._ring.append(Process.of(self._clock, node=self._config.node, **identity), ran)
             told = step_rows(ran, [span], rank=rank, clock=self._clock, whole=None)
             yield Rows("steps", stamp(told, **identity))
-            packed = compress(ran, rank=rank, clock=self._clock)
+            packed = self._budget.compress(ran, rank=rank, clock=self._clock)
             yield Rows("kernel_clusters", stamp(packed.rows, **identity), packed.dropped)
             if not self._named.issuperset(kernel_id(name) for name in ran.names):
                 self._named.update(kernel_id(name) for name in ran.names)
