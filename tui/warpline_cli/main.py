@@ -22,6 +22,7 @@ EXIT_OUTPUT = 74
 VERBS = {
     "demo": "a whole run on this machine without a GPU: faults injected, findings printed",
     "analyze": "recorded files in, findings out, offline",
+    "run": "a training command, with what its ranks do recorded for the agent",
     "agent": "read this node and send to a collector",
     "collector": "take frames in, keep them, answer SQL, run the analysis",
     "top": "the terminal screen",
@@ -57,8 +58,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    streams.prepare()
     name = next(iter(words), "")
+    if name != "run":  # the command that it becomes gets streams and environment as they are
+        streams.prepare()
     try:
         with streams.ended_by_signals():
             try:

@@ -6,6 +6,7 @@ from ..source import Format, Source, TreeFormat
 from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
 from .greyhound import Greyhound
+from .hook import Hook
 from .host import Host
 from .infiniband import Infiniband, InfinibandTree
 from .infiniband_snapshot import InfinibandSnapshot
@@ -30,6 +31,7 @@ from .tracelens_nccl import TracelensNccl
 
 SOURCES: dict[str, type[Source]] = {
     "nvml": Nvml,
+    "hook": Hook,
     "host": Host,
     "infiniband": Infiniband,
     "kernel_log": KernelLog,

@@ -1,0 +1,185 @@
+"""Finds the files of the hook: in this machine's folders, and in those of containers, through a process that lives in each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from warpline_hook.layout import PREFIX, SUFFIX
+from warpline_hook.process import start_ticks
+
+FILES_MAX: Final = 256
+"""Files of one folder, the newest; the others are counted."""
+PROCESSES_MAX: Final = 16_384
+"""Processes that are looked at for containers."""
+CONTAINERS_MAX: Final = 64
+CGROUP_BYTES: Final = 4096
+_CONTAINER: Final = re.compile(rb"docker|containerd|kubepods|crio|libpod|lxc|garden")
+Folder = tuple[int, int]
+"""Device and inode: the same for all processes of a container."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One folder with files: how to open it, the newest names in it, and how many more there are.
+
+    `live` are the pids, as the processes of that folder see themselves, that are known to live; None where /proc tells.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    more: int = 0
+    live: frozenset[int] | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is a folder of this machine, and no container's."""
+        return self.live is None
+
+
+class Search:
+    """`folders` are paths as this process sees them; containers are looked into at the same paths."""
+
+    def __init__(self, folders: Sequence[str], containers: bool, proc: str = "/proc") -> None:
+        self._folders = tuple(folders)
+        self._containers = containers
+        self._proc = proc
+        self.hidden = 0
+        """Processes in containers that may not be looked into."""
+
+    def here(self) -> Iterator[Found]:
+        """The folders of this machine that hold files."""
+        for path in self._folders:
+            with opened(path) as folder:
+                names = _names(folder)
+            if names:
+                yield Found(path, tuple(names[:FILES_MAX]), max(len(names) - FILES_MAX, 0))
+
+    def in_containers(self) -> list[Found]:
+        """Those of containers; costs one look at every process, so it is asked seldom."""
+        self.hidden = 0
+        if not self._containers:
+            return []
+        seen = {each for path in self._folders if (each := _identity_of(path)) is not None}
+        found: dict[Folder, list[int]] = {}
+        paths: dict[Folder, str] = {}
+        for pid in self._pids():
+            for path in self._folders:
+                inner = f"{self._proc}/{pid}/root{path}"
+                folder = self._folder(pid, inner)
+                if folder is not None and folder not in seen and (folder in found or len(found) < CONTAINERS_MAX):
+                    paths.setdefault(folder, inner)
+                    found.setdefault(folder, []).append(pid)
+        contained = (self._contained(paths[folder], pids) for folder, pids in found.items())
+        return [each for each in contained if each is not None]
+
+    def lives(self, pid: int, ticks: int) -> bool:
+        """Whether a process of this pid namespace lives."""
+        try:
+            return start_ticks(pid, self._proc) == ticks
+        except (OSError, ValueError, IndexError):
+            return False
+
+    def _pids(self) -> list[int]:
+        return [int(name) for name in os.listdir(self._proc) if name.isdigit()][:PROCESSES_MAX]
+
+    def _folder(self, pid: int, path: str) -> Folder | None:
+        try:
+            status = os.stat(path, follow_symlinks=False)
+        except PermissionError:
+            self.hidden += self._contains(pid)
+            return None
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _contains(self, pid: int) -> bool:
+        """Whether a process says that it is in a container."""
+        try:
+            with open(f"{self._proc}/{pid}/cgroup", "rb") as stream:
+                return _CONTAINER.search(stream.read(CGROUP_BYTES)) is not None
+        except OSError:
+            return False
+
+    def _contained(self, path: str, pids: Sequence[int]) -> Found | None:
+        with opened(path) as folder:
+            names = _names(folder)
+        if not names:
+            return None
+        live = frozenset(inner for pid in pids if (inner := self._pid_within(pid)) is not None)
+        return Found(path, tuple(names[:FILES_MAX]), max(len(names) - FILES_MAX, 0), live)
+
+    def _pid_within(self, pid: int) -> int | None:
+        """The pid of a process as its own namespace has it."""
+        try:
+            status = Path(f"{self._proc}/{pid}/status").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+        line = next((each for each in status.splitlines() if each.startswith("NSpid:")), "")
+        last = line.split()[-1:]
+        return int(last[0]) if last and last[0].isdigit() else None
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int | None]:
+    """A descriptor of a folder, None where it cannot be opened; in a container no link on the way is followed out of it."""
+    descriptor = None
+    try:
+        descriptor = _open(path)
+        yield descriptor
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _open(path: str) -> int | None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    root, within, rest = path.partition("/root/")
+    try:
+        if not within or not root.rpartition("/")[2].isdigit():
+            return os.open(path, flags)
+        descriptor = os.open(root + "/root", flags)
+        for part in Path(rest).parts:
+            inner = _step_into(descriptor, part, flags)
+            descriptor = inner
+    except OSError:
+        return None
+    return descriptor
+
+
+def _step_into(folder: int, name: str, flags: int) -> int:
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _identity_of(path: str) -> Folder | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _names(folder: int | None) -> list[str]:
+    """Names of files of the hook, the newest first."""
+    if folder is None:
+        return []
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(PREFIX) and name.endswith(SUFFIX)]
+    except OSError:
+        return []
+    return names if len(names) <= FILES_MAX else sorted(names, key=lambda name: -_made(name, folder))
+
+
+def _made(name: str, folder: int) -> float:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_ctime
+    except OSError:
+        return 0.0
