@@ -6,10 +6,13 @@ where such a part rises beyond doubt, only one question is left, whether the ste
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from .detector import Reader
 from .iteration import Iterations
@@ -17,6 +20,7 @@ from .medians import median
 from .remembered import once
 from .rises import Rise, deviation, lasting_rise, risen_from
 from .robust import SURE_GATE, Array
+from .segments import segments
 from .self_time import SELF_KINDS, Coverage, SelfTime, load
 
 PHASES_MAX: Final = 8
@@ -31,7 +35,7 @@ WITNESSED_DEVIATIONS: Final = 3.0
 
 @dataclass(frozen=True)
 class Dated:
-    """A rise of the iteration time; `witness` is the steady phase that rose along and dates it, None where none was needed."""
+    """A rise of the iteration time; `witness` names the steady part that rose along and dates it, None where none was needed."""
 
     rise: Rise
     witness: str | None = None
@@ -50,9 +54,7 @@ def dated_rise(reader: Reader, iterations: Iterations) -> Dated | None:
 
 
 def _witnessed(reader: Reader, iterations: Iterations) -> Dated | None:
-    for phase in _phases(reader).get(iterations.job, ()):
-        times = load(reader, Coverage(iterations.job, "phases", 0, 0), phase)
-        steps, series = _together(times)
+    for name, steps, series in chain(_of_phases(reader, iterations.job), segments(reader, iterations.job)):
         part = lasting_rise(series)
         if part is None or deviation(np.log(series[: part.start])) > STEADY_SHARE * iterations.jitter:
             continue
@@ -60,8 +62,13 @@ def _witnessed(reader: Reader, iterations: Iterations) -> Dated | None:
         start, earliest, latest = (min(max(at, 1), len(iterations.steps) - 1) for at in places)
         rise = risen_from(iterations.seconds, start, WITNESSED_DEVIATIONS, SURE_GATE)
         if rise is not None:
-            return Dated(Rise(start, rise.before, rise.after, rise.scale, earliest, latest), phase)
+            return Dated(Rise(start, rise.before, rise.after, rise.scale, earliest, latest), name)
     return None
+
+
+def _of_phases(reader: Reader, job: str) -> Iterator[tuple[str, npt.NDArray[np.int64], Array]]:
+    for phase in _phases(reader).get(job, ()):
+        yield f"phase {phase}", *_together(load(reader, Coverage(job, "phases", 0, 0), phase))
 
 
 @once
@@ -78,7 +85,7 @@ def _phases(reader: Reader) -> dict[str, list[str]]:
     return found
 
 
-def _together(times: SelfTime) -> tuple[Array, Array]:
+def _together(times: SelfTime) -> tuple[npt.NDArray[np.int64], Array]:
     """Steps, and the median over all ranks of a time over the rank's own median."""
     steps = np.unique(np.concatenate([group.steps for group in times.groups] or [np.empty(0, dtype=np.int64)]))
     columns = [np.full((len(steps), len(group.members)), np.nan) for group in times.groups]

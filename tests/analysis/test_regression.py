@@ -261,6 +261,38 @@ def test_a_steady_phase_that_rises_along_tells_when_a_restless_job_became_slower
     assert alone <= 6 and told >= 9, (alone, told)
 
 
+def sharded(times: Times, optimizer: Times) -> dict[str, Any]:
+    """Steps of two ranks that end with a reduction of gradients, the optimizer and a gather of parameters, phases untold."""
+    begin = np.concatenate([[0.0], np.cumsum(times)[:-1]])
+    rows, collectives = [], []
+    for step, rank in ((step, rank) for step in range(len(times)) for rank in range(2)):
+        identity = {"job": "train", "rank": rank, "dp": rank, "step": step}
+        rows.append(identity | {"scope": "step", "duration_ns": int(times[step] * 1e9)})
+        gather = begin[step] + times[step] - 0.02
+        for sequence, (name, start) in enumerate(
+            (("reduce_scatter", gather - optimizer[step] - 0.05), ("all_gather", gather))
+        ):
+            collectives.append(identity | {
+                "operation": name, "communicator": "dp", "sequence": 2 * step + sequence, "start_ns": int(start * 1e9),
+                "duration_ns": 50_000_000 - 40_000_000 * sequence,
+            })  # fmt: skip
+    return {"steps": rows, "collectives": collectives}
+
+
+def test_what_a_rank_does_between_two_collectives_tells_it_too_where_no_phases_are_told(reader_of: ReaderOf) -> None:
+    alone = told = 0
+    for seed in range(12):
+        times, optimizer = series(seed, 200, 0.17), 0.05 * series(seed + 99, 200, 0.004)
+        assert regression.detect(reader_of(sharded(times, optimizer))).findings == (), seed
+        risen = slower(times, 100, 0.1)
+        alone += lasting_rise(risen) is not None
+        report = regression.detect(reader_of(sharded(risen, slower(optimizer, 100, 0.1))))
+        told += bool(report.findings)
+        if report.findings and "between collectives, before all_gather" in str(only(report).ruled_out):
+            assert only(report).onset.step == 100, seed
+    assert alone <= 6 and told >= 9, (alone, told)
+
+
 def test_a_steady_phase_that_rises_by_itself_or_not_at_all_makes_no_regression(reader_of: ReaderOf) -> None:
     for seed in range(12):
         times, optimizer = series(seed, 200, 0.14), 0.05 * series(seed + 99, 200, 0.004)

@@ -160,7 +160,7 @@ def _ruled_out(dated: Dated, lasted: int, alike: Alike | None) -> tuple[str, ...
     varying = (
         f"no {min(lasted, rise.start // 2)} steps in a row before it went half as far from the median"
         if witness is None
-        else f"phase {witness}, which hardly varies from step to step, takes longer from then on too"
+        else f"{witness}, which hardly varies from step to step, takes longer from then on too"
     )
     single = f"{lasted} steps in a row are slower at the median"
     return (
