@@ -8,17 +8,30 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from .medians import quantile
 from .robust import EXCESS_GATE, SHORT_ROWS, SURE_GATE, Array, longest_run, median, peers_median, windows
 from .scatter import MEMBERS_MIN, SIGMAS, over_steps
 from .self_time import PeerGroup, SelfTime
 
+Indexes = npt.NDArray[np.int64]
+
 CHANCE_RATIO: Final = 1.25
 """The slowest of n members that differ by chance hardly lies so many times sqrt(2 ln n) standard deviations above them in a
 typical row of many."""
 QUARTILE_SIGMAS: Final = 0.6745
 """A quartile of normal values lies so many standard deviations from the median."""
+RISE_MIN: Final = 1.5
+"""The excess of the slowest is another one than before where it is so many times as large ..."""
+RISE_SIGMAS: Final = 5.0
+"""... and its ranks among all rows lie so many standard errors above those before: no drift of healthy ranks does that."""
+APART_SHARE: Final = 0.1
+"""Who is slow goes round where at least this share of rows has its slowest outside of the half that mostly is ..."""
+APART_EXCESS: Final = 0.75
+"""... and these rows are as uneven, or nearly so, in the median."""
+HALVES_MAX: Final = 0.1
+"""Halves of the members that hold the slowest of all rows by chance, up to which that one does so says something."""
 TAIL_MAX: Final = 3
 """So many of the newest rows may be more even than the regime: some ranks' part of them may still be on its way."""
 
@@ -28,7 +41,8 @@ class Evenness:
     """How even a group is from row `start` on, whoever is slow: typical excess of the slowest, who it mostly is, how often.
 
     `spread` is the typical excess of the member at the upper quartile, `gate` the excess from which on this group is uneven:
-    EXCESS_GATE, or less where its scatter is known to make less; `sure` whether scatter cannot be all of the excess.
+    EXCESS_GATE, or less where its scatter is known to make less or it was more even before; `sure` whether scatter cannot be all
+    of the excess; `round` whether it is as uneven in rows in which none of those is slowest that mostly are.
     """
 
     start: int
@@ -39,6 +53,7 @@ class Evenness:
     spread: float
     gate: float
     sure: bool
+    round: bool
 
     @property
     def uneven(self) -> bool:
@@ -72,15 +87,7 @@ def evenness(values: Array, window_min: int) -> Evenness:
     ratio = values / peers_median(values)
     filled = np.where(np.isnan(ratio), -np.inf, ratio)
     excess = filled.max(axis=1) - 1
-    gates = {row: _even_gate(ratio, row) for row in windows(len(values), window_min)}
-    start = next((row for row, gate in gates.items() if np.median(excess[row:]) >= gate), None)
-    gate = gates[start or 0]
-    if start is not None:
-        level = max(float(np.median(excess[start:])) / 2, gate / 2)
-        first, end = longest_run(np.where(excess >= level, 1.0, -1.0))
-        lasts = len(values) - end <= TAIL_MAX and 2 * (end - first) >= window_min
-        start = first if lasts else start
-    begin = start or 0
+    begin, gate = _begin(ratio, excess, window_min)
     slowest = np.argmax(filled[begin:], axis=1)
     winners = np.bincount(slowest, minlength=values.shape[1])
     quartile = quantile(values[begin:], 0.75, axis=1) / median(values[begin:], axis=1)
@@ -93,7 +100,54 @@ def evenness(values: Array, window_min: int) -> Evenness:
         spread=float(median(quartile)) - 1,
         gate=gate,
         sure=bool(np.median(excess[begin:]) >= _chance_excess(ratio, begin)),
+        round=_goes_round(excess[begin:], slowest, winners, gate),
     )
+
+
+def _begin(ratio: Array, excess: Array, window_min: int) -> tuple[int, float]:
+    """First row of the newest uneven regime and the gate that it passes; row 0 where there is none."""
+    risen = _risen(excess, window_min)
+    if risen is not None:
+        gate = min(_even_gate(ratio, risen), max(SURE_GATE, RISE_MIN * float(np.median(excess[:risen]))))
+        if np.median(excess[risen:]) >= gate:
+            return risen, gate
+    gates = {row: _even_gate(ratio, row) for row in windows(len(ratio), window_min)}
+    start = next((row for row, gate in gates.items() if np.median(excess[row:]) >= gate), None)
+    gate = gates[start or 0]
+    if start is not None:
+        level = max(float(np.median(excess[start:])) / 2, gate / 2)
+        first, end = longest_run(np.where(excess >= level, 1.0, -1.0))
+        lasts = len(ratio) - end <= TAIL_MAX and 2 * (end - first) >= window_min
+        start = first if lasts else start
+    return start or 0, gate
+
+
+def _risen(excess: Array, window_min: int) -> int | None:
+    """Row from which on the excess is larger for good, or None: the split with the largest rank sum statistic (Pettitt 1979)."""
+    count = len(excess)
+    if count < 2 * window_min:
+        return None
+    ranks = np.argsort(np.argsort(excess, kind="stable"), kind="stable") + 1.0
+    sizes = np.arange(1, count)
+    error = np.sqrt(sizes * (count - sizes) * (count + 1) / 12)
+    shift = (sizes * (count + 1) / 2 - np.cumsum(ranks)[:-1]) / error
+    shift[: window_min - 1] = -np.inf
+    shift[count - window_min :] = -np.inf
+    split = int(np.argmax(shift)) + 1
+    larger = np.median(excess[split:]) >= RISE_MIN * np.median(excess[:split])
+    return split if larger and shift[split - 1] >= RISE_SIGMAS else None
+
+
+def _goes_round(excess: Array, slowest: Indexes, winners: Indexes, gate: float) -> bool:
+    """Whether neither one member nor one half of them explains who is slow."""
+    often, half = np.argsort(-winners, kind="stable"), len(winners) // 2
+    # Halves that hold the slowest of all rows by chance: ways to choose one, each with a half in every row.
+    halves = math.lgamma(2 * half + 1) - 2 * math.lgamma(half + 1) - math.log(2) * len(excess)
+    for few in (1, half) if half > 1 and halves <= math.log(HALVES_MAX) else (1,):
+        apart = excess[~np.isin(slowest, often[:few])]
+        if len(apart) < APART_SHARE * len(excess) or np.median(apart) < APART_EXCESS * gate:
+            return False
+    return True
 
 
 def merged(times: SelfTime) -> list[PeerGroup]:

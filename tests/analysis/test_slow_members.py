@@ -89,6 +89,52 @@ def test_a_member_that_is_slow_by_spells_is_found_while_it_is_fast_too() -> None
     assert slow.excess == pytest.approx(0.2, abs=0.03) and 0.3 <= slow.share <= 0.6
 
 
+@pytest.mark.parametrize("chips", [0.005, 0.015])
+def test_two_spells_of_a_member_are_found_whatever_the_chips_of_the_others(chips: float) -> None:
+    """Chips that are a little slower for good are not "slow as often"."""
+    for seed in range(20):
+        values = times(seed, steps=200, members=16, chips=chips)
+        for start in (95, 168):
+            values[start : start + 16, 6] *= 1.5
+        slow = slow_members(values, STEPS_MIN, STEPS_MIN)
+        assert slow is not None and slow.members == (6,) and abs(slow.start - 95) <= 1, seed
+
+
+@pytest.mark.parametrize("members", [2, 8])
+def test_spells_that_are_less_than_the_scatter_of_single_rows_are_found_by_blocks_of_rows(members: int) -> None:
+    seen = []
+    for seed in range(20):
+        values = times(seed, steps=200, members=members, jitter=0.025)
+        for start in (60, 130):
+            values[start : start + 30, 1] *= 1.12
+        slow = slow_members(values, STEPS_MIN, STEPS_MIN)
+        seen.append(slow is not None and slow.members == (1,) and abs(slow.start - 60) <= 8)
+    assert sum(seen) >= 18
+
+
+@pytest.mark.parametrize("members", [2, 8, 64])
+def test_restless_members_have_no_spells(members: int) -> None:
+    for seed in range(40):
+        values = times(seed, steps=200, members=members, jitter=0.04, chips=0.01)
+        assert all(found(values[:steps]) == () for steps in (40, 100, 200)), seed
+
+
+def test_spells_that_go_round_are_nobody() -> None:
+    for seed in range(10):
+        values = times(seed, steps=200, members=8)
+        for at in range(16):
+            values[10 * at : 10 * at + 10, (at * 3) % 8] *= 1.15
+        assert found(values) == (), seed
+
+
+def test_two_that_take_turns_step_by_step_have_no_spells() -> None:
+    for seed in range(40):
+        values = times(seed, steps=200, members=2, jitter=0.015)
+        unlucky = np.random.default_rng(seed).integers(2, size=100)
+        values[50 + np.arange(100), unlucky] *= 1.11
+        assert found(values) == (), seed
+
+
 def test_rare_single_stalls_are_no_spells() -> None:
     values = times(6, steps=200)
     values[::25, 6] *= 3
@@ -107,6 +153,35 @@ def test_uneven_work_of_a_tenth_that_goes_round_is_seen_and_scatter_is_not(membe
         assert uneven.uneven and found(values) == (), seed
         away.append(abs(uneven.start - 100))
     assert members > 8 or sorted(away)[10] <= 8
+
+
+def test_work_that_became_uneven_is_dated_though_members_never_were_quite_even() -> None:
+    """Chips that differ for good may not hide since when work is uneven, nor who was slowest before stand for who is now."""
+    for seed in range(20):
+        values = times(seed, steps=200, members=16, jitter=0.015) * np.linspace(0.97, 1.03, 16)
+        unlucky = np.random.default_rng(seed).integers(16, size=100)
+        values[100 + np.arange(100), unlucky] *= 1.1
+        uneven = evenness(values, 10)
+        assert uneven.uneven and uneven.round and uneven.share < 0.4, seed
+        assert abs(uneven.start - 100) <= 2 and uneven.excess > 0.08, seed
+
+
+def test_a_tenth_more_than_before_is_no_rise_of_unevenness() -> None:
+    for seed in range(20):
+        values = times(seed, steps=200, members=16, jitter=0.015)
+        middle = values.mean(axis=1, keepdims=True)
+        values[100:] = middle[100:] + 1.1 * (values - middle)[100:]
+        even = evenness(values, 10)
+        assert (even.uneven, even.start) == (False, 0), seed
+
+
+def test_what_some_members_take_in_turns_does_not_go_round() -> None:
+    """Half of a group that is slow, and one member that is slow by spells, are a matter of these and not of the work."""
+    for seed in range(20):
+        half, spells = (times(seed, steps=60, members=8, jitter=0.02) for _ in range(2))
+        half[:, 4:] *= 1.2
+        spells[np.arange(60) % 20 < 9, 3] *= 1.4
+        assert not evenness(half, 10).round and not evenness(spells, 10).round, seed
 
 
 def test_few_rows_of_wild_members_are_not_called_uneven_by_less_than_a_tenth() -> None:

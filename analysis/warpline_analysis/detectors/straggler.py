@@ -135,12 +135,10 @@ def _heard(times: SelfTime, group: PeerGroup, chosen: Sequence[int], waits: Sequ
 
 
 def _uneven(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
-    rotating = [item for item in judged if _by_turns(item)]
-    if not rotating:
-        rotating = [item for item in map(_all_experts, merged(times)) if _by_turns(item)]
+    rotating = [item for item in (*judged, *map(_all_experts, merged(times))) if _by_turns(item)]
     if not rotating or on_cpus(reader, times):
         return []
-    worst = max(rotating, key=lambda item: item.even.excess)
+    worst = max(rotating, key=lambda item: (item.even.sure, item.even.excess))
     return [data_imbalance(reader, job, times, worst.group, worst.even)]
 
 
@@ -159,7 +157,7 @@ def _spread(item: Judged) -> bool:
 
 
 def _rotates(item: Judged) -> bool:
-    if item.even.share >= share_gate(1, len(item.group.members)):
+    if not item.even.round or item.even.share >= share_gate(1, len(item.group.members)):
         return False
     return item.even.steps >= max(ROTATION_STEPS_MIN, steps_needed(1, len(item.group.members)))
 
