@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from warpline_proto.tables import JOBS, PHASES, STEPS
+from warpline_proto.tables import COLLECTIVES, JOBS, PHASES, STEPS
 
 from .hook_file import Recorded
 from .parsers.process_groups import group_kind
@@ -19,6 +19,13 @@ AXES_MAX: Final = 64
 MEASURED: Final = (("data", "data", "data"), ("forward", "forward", "host"), ("backward", "backward", "host"),
                    ("optimizer", "optimizer", "host"), ("gc", "gc", "host"))  # fmt: skip
 """Time of a record, name of its phase, and kind: what the host saw of forward and backward may well be waiting for others."""
+REDUCTION: Final = {
+    "communicator": "the backward pass",
+    "operation": "gradient_reduction",
+    "timing": "host",
+    "state": "completed",
+}
+"""Where a model computes on the CPU, its thread leaves the CPU in the backward pass to wait for the gradients of other ranks."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +69,25 @@ def identity_of(told: Mapping[str, Any]) -> Identity:
 
 
 def step_rows(identity: Identity, records: Iterable[Recorded], clock: str) -> list[Rows]:
-    """Steps, and the phases of each that were seen. A step whose model computes on the CPU has compute time."""
+    """Steps, and the phases of each that were seen.
+
+    A step whose model computes on the CPU has compute time, and its waiting for gradients as a collective. It has no phase of the
+    data loader: what short phases take there is a matter of whose turn it is on the CPU.
+    """
     common = {**identity.columns, "clock": clock}
     steps: list[dict[str, Any]] = []
     phases: list[dict[str, Any]] = []
+    waits: list[dict[str, Any]] = []
     for record in records:
         if record.phase is not None:
             phases.append({**common, **_phase(record, record.phase, record.kind, record.times["start"], "duration")})
             continue
         steps.append({**common, **_step(record)})
         phases += [{**common, **each} for each in _phases(record)]
-    return [Rows(table.name, table.from_rows(rows)) for table, rows in ((STEPS, steps), (PHASES, phases)) if rows]
+        if record.on_cpu and record.times["waited"] and (identity.world_size or 0) > 1:
+            waits.append({**common, **_reduction(record, identity)})
+    told = ((STEPS, steps), (PHASES, phases), (COLLECTIVES, waits))
+    return [Rows(table.name, table.from_rows(rows)) for table, rows in told if rows]
 
 
 def job_rows(identity: Identity, user: str | None, now_ns: int) -> Rows:
@@ -96,6 +111,18 @@ def _step(record: Recorded) -> dict[str, Any]:
         "duration_ns": record.times["duration"],
         "data_wait_ns": record.times["data"],
         "compute_ns": record.times["cpu"] if record.on_cpu else None,
+        "communication_ns": record.times["waited"] if record.on_cpu else None,
+    }
+
+
+def _reduction(record: Recorded, identity: Identity) -> dict[str, Any]:
+    return {
+        **REDUCTION,
+        "step": record.step,
+        "sequence": record.step,
+        "communicator_rank": identity.rank,
+        "nranks": identity.world_size,
+        "duration_ns": record.times["waited"],
     }
 
 
@@ -104,7 +131,7 @@ def _phases(record: Recorded) -> list[dict[str, Any]]:
     found = []
     for key, name, kind in MEASURED:
         at = record.starts.get(key)
-        if record.times[key]:
+        if record.times[key] and not (record.on_cpu and key == "data"):
             found.append(_phase(record, name, kind, None if at is None else begin + at, key))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -26,6 +27,8 @@ NAMES_OF_JOBS: Final = ("PMIX_NAMESPACE", "PMI_JOBID", "TORCHELASTIC_RUN_ID", "K
 RESTARTS: Final = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 NO_RUN_ID: Final = "none"
 """What torchrun calls a run that nobody named."""
+_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What torchrun --standalone calls a run: as good as no name."""
 AXES: Final = {"tensor": "tp", "pipeline": "pp", "data": "dp", "expert": "ep", "context": "cp"}
 
 
@@ -57,7 +60,8 @@ def job_name(environment: Mapping[str, str], place: Mapping[str, int]) -> tuple[
     name, evidence = (given, JOB) if given else _named_by_launcher(environment)
     if not given and _on_one_node(environment, place):
         run = environment.get(RUN, "")
-        name, evidence = (f"{name}/{run}", f"{evidence}, {RUN}") if name else (run, RUN)
+        named = name and not _UUID.fullmatch(name)
+        name, evidence = (f"{name}/{run}", f"{evidence}, {RUN}") if named else (run, RUN)
     restarts = [environment[each] for each in RESTARTS if environment.get(each, "0") not in ("", "0")]
     return "-r".join([name, *restarts])[:NAME_CHARS_MAX], evidence
 

@@ -34,7 +34,7 @@ NAME: Final = struct.Struct("<B63s")
 RECORDS_AT: Final = NAMES_AT + NAMES_MAX * NAME.size
 CAPACITY: Final = 2048
 """Minutes of steps even where a step takes a tenth of a second."""
-RECORD: Final = struct.Struct("<QHHIq8q4qQ")
+RECORD: Final = struct.Struct("<QHHIq9q4qQ")
 """number, kind of record, flags, name, step, TIMES, STARTS, number once more."""
 FILE_BYTES: Final = RECORDS_AT + CAPACITY * RECORD.size
 
@@ -43,8 +43,9 @@ PHASE: Final = 2
 """Kinds of record; of a phase only the first two TIMES are known."""
 ON_CPU: Final = 1
 """Flag of a step: its model computes on the CPU, so that the thread's CPU time is its compute time."""
-TIMES: Final = ("start", "duration", "data", "forward", "backward", "optimizer", "gc", "cpu")
-"""start since the Unix epoch on CLOCK_REALTIME; durations; all ns."""
+TIMES: Final = ("start", "duration", "data", "forward", "backward", "optimizer", "gc", "cpu", "waited")
+"""start since the Unix epoch on CLOCK_REALTIME; durations, of them `cpu` the CPU time of the thread without that in the data
+loader, and `waited` the time in backward passes in which it was not on a CPU; all ns."""
 STARTS: Final = ("data", "forward", "backward", "optimizer")
 """When each first began, ns since the start of the step."""
 

@@ -67,6 +67,7 @@ class Recorder:
         self._cpu_began = cpu
         self._data = self._forward = self._backward = self._optimizer = UNKNOWN
         self._data_at = self._forward_at = self._backward_at = self._optimizer_at = UNKNOWN
+        self._waited = 0 if self._on_cpu else UNKNOWN
         self._data_cpu = self._collecting = self._phases = 0
 
     @_quietly
@@ -96,6 +97,8 @@ class Recorder:
         if self._backward_depth > 1:
             return
         self._from = now = time.monotonic_ns()
+        if self._waited >= 0:
+            self._cpu_from = time.thread_time_ns()
         if self._forward < 0:
             self._forward, self._forward_at = 0, self._ready - self._began
         self._forward += now - self._ready
@@ -112,6 +115,9 @@ class Recorder:
         if self._backward < 0:
             self._backward, self._backward_at = 0, self._from - self._began
         self._backward += now - self._from
+        if self._waited >= 0:
+            computed = time.thread_time_ns() - self._cpu_from
+            self._waited += max(now - self._from - computed, 0)  # the two clocks are not read at once
 
     @_quietly
     def optimizer_enter(self) -> None:
@@ -186,10 +192,10 @@ class Recorder:
         self._begin(now, cpu)
 
     def _times(self, now: int, cpu: int, start_ns: int) -> tuple[int, ...]:
-        computed = cpu - self._cpu_began - self._data_cpu
+        computed = max(cpu - self._cpu_began - self._data_cpu, 0)
         durations = (self._data, self._forward, self._backward, self._optimizer, self._collecting, computed)
         starts = (self._data_at, self._forward_at, self._backward_at, self._optimizer_at)
-        return (start_ns, now - self._began, *durations, *starts)
+        return (start_ns, now - self._began, *durations, self._waited, *starts)
 
     def _open(self) -> StepRing:
         self._ring = ring = create(directory(os.environ), os.environ.get(GROUP), time.time_ns())

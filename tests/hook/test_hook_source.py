@@ -43,7 +43,7 @@ IDENTITY: dict[str, Any] = {
 def write(ring: StepRing, steps: int, first: int = 1, flags: int = layout.ON_CPU) -> None:
     """Steps of 100 ms with 10 ms of waiting for data and 40 of CPU time."""
     for step in range(first, first + steps):
-        times = (NOW + step * 10**8, 10**8, 10**7, 3 * 10**7, UNKNOWN, 10**6, 0, 4 * 10**7)
+        times = (NOW + step * 10**8, 10**8, 10**7, 3 * 10**7, UNKNOWN, 10**6, 0, 4 * 10**7, 2 * 10**7)
         ring.step(step, flags, (*times, 0, 10**7, UNKNOWN, 9 * 10**7))
 
 
@@ -97,10 +97,13 @@ def test_a_record_becomes_a_step_with_its_phases_and_its_job(ring: StepRing, hoo
         (each["phase"], each["kind"], each["start_ns"] - step["start_ns"], each["duration_ns"])
         for each in read["phases"]
     ] == [
-        ("data", "data", 0, 10**7),
         ("forward", "host", 10**7, 3 * 10**7),
         ("optimizer", "host", 9 * 10**7, 10**6),
     ]
+    (wait,) = read["collectives"]
+    named = (wait["communicator"], wait["operation"], wait["timing"])
+    assert (*named, wait["sequence"], wait["nranks"]) == ("the backward pass", "gradient_reduction", "host", 1, 8)
+    assert wait["duration_ns"] == step["communication_ns"] == 2 * 10**7
     sizes = (job["world_size"], job["dp_size"], job["tp_size"], job["pp_size"])
     assert (job["job"], *sizes, job["framework"]) == ("night", 8, 4, 2, None, "torch 2.9")
 
@@ -108,7 +111,10 @@ def test_a_record_becomes_a_step_with_its_phases_and_its_job(ring: StepRing, hoo
 def test_a_model_on_a_gpu_has_no_compute_time_from_its_host(ring: StepRing, hook: Callable[..., Hook]) -> None:
     """What the host spends in forward and backward there is launching and waiting."""
     write(ring, 1, flags=0)
-    assert [row["compute_ns"] for row in rows(hook(), "steps")] == [None]
+    read = {each.table: each.batch.to_pylist() for each in hook().read()}
+    assert [(row["compute_ns"], row["communication_ns"]) for row in read["steps"]] == [(None, None)]
+    assert ("data", "data") in {(row["phase"], row["kind"]) for row in read["phases"]}
+    assert "collectives" not in read
 
 
 def test_phases_that_a_program_names_keep_name_and_kind(ring: StepRing, hook: Callable[..., Hook]) -> None:
@@ -189,7 +195,7 @@ def killed_process(folder: Path, steps: int) -> int:
         "from warpline_hook.step_ring import create\n"
         f"ring = create(sys.argv[1], None, {NOW})\n"
         f"ring.identify({IDENTITY!r})\n"
-        f"for step in range({steps}): ring.step(step, 0, ({NOW},) + (1,) * 11)\n"
+        f"for step in range({steps}): ring.step(step, 0, ({NOW},) + (1,) * 12)\n"
         "print(os.getpid(), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
