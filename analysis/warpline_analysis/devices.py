@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +14,7 @@ import pyarrow as pa
 from warpline_proto.finding import Subject
 
 from .detector import Reader, literal
+from .parts import by_part, codes, together
 from .remembered import once
 from .robust import Array, median
 
@@ -28,6 +29,7 @@ KEY: Final = "coalesce(gpu_uuid, coalesce(node, '?') || ':' || gpu_index)"
 """What a GPU is called."""
 _SUMMED: Final[Mapping[str, str]] = {"clock_event_reasons": "bit_or"}
 _NS: Final = 10**9
+_CELL: Final = f"time_ns // {CELL_SECONDS * _NS}"
 
 
 @dataclass(frozen=True)
@@ -84,24 +86,53 @@ class Grid:
     gpus: tuple[Gpu, ...]
     start_ns: int
     cells: int
-    _rows: npt.NDArray[np.int64]
-    _columns: npt.NDArray[np.int64]
+    _places: npt.NDArray[np.int64]
     _values: pa.Table
+    _found: dict[tuple[str, str], Array] = field(default_factory=dict)
 
     def raw(self, name: str) -> Array:
-        """What was read: the mean of each cell (of reasons: all bits; of counters: the highest); NaN where nothing was."""
-        result: Array = np.full((self.cells, len(self.gpus)), np.nan)
-        result[self._rows, self._columns] = self._values.column(name).to_numpy(zero_copy_only=False)
-        return result
+        """What was read: the mean of each cell (of reasons: all bits; of counters: the highest); NaN where nothing was.
+
+        Nobody changes what this, `sampled` and `settled` return.
+        """
+        return self._once("raw", name, lambda: self._matrix(name))
 
     def sampled(self, name: str) -> Array:
         """`raw`, each value held until the next reading is due."""
         values = self.raw(name)
-        return held(values, typical_gap(values))
+        return self._once("sampled", name, lambda: held(values, typical_gap(values)))
 
     def settled(self, name: str) -> Array:
         """`raw`, each value held for HOLD_SECONDS: for what is read seldom and changes seldom."""
-        return held(self.raw(name), HOLD_SECONDS // CELL_SECONDS)
+        return self._once("settled", name, lambda: held(self.raw(name), HOLD_SECONDS // CELL_SECONDS))
+
+    def _once(self, kind: str, name: str, make: Callable[[], Array]) -> Array:
+        if (kind, name) not in self._found:
+            self._found[kind, name] = make()
+        return self._found[kind, name]
+
+    def _matrix(self, name: str) -> Array:
+        """Cells that lie in two parts of the table are put together."""
+        size, told = self.cells * len(self.gpus), self._values.column(name)
+        if pa.types.is_null(told.type):
+            return np.full((self.cells, len(self.gpus)), np.nan)
+        known = told.is_valid().to_numpy()
+        places, values = self._places[known], told.drop_null().to_numpy()
+        how = _how(name)
+        counts = self._values.column(f"{name}_count").drop_null().to_numpy() if how == "sum" else None
+        readings = np.bincount(places, counts, size)
+        if how == "sum":
+            result = np.bincount(places, values, size).astype(np.float64, copy=False)
+            np.divide(result, readings, out=result, where=readings > 0)
+        elif how == "max":
+            result = np.full(size, -np.inf)
+            np.maximum.at(result, places, values)
+        else:
+            bits = np.zeros(size, dtype=np.int64)
+            np.bitwise_or.at(bits, places, values)
+            result = bits.astype(np.float64)
+        result[readings == 0] = np.nan
+        return result.reshape(self.cells, len(self.gpus))
 
     def time_ns(self, row: int) -> int:
         """When a cell begins."""
@@ -116,7 +147,10 @@ class Grid:
 
 def held(values: Array, cells: int) -> Array:
     """Each value of a (time, gpu) matrix carried forward over at most `cells` cells without one."""
-    place = np.where(np.isnan(values), -1, np.arange(len(values))[:, None])
+    unknown = np.isnan(values)
+    if cells < 1 or unknown.all() or not unknown.any():
+        return values
+    place = np.where(unknown, -1, np.arange(len(values))[:, None])
     last = np.maximum.accumulate(place, axis=0)
     age = np.arange(len(values))[:, None] - last
     filled = np.take_along_axis(values, np.maximum(last, 0), axis=0)
@@ -140,30 +174,59 @@ def count_gpus(reader: Reader) -> int:
 
 def load_grids(reader: Reader, columns: Sequence[str]) -> list[Grid]:
     """Every GPU that was sampled, together with the others of its job (else of its node); `columns` of device_samples."""
-    values = reader.query(_cells_sql(columns))
-    if values.num_rows == 0:
+    parts = by_part(reader, "device_samples", _cells_sql(columns), _outdated(reader))
+    values = together(parts) if parts else None
+    if values is None or values.num_rows == 0:
         return []
     known = _gpus(reader)
-    named = values.column("gpu").combine_chunks().dictionary_encode()
-    keys, place = named.dictionary.to_pylist(), named.indices.to_numpy().astype(np.int64)
+    keys, place = codes(values.column("gpu"))
+    cell = values.column("cell").to_numpy().astype(np.int64)
+    kept = cell > _newest(place, cell)[place] - CELLS_MAX
+    if not kept.all():
+        place, cell, values = place[kept], cell[kept], values.filter(pa.array(kept))
     groups: dict[tuple[str | None, str | None], list[int]] = {}
     for at in sorted(range(len(keys)), key=lambda each: known[keys[each]].order):
         gpu = known[keys[at]]
         groups.setdefault((gpu.job, None if gpu.job else gpu.node), []).append(at)
-    ordered = sorted(groups.items(), key=_sortable)
+    arranged = sorted(groups.items(), key=_sortable)
     group, column = np.empty(len(keys), dtype=np.int64), np.empty(len(keys), dtype=np.int64)
-    for at, (_, members) in enumerate(ordered):
+    for at, (_, members) in enumerate(arranged):
         group[members], column[members] = at, np.arange(len(members))
-    cell = values.column("cell").to_numpy().astype(np.int64)
-    kept = values.select(list(columns))
-    if len(ordered) > 1:  # the rows of each group side by side
+    if len(arranged) > 1:  # the rows of each group side by side
         order = np.argsort(group[place], kind="stable")
-        cell, place, kept = cell[order], place[order], kept.take(pa.array(order))
-    edges = np.searchsorted(group[place], np.arange(len(ordered) + 1)) if len(ordered) > 1 else [0, len(place)]
-    parts = [slice(start, end) for start, end in itertools.pairwise(edges)]
-    return [_grid(job, node, [known[keys[at]] for at in members], column[place[part]], cell[part],
-                  kept.slice(part.start, part.stop - part.start))
-            for ((job, node), members), part in zip(ordered, parts, strict=True)]  # fmt: skip
+        cell, place, values = cell[order], place[order], values.take(pa.array(order))
+    edges = np.searchsorted(group[place], np.arange(len(arranged) + 1)) if len(arranged) > 1 else [0, len(place)]
+    spans = [slice(start, end) for start, end in itertools.pairwise(edges)]
+    return [_grid(job, node, [known[keys[at]] for at in members], column[place[span]], cell[span],
+                  values.slice(span.start, span.stop - span.start))
+            for ((job, node), members), span in zip(arranged, spans, strict=True)]  # fmt: skip
+
+
+def _newest(place: npt.NDArray[np.int64], cell: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The newest cell of each GPU."""
+    newest = np.zeros(int(place.max(initial=-1)) + 1, dtype=np.int64)
+    np.maximum.at(newest, place, cell)
+    return newest
+
+
+@once
+def _outdated(reader: Reader) -> frozenset[str]:
+    """Parts of device_samples with nothing of any GPU's newest WINDOW_SECONDS."""
+    parts = by_part(
+        reader,
+        "device_samples",
+        f"SELECT {KEY} AS gpu, max({_CELL}) AS cell FROM device_samples WHERE time_ns IS NOT NULL AND {KEY} IS NOT NULL "
+        "GROUP BY gpu",
+    )
+    if not parts:
+        return frozenset()
+    rows = together(parts)
+    _, place = codes(rows.column("gpu"))
+    cell = rows.column("cell").to_numpy().astype(np.int64)
+    inside = cell > _newest(place, cell)[place] - CELLS_MAX
+    ends = np.cumsum([each.num_rows for each in parts.values()])
+    starts = [0, *ends[:-1].tolist()]
+    return frozenset(name for name, start, end in zip(parts, starts, ends, strict=True) if not inside[start:end].any())
 
 
 def _sortable(item: tuple[tuple[str | None, str | None], list[int]]) -> tuple[str, str]:
@@ -182,20 +245,28 @@ def _grid(
     newest = cell > last - CELLS_MAX
     if not newest.all():
         column, cell, values = column[newest], cell[newest], values.filter(pa.array(newest))
-    first = int(cell.min())
-    return Grid(job, node, tuple(gpus), first * CELL_SECONDS * _NS, last - first + 1, cell - first, column, values)
+    first, members = int(cell.min()), tuple(gpus)
+    places = (cell - first) * len(members) + column
+    return Grid(job, node, members, first * CELL_SECONDS * _NS, last - first + 1, places, values)
+
+
+def _how(name: str) -> str:
+    """How readings of one cell are put together: means by sum and count."""
+    return _SUMMED.get(name) or ("max" if name.endswith("_ns") else "sum")
 
 
 def _cells_sql(columns: Sequence[str]) -> str:
+    """SELECT of all cells that may be of a GPU's newest WINDOW_SECONDS, and some before."""
     chosen = ", ".join(
-        f"{_SUMMED.get(name) or ('max' if name.endswith('_ns') else 'avg')}({name})::DOUBLE AS {name}"
+        f"sum({name})::DOUBLE AS {name}, nullif(count({name}), 0)::UINTEGER AS {name}_count"
+        if _how(name) == "sum"
+        else f"{_how(name)}({name}) AS {name}"
         for name in columns
     )
     return (
-        f"WITH newest AS (SELECT {KEY} AS gpu, max(time_ns) AS newest_ns FROM device_samples WHERE time_ns IS NOT NULL "
-        f"GROUP BY gpu) SELECT gpu, time_ns // {CELL_SECONDS * _NS} AS cell, {chosen} FROM (SELECT *, {KEY} AS gpu FROM "
-        "device_samples) JOIN newest USING (gpu) "
-        f"WHERE time_ns > newest_ns - {WINDOW_SECONDS * _NS} GROUP BY gpu, cell"
+        f"SELECT {KEY} AS gpu, {_CELL} AS cell, {chosen} FROM device_samples WHERE {KEY} IS NOT NULL AND {_CELL} > (SELECT "
+        f"min(newest) FROM (SELECT max({_CELL}) AS newest FROM device_samples WHERE {KEY} IS NOT NULL GROUP BY {KEY})) - "
+        f"{CELLS_MAX} GROUP BY gpu, cell"
     )
 
 

@@ -187,6 +187,13 @@ class _View:
         hard = (self.bits & sum(HARD)) != 0
         self.mostly_hard: Flags = 2 * np.sum(hard & self.active, axis=1) > np.sum(self.active, axis=1)
 
+    @cached_property
+    def limited(self) -> Flags:
+        """GPUs with a limit in force at any time at work: no other can be held."""
+        some = (self.bits & (sum(HARD) | CAP)) != 0
+        found: Flags = (some & self.active).any(axis=0)
+        return found
+
     def held(self, column: int, gates: Gates) -> tuple[Flags, Array]:
         """Where a GPU is held below its reference, and that reference."""
         bits, clock = self.bits[:, column], self.clock[:, column]
@@ -245,6 +252,8 @@ def _bits(grid: Grid, columns: list[int]) -> tuple[np.ndarray[tuple[int, ...], n
 
 
 def _held(view: _View, column: int, gates: Gates) -> HeldClock | None:
+    if not view.limited[column]:
+        return None
     low, reference = view.held(column, gates)
     if np.sum(low & view.read[:, column]) < gates.readings:
         return None

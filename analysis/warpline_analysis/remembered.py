@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from functools import wraps
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyarrow as pa
 
 from .detector import Reader
+from .parts import by_part
 
 ANSWERS_MAX: Final = 128
 """Answers kept, the oldest goes first. One holds what a loader bounds: the newest steps of the ranks of all jobs, some 16 MB
@@ -28,6 +29,10 @@ class Pass:
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
         """What the Reader itself says."""
         return self._reader.query(sql, parameters)
+
+    def by_part(self, table: str, sql: str, skipped: Container[str] = ()) -> Mapping[str, pa.Table]:
+        """What the Reader itself says, of its table as one part where it has none."""
+        return by_part(self._reader, table, sql, skipped)
 
     def recall(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
         """What `make` returned for this key before, else what it returns now."""

@@ -5,6 +5,7 @@ Waiting cannot inflate it, which makes it the one time by which a rank may be bl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -13,7 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from .detector import Reader, literal
-from .jobs import WINDOW_STEPS, by_job
+from .jobs import WINDOW_STEPS
+from .newest import Member as Member
+from .newest import gather, members
+from .parts import by_part, ordered
 from .remembered import once
 from .robust import Array, median
 
@@ -24,18 +28,6 @@ PRESENT_SHARE: Final = 0.5
 
 WHOLE_SHARE: Final = 0.9
 """A rank's step counts when it has at least this share of the operations that the rank's steps usually have."""
-
-
-class Member(NamedTuple):
-    """One recorded rank and its place."""
-
-    rank: int
-    dp: int | None
-    tp: int | None
-    pp: int | None
-    ep: int | None
-    node: str | None
-    gpu: str | None
 
 
 @dataclass(frozen=True)
@@ -84,18 +76,32 @@ class Coverage(NamedTuple):
 @once
 def coverage(reader: Reader) -> list[Coverage]:
     """For each job the table with compute times of most ranks; phases where both have the same."""
-    rows = reader.query(
-        f"SELECT job, 'phases' AS source, count(DISTINCT rank) AS ranks, count(DISTINCT step) AS steps FROM phases "
-        f"WHERE kind IN {SELF_KINDS} AND duration_ns IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL "
-        "AND job IS NOT NULL GROUP BY job UNION ALL "
-        "SELECT job, 'steps', count(DISTINCT rank), count(DISTINCT step) FROM steps WHERE scope = 'step' "
-        "AND compute_ns IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL AND job IS NOT NULL GROUP BY job "
-        "ORDER BY job, ranks DESC, source"
-    ).to_pylist()
+    found = [each for table in ("phases", "steps") for each in _covered(reader, table)]
     best: dict[str, Coverage] = {}
-    for row in rows:
-        best.setdefault(row["job"], Coverage(row["job"], row["source"], row["ranks"], row["steps"]))
+    for each in sorted(found, key=lambda each: (each.job, -each.ranks, each.table)):
+        best.setdefault(each.job, each)
     return list(best.values())
+
+
+def _covered(reader: Reader, table: str) -> list[Coverage]:
+    parts = by_part(
+        reader,
+        table,
+        f"SELECT job, list(DISTINCT rank) AS ranks, list(DISTINCT step) AS steps FROM {table} WHERE job IS NOT NULL AND "
+        f"{_own(table)} GROUP BY job",
+    )
+    told: dict[str, list[pa.Table]] = {}
+    for rows in parts.values():
+        for at, job in enumerate(rows.column("job").to_pylist()):
+            told.setdefault(job, []).append(rows.slice(at, 1))
+    return [
+        Coverage(job, table, *(_different(rows, name) for name in ("ranks", "steps"))) for job, rows in told.items()
+    ]
+
+
+def _different(rows: Sequence[pa.Table], name: str) -> int:
+    numbers = [each.column(name).combine_chunks().flatten().to_numpy().astype(np.int64) for each in rows]
+    return len(ordered(np.concatenate(numbers))[0])
 
 
 def coverage_of(reader: Reader, job: str) -> Coverage | None:
@@ -136,18 +142,20 @@ def load(reader: Reader, covered: Coverage, phase: str | None = None) -> SelfTim
 
 @once
 def _every_job(reader: Reader, table: str, phase: str | None) -> dict[str, SelfTime]:
-    """All jobs with two questions: one job by itself costs as much as many."""
-    told = f"FROM {table} WHERE job IS NOT NULL AND {_own(table, phase)}"
-    newest = (
-        f"{table} JOIN (SELECT job, min(step) AS first FROM (SELECT job, step FROM (SELECT DISTINCT job, step {told}) QUALIFY "
-        f"row_number() OVER (PARTITION BY job ORDER BY step DESC) <= {WINDOW_STEPS}) GROUP BY job) USING (job) "
-        f"WHERE {_own(table, phase)} AND step >= first"
+    """All jobs at once: one job by itself costs as much as many."""
+    time = "duration_ns" if table == "phases" else "compute_ns"
+    sql = (
+        f"SELECT job, step, rank, sum({time})::BIGINT AS total, count(*) AS parts FROM {table} WHERE job IS NOT NULL AND "
+        f"{_own(table, phase)} GROUP BY job, step, rank"
     )
-    seconds = reader.query(
-        f"SELECT job, step, rank, {_times(table)} FROM {newest} GROUP BY job, step, rank ORDER BY job"
-    )
-    places = dict(by_job(reader.query(f"SELECT job, {PLACE} FROM {newest} GROUP BY job, rank ORDER BY job, rank")))
-    return {job: side_by_side(job, table, rows, places[job]) for job, rows in by_job(seconds)}
+    found = {}
+    for job, rows in gather(reader, table, _own(table, phase), sql):
+        cells = grid(rows, ("total", "parts"))
+        total, parts = cells.values
+        seconds, count = (total / 1e9, parts) if table == "phases" else (total / parts / 1e9, np.minimum(parts, 1.0))
+        places = members(reader, table, _own(table))[job]
+        found[job] = _arranged(job, table, cells, seconds, count, [places[rank] for rank in cells.ranks.tolist()])
+    return found
 
 
 def first_step(reader: Reader, condition: str) -> int | None:
@@ -167,15 +175,33 @@ def beside_peers(reader: Reader, job: str, table: str, condition: str, select: s
 
 def side_by_side(job: str, table: str, rows: pa.Table, places: pa.Table) -> SelfTime:
     """Rows (step, rank, seconds, parts) by peer group; `places` has PLACE of just the ranks of these rows, in their order."""
-    members = list(map(Member, *(places.column(name).to_pylist() for name in Member._fields)))
-    across_tp = not _with_peers(members, across_tp=False)
-    groups = _groups(rows, members, across_tp=across_tp)
-    return SelfTime(job, table, len(np.unique(_numbers(rows, "step"))), groups, across_tp)
+    told = list(map(Member, *(places.column(name).to_pylist() for name in Member._fields)))
+    cells = grid(rows, ("seconds", "parts"))
+    seconds, parts = cells.values
+    return _arranged(job, table, cells, seconds, parts, told)
 
 
-def _numbers(rows: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    values: npt.NDArray[np.int64] = rows.column(name).to_numpy().astype(np.int64)
-    return values
+@dataclass(frozen=True)
+class Cells:
+    """Sums of columns of rows by step and rank: (steps, ranks) matrices, NaN where there is no row."""
+
+    steps: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int64]
+    values: tuple[Array, ...]
+
+
+def grid(rows: pa.Table, names: Sequence[str]) -> Cells:
+    """Rows with a step and a rank, side by side; those of the same step and rank are added up."""
+    steps, row = ordered(rows.column("step").to_numpy().astype(np.int64))
+    ranks, column = ordered(rows.column("rank").to_numpy().astype(np.int64))
+    place, size = row * len(ranks) + column, len(steps) * len(ranks)
+    absent = np.bincount(place, minlength=size) == 0
+    found = []
+    for name in names:
+        values = np.bincount(place, rows.column(name).to_numpy(), size).astype(np.float64, copy=False)
+        values[absent] = np.nan
+        found.append(values.reshape(len(steps), len(ranks)))
+    return Cells(steps, ranks, tuple(found))
 
 
 def _key(member: Member, across_tp: bool) -> tuple[int | None, ...]:
@@ -187,22 +213,19 @@ def _with_peers(members: list[Member], across_tp: bool) -> bool:
     return len(set(keys)) < len(keys)
 
 
-def _groups(rows: pa.Table, members: list[Member], across_tp: bool) -> tuple[PeerGroup, ...]:
-    steps, row = np.unique(_numbers(rows, "step"), return_inverse=True)
-    ranks, column = np.unique(_numbers(rows, "rank"), return_inverse=True)
-    seconds: Array = np.full((len(steps), len(ranks)), np.nan)
-    parts = seconds.copy()
-    seconds[row, column] = rows.column("seconds").to_numpy()
-    parts[row, column] = rows.column("parts").to_numpy()
+def _arranged(job: str, table: str, cells: Cells, seconds: Array, parts: Array, members: list[Member]) -> SelfTime:
+    """Times of `members`, the ranks of `cells` in their order, by peer group."""
+    across_tp = not _with_peers(members, across_tp=False)
     partial = parts < WHOLE_SHARE * median(parts, axis=0)
-    seconds[partial | (seconds <= 0)] = np.nan  # a step still arriving would look fast
+    seconds = np.where(partial | (seconds <= 0), np.nan, seconds)  # a step still arriving would look fast
     positions: dict[tuple[int | None, ...], list[int]] = {}
     for position, member in enumerate(members):
         positions.setdefault(_key(member, across_tp), []).append(position)
-    return tuple(
-        _group(key, [members[place] for place in places], steps, seconds[:, places])
+    groups = tuple(
+        _group(key, [members[place] for place in places], cells.steps, seconds[:, places])
         for key, places in sorted(positions.items(), key=_sortable)
     )
+    return SelfTime(job, table, len(cells.steps), groups, across_tp)
 
 
 def _sortable(item: tuple[tuple[int | None, ...], list[int]]) -> list[int]:

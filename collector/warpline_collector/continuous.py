@@ -6,10 +6,10 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -39,6 +39,7 @@ SELECT document, state, opened_ns, updated_ns, detector FROM findings
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 """
 _LOG = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,16 @@ class _Stoppable:
         self._stop = stop
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+        return self._unless_stopped(lambda: self._reader.query(sql, parameters))
+
+    def by_part(self, table: str, sql: str, skipped: Container[str] = ()) -> Mapping[str, pa.Table]:
+        return self._unless_stopped(lambda: self._reader.by_part(table, sql, skipped))
+
+    def _unless_stopped(self, ask: Callable[[], Answer]) -> Answer:
         if self._stop.is_set():
             raise _Stopped
         try:
-            return self._reader.query(sql, parameters)
+            return ask()
         except QueryError:
             if self._stop.is_set():
                 raise _Stopped from None

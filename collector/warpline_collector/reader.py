@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from warpline_proto.errors import QueryError
 from warpline_proto.tables import TABLES, Table
 
 from . import catalog, parquet
+from .parts import Kept, compact
 from .schema import column_list, quoted, select_nothing, text
 
 ATTEMPTS_MAX: Final = 4
@@ -56,6 +57,7 @@ class CatalogReader:
         self._sound: set[str] = set()
         self._seen: bytes | None = None
         self._files: dict[str, catalog.Files] = {}
+        self._kept = Kept()
         self._mutex = threading.Lock()
         self._newest = catalog.read(self.directory)
         settings: Settings = _SETTINGS | {"memory_limit": memory_limit} | ({"threads": str(threads)} if threads else {})
@@ -82,6 +84,15 @@ class CatalogReader:
         """
         with self._mutex:
             return self._insist(lambda: self._ask(sql, parameters, rows_max))
+
+    def by_part(self, table: str, sql: str, skipped: Container[str] = ()) -> Mapping[str, pa.Table]:
+        """What `sql` answers for each part of a table by itself, oldest part first, without those `skipped`.
+
+        All parts together are the table; one never changes under its name, so what it answered before is lent again. `sql`
+        reads that table alone. Texts come as dictionaries, columns without a value without a type.
+        """
+        with self._mutex:
+            return self._insist(lambda: self._parts(table, sql, skipped))
 
     def interrupt(self) -> None:
         """Stop the query that runs in another thread; it ends with a QueryError."""
@@ -128,6 +139,17 @@ class CatalogReader:
             return (relation if rows_max is None else relation.limit(rows_max)).to_arrow_table()
         finally:
             self.connection.execute("ROLLBACK")
+
+    def _parts(self, table: str, sql: str, skipped: Container[str]) -> Mapping[str, pa.Table]:
+        files = self._files[table]
+        wanted = [path for path in (*files.older, *files.segments, *files.chunks) if path not in skipped]
+        told: dict[str, pa.Table] = {}
+        for path in self._kept.unknown((table, sql), wanted):
+            part = catalog.Files(older=(path,)) if path in files.older else catalog.Files(segments=(path,))
+            told[path] = compact(
+                self._ask(f"WITH {quoted(table)} AS ({self._select(TABLES[table], part)}) {sql}", (), None)
+            )
+        return self._kept.lend((table, sql), wanted, told)
 
     def _renew(self, error: duckdb.Error) -> bool:
         """After a failure: whether another attempt can end differently, on a newer catalog or without a damaged file."""
