@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,9 @@ def native_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+ANSWER_SECONDS = 60.0
+
+
 class Driven:
     """A program that does one thing for each line it is given and answers with a line."""
 
@@ -101,6 +105,7 @@ class Driven:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
+        assert select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0], f"no answer to {line!r}"
         return self._process.stdout.readline().strip()
 
     def end(self) -> int:

@@ -78,7 +78,7 @@ NAME, COMMUNICATOR, ENVIRONMENT = range(1, 4)
 COMMUNICATOR_HEAD: Final = struct.Struct("<QiiiI")
 """hash, rank, ranks, nodes (-1 unknown), version of the plugin interface; the communicator's name follows."""
 STATES: Final = ("none", "ok", "busy", "denied", "dead", "paused", "ended")
-GAP_CAUSES: Final = ("", "the ring was full", "CUPTI got no buffer", "CUPTI dropped them")
+GAP_CAUSES: Final = ("", "the ring was full", "CUPTI dropped them")
 
 OFF, FULL, STEPS, TIME = range(4)
 """Modes of capture: never, always, in windows of steps, in windows of time."""

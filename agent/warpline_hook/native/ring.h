@@ -45,10 +45,11 @@ enum warpline_kind {
     KIND_STATE = 8,  /* flags channel, extra its new state, name why */
     KIND_GAP = 9,    /* value records lost between start and start + duration, flags lane, extra cause */
     KIND_CLOCK = 10, /* one moment: start CLOCK_REALTIME, value CLOCK_MONOTONIC_RAW, number CLOCK_BOOTTIME */
-    KIND_CAPTURE = 11 /* from start on, value is the mask of what is captured (enum warpline_capture), number `step` below */
+    KIND_CAPTURE = 11 /* from start on, value is the mask of what is captured (enum warpline_capture), number `step` below, name
+                         why if that is not what was asked for */
 };
 
-enum warpline_gap { GAP_RING_FULL = 1, GAP_NO_BUFFER = 2, GAP_CUPTI_DROPPED = 3 };
+enum warpline_gap { GAP_RING_FULL = 1, GAP_CUPTI_DROPPED = 2 };
 
 enum warpline_text {
     TEXT_NAME = 1,         /* UTF-8: a kernel, an operation, a reason */
@@ -78,7 +79,7 @@ enum warpline_counter {
     COUNT_DROPPED_CUPTI,    /* records CUPTI itself dropped */
     COUNT_DROPPED_TEXTS,    /* texts that found no room */
     COUNT_ZEROED_LATE,      /* buffers that had to be zeroed on the launching thread */
-    COUNT_SPILLED,          /* buffers beyond those made at the start */
+    COUNT_SPILLED,          /* times a buffer beyond those made at the start was needed */
     COUNT_FLUSHES,
     COUNT_NCCL_OPERATIONS,
     COUNTERS

@@ -38,9 +38,24 @@ struct warpline_record *writer_slot(struct writer *w, uint64_t start_ns, uint64_
 void writer_commit(struct writer *w, struct warpline_record *slot);
 void writer_publish(struct writer *w);
 
+/* buffers.c: memory for CUPTI's records. Callbacks of CUPTI take and give it back on any thread without waiting; one thread of
+ * ours reads what came back. */
+int buffers_make(int may_refuse, void (*wake)(void)); /* `may_refuse`: this CUPTI takes no for an answer */
+void buffers_requested(uint8_t **buffer, size_t *size, size_t *records_max);
+void buffers_completed(void *context, uint32_t stream, uint8_t *buffer, size_t size, size_t valid);
+void buffers_drain(void (*read)(uint8_t *buffer, size_t valid)); /* those that came back, oldest first */
+void buffers_clean(void);
+
+/* decode.c: CUPTI's records into the kernel lane; one thread. */
+struct tally {
+    uint64_t records, invalid, graphs; /* `graphs`: of the invalid, those of a CUDA graph */
+};
+typedef int (*next_record)(uint8_t *buffer, size_t valid, void **record);
+void decode(next_record next, uint8_t *buffer, size_t valid, struct tally *tally);
+
 /* cupti.c */
 void cupti_profiler(int running); /* the user's profiler begins or has ended */
-void cupti_wake(void);
+void cupti_step(uint64_t number);
 
 static inline uint64_t clock_ns(clockid_t clock)
 {
