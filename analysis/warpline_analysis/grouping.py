@@ -167,6 +167,16 @@ def _same_rank(root: Finding, other: Finding, known: Known) -> bool:
     return same_late_rank(root, other)
 
 
+def _own_steps(root: Finding, other: Finding, known: Known) -> bool:
+    """A rank that is late for long has single steps in which it is so most: stalls that began no sooner and cost no more."""
+    begun, seen = root.onset.step, other.onset.step
+    if begun is None or seen is None or not _rank_of(root.subject) == _rank_of(other.subject) is not None:
+        return False
+    return begun <= seen + STEPS_APART and (other.cost.seconds_per_step or math.inf) <= (
+        root.cost.seconds_per_step or 0.0
+    )
+
+
 def _at_that_time(root: Finding, other: Finding, known: Known) -> bool:
     """A job that became slower just when a named cause began."""
     if root.subject.job is None or root.subject.job != other.subject.job:
@@ -177,7 +187,9 @@ def _at_that_time(root: Finding, other: Finding, known: Known) -> bool:
         return False
     if _coincide(root.onset, other.onset, STEPS_APART):
         return True
-    return share >= SAME_LOSS and (_coincide(root.onset, other.onset, ROUGH_STEPS_APART) or _at_once(root.onset, other.onset))
+    return share >= SAME_LOSS and (
+        _coincide(root.onset, other.onset, ROUGH_STEPS_APART) or _at_once(root.onset, other.onset)
+    )
 
 
 def _same_port(root: Finding, other: Finding, known: Known) -> bool:
@@ -221,6 +233,7 @@ RULES: Final[tuple[tuple[frozenset[Kind], frozenset[Kind], Fits], ...]] = (
     (frozenset({Kind.PROCESS_DIED}), frozenset({Kind.HANG}), _on_its_node),
     (frozenset({Kind.THROTTLING}), SLOW, _held_clock),
     (LATE, LATE, _same_rank),
+    (LATE, frozenset({Kind.SPORADIC_STALL}), _own_steps),
     (NAMED, frozenset({Kind.REGRESSION}), _at_that_time),
     (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.NETWORK_DEGRADATION}), _same_port),
     (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.NETWORK_DEGRADATION}), _of_its_node),

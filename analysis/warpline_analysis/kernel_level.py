@@ -14,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from warpline_proto.finding import Evidence, Finding
+from warpline_proto.finding import Evidence, Finding, FindingKind
 
 from .blame import percent
 from .detector import Reader, literal, show
 from .distributions import COLUMNS, RUNS, distance, of_rows
+from .kernel_excess import Kernel, backward_alone
 from .kernel_families import ARITHMETIC, MEMORY, family
 
 STEPS_MAX: Final = 8
@@ -34,29 +35,14 @@ LAUNCHES_APART: Final = 0.1
 """Kernels whose launches a step differ by more do other work, and their times are not compared."""
 ALIKE_SHARE: Final = 0.8
 """Part of the compared time that slow kernels must make up to be called all alike."""
+ERROR_STEPS_MIN: Final = 3
+"""Steps from which on the scatter of an excess is known."""
 TAIL_SHARE: Final = 0.5
 """Part of a difference that lies in the slowest launches from which these alone are called slow."""
 TOLD_MAX: Final = 3
 """Kernels named in a sentence."""
 NAME_CHARS: Final = 60
 NO_CLUSTERS: Final = "kernel clusters of it and its peers: which of its kernels are slow is not known"
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel of the suspects beside its peers'.
-
-    `excess` is of the mean per launch, `ratio` the Wasserstein distance over the peers' median, `tail_share` the part of it
-    in the slowest tenth of launches, `seconds` what the peers spend in it in a step, `lost` what the suspects spend more.
-    """
-
-    name: str
-    family: str
-    excess: float
-    ratio: float
-    tail_share: float
-    seconds: float
-    lost: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +60,11 @@ class KernelLevel:
         """Part of the compared time that slow kernels make up."""
         whole = sum(kernel.seconds for kernel in self.kernels)
         return sum(kernel.seconds for kernel in self.slow) / whole if whole > 0 else 0.0
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether kernels of the backward pass are slow and those of the forward pass are not."""
+        return backward_alone(self.kernels, self.slow)
 
 
 def compare(
@@ -164,6 +155,7 @@ def _kernel(rows: pa.Table, ranks: Any, own: Any, names: dict[int, str]) -> tupl
     if middle <= 0:
         return None
     excess = float(np.median([means[rank] for rank in mine])) / middle - 1
+    error = _error(steps, own, rows.column("sum_ns").to_numpy(), rows.column("count").to_numpy())
     apart = min(means[rank] for rank in mine) > max(means[rank] for rank in others)
     pooled = every.part(~own)
     far = distance(every.part(own), pooled)
@@ -171,10 +163,23 @@ def _kernel(rows: pa.Table, ranks: Any, own: Any, names: dict[int, str]) -> tupl
     name = names.get(identifier, f"kernel {identifier}")
     seconds = middle * usual / 1e9
     kernel = Kernel(
-        name, family(name, category), excess, far.wasserstein_ns / max(pooled.quantile_ns(0.5), 1.0), far.tail_share,
+        name, family(name, category), excess, error, far.wasserstein_ns / max(pooled.quantile_ns(0.5), 1.0), far.tail_share,
         seconds, excess * seconds,
     )  # fmt: skip
     return kernel, excess >= KERNEL_GATE and apart
+
+
+def _error(steps: Any, own: Any, sums: Any, counts: Any) -> float:
+    """Standard error of the suspects' excess, from how much it varies over the steps in which both ran the kernel."""
+    number, at = np.unique(steps, return_inverse=True)
+
+    def mean(chosen: Any) -> Any:
+        launches = np.bincount(at[chosen], counts[chosen], len(number))
+        return np.bincount(at[chosen], sums[chosen], len(number)) / np.where(launches > 0, launches, np.nan)
+
+    ratio = mean(own) / mean(~own)
+    known = ratio[~np.isnan(ratio)]
+    return float(np.std(known, ddof=1) / np.sqrt(len(known))) if len(known) >= ERROR_STEPS_MIN else float("nan")
 
 
 def told(level: KernelLevel) -> str:
@@ -194,6 +199,12 @@ def _pattern(level: KernelLevel) -> tuple[str, str]:
         return (
             "only their slowest launches differ",
             "look for what interrupts it now and then: other processes on the GPU, clocks that dip, compilation",
+        )
+    if level.one_pass:
+        return (
+            "those of the backward pass and not those of the forward pass",
+            "compare its backward kernels with a peer's one by one (shapes, chosen algorithms, recompilation): a slow GPU would "
+            "slow the forward pass as well",
         )
     if _only(level, MEMORY, ARITHMETIC):
         return (
@@ -241,11 +252,13 @@ def sharpened(
     last: int | None = None,
     *,
     cause_known: bool = False,
+    staged: bool = False,
 ) -> Finding:
     """A finding of slow compute with what its kernels show: summary, evidence, what that rules out, and a nearer next step.
 
     `suspects` are the accused ranks, `peers` those that do the same work and are not accused, `first` and `last` the steps of
     the suspicion. Where the cause is known already, kernels only bear it out: next step and missing inputs stay as they are.
+    `staged` says that the job has pipeline stages and tells no phases: slow in one pass alone, it is called what it does there.
     """
     job = finding.subject.job
     level = compare(reader, job, suspects, peers, first, last) if job is not None else None
@@ -257,6 +270,7 @@ def sharpened(
         step = f"{advice[0].upper()}{advice[1:]}. {step}"
     return replace(
         finding,
+        kind=FindingKind.PIPELINE_BUBBLE if staged and level.one_pass else finding.kind,
         summary=f"{finding.summary}; {told(level)}",
         next_step=step,
         evidence=(*finding.evidence, evidence(reader, job, level, suspects, peers)),

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .medians import median as median
-from .scatter import MEMBERS_MIN, PARTS_SCATTER, SIGMAS, between_members, over_steps, standard_error
+from .scatter import MEDIAN_VARIANCE, MEMBERS_MIN, PARTS_SCATTER, SIGMAS, between_members, over_steps, standard_error
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -34,8 +34,14 @@ TOP_SHARE: Final = 64
 """In a group of n the slowest n // TOP_SHARE of a step count as slowest: among thousands somebody always hiccups."""
 RECURRENT_SHARE: Final = 0.1
 """A member that is slow now and then is so in this share of rows; less is a matter of single stalls ..."""
+RECURRENT_MIN: Final = 2
+"""Blocks of rows at least: once is not again."""
+RECURRENT_SCALES: Final = (1, 4, 8)
+"""Rows taken together to see it: what lasts for some rows stands out of scatter that hides each of them."""
 RECURRENT_RATIO: Final = 4
-"""... and in so many times as many rows as any other member is nearly as slow in."""
+"""... and in so many times as many rows as any other member is nearly as slow in; of blocks of rows as many, and in them ..."""
+TURNS_RATIO: Final = 2
+"""... so many times as many single rows, in which scatter counts: members that take turns have runs of luck."""
 OTHERS_SHARE: Final = 0.75
 TOGETHER_SHARE: Final = 0.8
 """Of several members that are slow together so many are among the slowest of a row."""
@@ -257,28 +263,49 @@ def longest_run(votes: Array) -> tuple[int, int]:
 
 
 def _recurrent(values: Array, rows_min: int, gate: float, scatter: float) -> Slow | None:
-    """The one member that is slow by far in a good part of the rows, between which it is as fast as the others."""
+    """The one member that is slow by far in a good part of the rows, between which it is as fast as ever.
+
+    Row by row first, then by blocks of rows, in which scatter counts less.
+    """
     ratio = values / peers_median(values)
     if np.isnan(scatter) or not ratio.size:
         return None
-    least = max(gate, SIGMAS * scatter)
-    far = ratio >= 1 + least
+    own = ratio / np.clip(median(ratio, axis=0), 1 - gate, 1 + gate / 2)  # chips differ for good
+    return next(
+        (found for scale in RECURRENT_SCALES if (found := _again(values, own, rows_min, gate, scatter, scale))), None
+    )
+
+
+def _again(values: Array, own: Array, rows_min: int, gate: float, scatter: float, scale: int) -> Slow | None:
+    """`_recurrent` by blocks of `scale` rows; `own` are ratios to the peers beside what is usual of each member."""
+    skipped = len(values) % scale
+    blocks = median(own[skipped:].reshape(-1, scale, own.shape[1]), axis=1)
+    error = scatter * math.sqrt(MEDIAN_VARIANCE / scale) if scale > 1 else scatter
+    far = blocks >= 1 + max(gate, SIGMAS * error)
     counts = far.sum(axis=0)
     member = int(np.argmax(counts))
-    hits, others = (
-        int(counts[member]),
-        int(np.delete((ratio >= 1 + OTHERS_SHARE * least).sum(axis=0), member).max(initial=0)),
-    )
-    if hits < max(rows_min + 1, RECURRENT_SHARE * len(values)) or hits < RECURRENT_RATIO * others:
+    hits = int(counts[member])
+    if hits * scale < max(rows_min + 1, RECURRENT_SHARE * len(values)) or hits < RECURRENT_MIN:
         return None
-    between = median(ratio[~far[:, member], member])
+    level = float(median(blocks[far[:, member], member]))
+    if not (_oftener(blocks, member, level, RECURRENT_RATIO) and _oftener(own, member, level, TURNS_RATIO)):
+        return None
+    between = median(blocks[~far[:, member], member])
     if np.isnan(between) or between >= 1 + gate / 2:
         return None
-    rows = np.flatnonzero(far[:, member])
+    rows = skipped + np.flatnonzero(np.repeat(far[:, member], scale))
     start, stop = int(rows[0]), int(rows[-1]) + 1
     found = _measured(values[rows], (member,), 0, len(rows))
     newest = len(values) if len(values) - stop <= stop - start else stop
-    return replace(found, start=start, stop=newest, steps=newest - start, share=found.share * hits / (newest - start))
+    return replace(
+        found, start=start, stop=newest, steps=newest - start, share=found.share * len(rows) / (newest - start)
+    )
+
+
+def _oftener(ratio: Array, member: int, level: float, times: float) -> bool:
+    """Whether a member is nearly as slow as `level` so many times as often as any other."""
+    counts = np.sum(ratio >= 1 + OTHERS_SHARE * (level - 1), axis=0)
+    return bool(counts[member] >= times * np.delete(counts, member).max(initial=0))
 
 
 def _measured(values: Array, slow: tuple[int, ...], start: int, stop: int) -> Slow:

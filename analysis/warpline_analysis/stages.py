@@ -19,10 +19,10 @@ from .scatter import MEDIAN_VARIANCE, SIGMAS, pooled
 from .self_time import SelfTime, cells
 
 STAGE_GATE: Final = 0.05
-"""A stage is heavy when its excess over the mean of the other stages is certainly more than this: in the usual partitions the
-last one, with the loss, stays below ..."""
+"""A stage is heavy from this excess over the mean of the other stages on if it certainly has one. The last one has to exceed
+this certainly: with the loss it is a little heavier in the usual partitions, as no other one is ..."""
 LARGE_GATE: Final = 0.20
-"""... and from this one on however its ranks scatter."""
+"""... and any stage is from this one on, however its ranks scatter."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Stages:
         """The stages differ by the gates, and not by chance."""
         count = len(self.seconds)
         chance = count * by_chance(round(self.share * self.steps), self.steps, 1 / count)
-        sure = self.excess - SIGMAS * self.error >= STAGE_GATE or self.excess >= LARGE_GATE
-        return sure and self.share >= share_gate(1, count) and chance <= CHANCE_MAX
+        least = STAGE_GATE if self.heaviest == max(self.seconds) else 0.0
+        sure = self.excess - SIGMAS * self.error >= least or self.excess >= LARGE_GATE
+        return sure and self.excess >= STAGE_GATE and self.share >= share_gate(1, count) and chance <= CHANCE_MAX
 
 
 def compare_stages(times: SelfTime, accused: Collection[int], steps_min: int, window_min: int) -> Stages | None:

@@ -217,3 +217,16 @@ def test_every_kind_has_its_place_and_any_mixture_settles() -> None:
         )  # fmt: skip
         once = group(Report(mixed))
         assert group(once) == once and 1 <= len(once.findings) <= 8
+
+
+def test_the_worst_steps_of_a_late_rank_are_no_incident_of_their_own() -> None:
+    late = replace(found(K.HOST_STRAGGLER, 40, rank=5), cost=Cost(0.06, 0.5))
+    stall = replace(found(K.SPORADIC_STALL, 41, rank=5), cost=Cost(0.01, 0.1))
+    (told,) = group(Report((stall, late))).findings
+    assert told.kind == K.HOST_STRAGGLER and "explains 1 sporadic_stall" in told.summary
+    elsewhere = replace(found(K.SPORADIC_STALL, 41, rank=6), cost=stall.cost)
+    sooner = replace(found(K.SPORADIC_STALL, 20, rank=5), cost=stall.cost)
+    dearer = replace(stall, cost=Cost(0.1, 0.9))
+    unknown = replace(stall, cost=Cost())
+    for other in (elsewhere, sooner, dearer, unknown):
+        assert len(group(Report((other, late))).findings) == 2

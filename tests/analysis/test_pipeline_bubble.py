@@ -164,3 +164,24 @@ def test_names_clocks_and_units_do_not_matter(reader_of: ReaderOf, train: Train)
     assert (skewed.summary, skewed.id, skewed.cost) == (plain.summary, plain.id, plain.cost)
     scaled = {name: (kind, seconds * 100) for name, (kind, seconds) in work.items()}
     assert only(judge(reader_of, train, scaled)).id == plain.id
+
+
+def test_a_rank_that_is_slow_as_a_whole_by_spells_is_no_matter_of_one_phase(reader_of: ReaderOf, train: Train) -> None:
+    """Between its spells it is even in all phases, which says nothing of them."""
+    work = phases(2, steps=120)
+    one = work
+    for first in (40, 85):
+        for phase in ("forward-compute", "backward-compute"):
+            work = spell(work, phase, first)
+        one = spell(one, "backward-compute", first)
+    assert judge(reader_of, train, work).findings == ()
+    finding = only(judge(reader_of, train, one))
+    assert (finding.kind, finding.subject.rank) == (FindingKind.PIPELINE_BUBBLE, VICTIM)
+
+
+def spell(work: Phases, phase: str, first: int) -> Phases:
+    """Half as slow again in one phase for 15 steps."""
+    kind, seconds = work[phase]
+    slow = seconds.copy()
+    slow[first : first + 15, VICTIM] *= 1.5
+    return work | {phase: (kind, slow)}

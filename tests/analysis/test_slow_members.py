@@ -89,6 +89,52 @@ def test_a_member_that_is_slow_by_spells_is_found_while_it_is_fast_too() -> None
     assert slow.excess == pytest.approx(0.2, abs=0.03) and 0.3 <= slow.share <= 0.6
 
 
+@pytest.mark.parametrize("chips", [0.005, 0.015])
+def test_two_spells_of_a_member_are_found_whatever_the_chips_of_the_others(chips: float) -> None:
+    """Chips that are a little slower for good are not "slow as often"."""
+    for seed in range(20):
+        values = times(seed, steps=200, members=16, chips=chips)
+        for start in (95, 168):
+            values[start : start + 16, 6] *= 1.5
+        slow = slow_members(values, STEPS_MIN, STEPS_MIN)
+        assert slow is not None and slow.members == (6,) and abs(slow.start - 95) <= 1, seed
+
+
+@pytest.mark.parametrize("members", [2, 8])
+def test_spells_that_are_less_than_the_scatter_of_single_rows_are_found_by_blocks_of_rows(members: int) -> None:
+    seen = []
+    for seed in range(20):
+        values = times(seed, steps=200, members=members, jitter=0.025)
+        for start in (60, 130):
+            values[start : start + 30, 1] *= 1.12
+        slow = slow_members(values, STEPS_MIN, STEPS_MIN)
+        seen.append(slow is not None and slow.members == (1,) and abs(slow.start - 60) <= 8)
+    assert sum(seen) >= 18
+
+
+@pytest.mark.parametrize("members", [2, 8, 64])
+def test_restless_members_have_no_spells(members: int) -> None:
+    for seed in range(40):
+        values = times(seed, steps=200, members=members, jitter=0.04, chips=0.01)
+        assert all(found(values[:steps]) == () for steps in (40, 100, 200)), seed
+
+
+def test_spells_that_go_round_are_nobody() -> None:
+    for seed in range(10):
+        values = times(seed, steps=200, members=8)
+        for at in range(16):
+            values[10 * at : 10 * at + 10, (at * 3) % 8] *= 1.15
+        assert found(values) == (), seed
+
+
+def test_two_that_take_turns_step_by_step_have_no_spells() -> None:
+    for seed in range(40):
+        values = times(seed, steps=200, members=2, jitter=0.015)
+        unlucky = np.random.default_rng(seed).integers(2, size=100)
+        values[50 + np.arange(100), unlucky] *= 1.11
+        assert found(values) == (), seed
+
+
 def test_rare_single_stalls_are_no_spells() -> None:
     values = times(6, steps=200)
     values[::25, 6] *= 3

@@ -379,3 +379,24 @@ def test_a_tenth_more_work_of_a_stage_is_found_and_the_usual_head_of_a_model_is_
         heavy[:, 16:] *= 1.10
         finding = only(judge(reader_of, heavy, stages=2))
         assert (finding.kind, finding.subject.stage) == (FindingKind.STAGE_IMBALANCE, 1), seed
+
+
+def test_a_first_stage_that_is_heavier_than_the_one_with_the_loss_is_found_from_a_twentieth_on(
+    reader_of: ReaderOf,
+) -> None:
+    """Only the last stage has a reason to be a little heavier."""
+    for seed in range(5):
+        compute = healthy(seed, steps=100, ranks=32)
+        compute[:, 16:] *= 1.04
+        compute[:, :16] *= 1.11
+        finding = only(judge(reader_of, compute, stages=2))
+        assert (finding.kind, finding.subject.stage) == (FindingKind.STAGE_IMBALANCE, 0), seed
+        slight = healthy(seed, steps=100, ranks=32)
+        slight[:, :16] *= 1.04
+        assert judge(reader_of, slight, stages=2).findings == (), seed
+
+
+def test_chips_that_differ_make_no_stage_heavy(reader_of: ReaderOf) -> None:
+    for seed in range(20):
+        chips = np.random.default_rng(seed).lognormal(0, 0.015, (1, 8))
+        assert judge(reader_of, healthy(seed, steps=100) * chips, stages=4).findings == (), seed

@@ -113,7 +113,8 @@ def _job(reader: Reader, job: Job, clustered: Clustered, standing: Standing | No
     ]
     if not suspects:
         return Report(checks=(_even(job, standing),))
-    return _accuse(reader, job, clustered, standing, suspects)
+    staged = len(set(places.column("pp").to_pylist()) - {None}) > 1
+    return _accuse(reader, job, clustered, standing, suspects, staged)
 
 
 def _suspects(times: KernelTimes, peers: Mapping[int, int], usual: float) -> list[Suspect]:
@@ -166,7 +167,9 @@ def _more_launches(times: KernelTimes, ranks: Sequence[int], slow: Slow) -> bool
     return bool(np.any(np.abs(launches[list(slow.members)] / others - 1) > LAUNCHES_APART))
 
 
-def _accuse(reader: Reader, job: Job, clustered: Clustered, standing: Standing, suspects: Sequence[Suspect]) -> Report:
+def _accuse(
+    reader: Reader, job: Job, clustered: Clustered, standing: Standing, suspects: Sequence[Suspect], staged: bool
+) -> Report:
     judged = judged_ranks(reader, job.name)
     own = [each for each in suspects if not judged.slow.intersection(member.rank for member in each.members)]
     if not own:
@@ -188,7 +191,7 @@ def _accuse(reader: Reader, job: Job, clustered: Clustered, standing: Standing, 
     for each in sorted(own, key=lambda suspect: (suspect.kernel != WHOLE, -suspect.lost)):
         chosen.setdefault(each.members, []).append(each)
     found = [
-        _finding(reader, job, standing, group, places, judged.known)
+        _finding(reader, job, standing, group, places, judged.known, staged)
         for group in chosen.values()
         for places in group[0].slow.accused(len(group[0].group.members))
     ]
@@ -209,7 +212,13 @@ def _left(job: Job, count: int) -> tuple[Check, ...]:
 
 
 def _finding(
-    reader: Reader, job: Job, standing: Standing, suspects: Sequence[Suspect], places: Sequence[int], known: bool
+    reader: Reader,
+    job: Job,
+    standing: Standing,
+    suspects: Sequence[Suspect],
+    places: Sequence[int],
+    known: bool,
+    staged: bool,
 ) -> Finding:
     worst = suspects[0]
     slow, group = worst.slow, worst.group
@@ -243,7 +252,7 @@ def _finding(
         ),
         missing=() if known else ("compute times of each rank and step: the blame rests on kernels alone",),
     )
-    return sharpened(reader, found, mine, beside, first)
+    return sharpened(reader, found, mine, beside, first, staged=staged and not known)
 
 
 def _kernels(count: int) -> str:

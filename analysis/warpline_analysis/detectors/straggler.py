@@ -113,9 +113,9 @@ def _accuse(
     named = [(group, slow, chosen) for group, slow in pairs for chosen in slow.accused(len(group.members))]
     heard = [_heard(times, group, chosen, waits) for group, _, chosen in named]
     found = [straggler(reader, job, times, *item, told) for item, told in zip(named, heard, strict=True)]
-    found = [_closer(reader, each, *item) for each, item in zip(found, named[:CLOSER_MAX], strict=False)] + found[
-        CLOSER_MAX:
-    ]
+    staged = len(stages) > 1 and times.table != "phases"
+    closer = [_closer(reader, each, *item, staged) for each, item in zip(found, named[:CLOSER_MAX], strict=False)]
+    found = closer + found[CLOSER_MAX:]
     if len(named) > 1 or heard[0].agrees is not True:
         return found  # whom the waiting is to be charged to is not known
     group, _, chosen = named[0]
@@ -123,10 +123,13 @@ def _accuse(
     return [replace(found[0], cost=replace(found[0].cost, joules=spent))]
 
 
-def _closer(reader: Reader, finding: Finding, group: PeerGroup, slow: Slow, chosen: Sequence[int]) -> Finding:
+def _closer(
+    reader: Reader, finding: Finding, group: PeerGroup, slow: Slow, chosen: Sequence[int], staged: bool
+) -> Finding:
     """With what the kernels of the accused show beside their peers' while they were slow."""
     suspects, peers = ranks_of(group, slow, chosen)
-    return sharpened(reader, finding, suspects, peers, int(group.steps[slow.start]), int(group.steps[slow.stop - 1]))
+    first, last = int(group.steps[slow.start]), int(group.steps[slow.stop - 1])
+    return sharpened(reader, finding, suspects, peers, first, last, staged=staged)
 
 
 def _heard(times: SelfTime, group: PeerGroup, chosen: Sequence[int], waits: Sequence[Waits]) -> Corroboration:
