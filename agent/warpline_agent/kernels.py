@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from warpline_proto.tables import KERNEL_NAMES, STEPS
 
+from . import launch_gaps
 from .parsers import nccl
 from .scrub import scrub
 
@@ -90,7 +91,8 @@ class Kernels:
 
     start_ns and duration_ns int64 (ns, on one clock; a duration of zero or less, as profilers emit them, stays as it is);
     name_id int32 into `names`, each scrubbed and at most NAME_CHARS_MAX long; category uint8 into CATEGORIES; device int32
-    as the process numbers it, -1 unknown; stream int64, -1 unknown; step int64, NO_STEP outside any step.
+    as the process numbers it, -1 unknown; stream int64, -1 unknown; step int64, NO_STEP outside any step; launched_ns when the
+    call that launched it returned, on the same clock, -1 unknown, or None where no launch is known.
     """
 
     start_ns: Times
@@ -101,6 +103,7 @@ class Kernels:
     stream: Times
     step: Times
     names: tuple[str, ...]
+    launched_ns: Times | None = None
 
     def __len__(self) -> int:
         return int(self.start_ns.size)
@@ -121,11 +124,18 @@ class Kernels:
             device=self.device[chosen],
             stream=self.stream[chosen],
             step=self.step[chosen],
+            launched_ns=None if self.launched_ns is None else self.launched_ns[chosen],
         )
 
     def with_steps(self, step: Times) -> Kernels:
         """The same records, given to these steps."""
         return replace(self, step=step)
+
+    def moved(self, offset_ns: int) -> Kernels:
+        """The same records, `offset_ns` later."""
+        launched = self.launched_ns
+        later = None if launched is None else np.where(launched == launch_gaps.UNKNOWN, launched, launched + offset_ns)
+        return replace(self, start_ns=self.start_ns + offset_ns, launched_ns=later)
 
     def kernel_ids(self) -> Times:
         """`kernel_id` of each name, in the order of `names`."""
@@ -332,7 +342,9 @@ def _times(kernels: Kernels | None) -> dict[str, object]:
     if kernels is None:
         return {}
     seen = activity(kernels)
-    return {**seen.columns(), **_gaps(kernels), "kernels": seen.records}
+    launched = kernels.select(kernels.category <= COMMUNICATION)  # copies may return after they ran
+    launches = launch_gaps.columns(launched.start_ns, launched.launched_ns)
+    return {**seen.columns(), **_gaps(kernels), **launches, "kernels": seen.records}
 
 
 def _gaps(kernels: Kernels) -> dict[str, object]:

@@ -30,7 +30,7 @@ RENEW_RATIO: Final = 0.6
 """A part that its dictionary makes no smaller than this share becomes the next dictionary."""
 ROW_BYTES_MIN: Final = 128
 """A row of kernel_clusters takes so much once unpacked: a part cannot claim to be small and hold many."""
-_LEVEL: Final = 9
+_LEVEL: Final = 15
 _ARROW: Final = 0
 _DIFFERENCES: Final = 1
 

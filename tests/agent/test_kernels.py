@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -74,6 +75,23 @@ def test_idle_gaps_and_busy_time_add_up_to_the_span(given_records: list[Record])
     )
     for row, (_, part) in zip(rows.to_pylist(), by_device(kernels), strict=False):
         assert row["idle_gaps"] == gaps_ns(part.start_ns, part.end_ns).size
+
+
+def test_launch_gaps_are_of_kernels_whose_launch_is_known_and_null_where_none_is() -> None:
+    """One began before its launch returned, which is no wait; copies are left out; nothing is made up."""
+    kernels = log([(100, 5, "a", 0, 7), (200, 5, "b", 0, 7), (300, 5, "c", 0, 7), (400, 5, "d", 1, 7)])
+    launched = replace(kernels, launched_ns=np.array([60, 203, 0, -1]), category=np.array([0, 1, MEMCPY, 0], np.uint8))
+    columns = ("launch_gaps", "launch_gap_sum_ns", "launch_gap_p50_ns", "launch_gap_max_ns")
+    for records_of, wanted in ((kernels, [(None,) * 4] * 2), (launched, [(2, 40, 40, 40), (None,) * 4])):
+        whole = step_rows(records_of, [], rank=0, clock=None, whole=(0, 500))
+        assert [tuple(row[name] for name in columns) for row in whole.to_pylist()] == wanted
+
+
+def test_records_keep_their_launch_when_they_are_moved_or_chosen() -> None:
+    kernels = replace(log([(100, 5, "a", 0, 7), (200, 5, "b", 0, 7)]), launched_ns=np.array([60, -1]))
+    moved = kernels.moved(1_000).select(np.array([1, 0]))
+    assert moved.launched_ns is not None
+    assert (moved.start_ns.tolist(), moved.launched_ns.tolist()) == ([1_200, 1_100], [-1, 1_060])
 
 
 @given(records, st.data())

@@ -65,6 +65,25 @@ def test_a_kernel_belongs_to_the_step_that_launched_it() -> None:
     assert steps == {None: (305_000, 30_000, 4), 1: (100_000, 10_000, 1), 2: (100_000, 15_000, 2)}
 
 
+def test_how_long_kernels_waited_since_their_launch_is_told_of_each_step() -> None:
+    """From the end of the launching call; a step none of whose launches is known says nothing, and copies do not count."""
+    reading = read(
+        [
+            event("user_annotation", "ProfilerStep#1", 0, 100),
+            event("user_annotation", "ProfilerStep#2", 100, 100),
+            *(launch(start, number) for number, start in enumerate((10, 20, 30))),
+            kernel("a", 21, 1, 0),
+            kernel("b", 61, 1, 1),
+            event("gpu_memcpy", "Memcpy HtoD", 90, 1, device=0, stream=7, correlation=2),
+            kernel("unknown launch", 190, 5, 99),
+        ],
+        baseTimeNanoseconds=10**18,
+    )
+    columns = ("launch_gaps", "launch_gap_sum_ns", "launch_gap_p50_ns", "launch_gap_max_ns")
+    told = {row["step"]: tuple(row[name] for name in columns) for row in rows(reading, "steps")}
+    assert told == {None: (2, 50_000, 40_000, 40_000), 1: (2, 50_000, 40_000, 40_000), 2: (None,) * 4}
+
+
 def test_steps_marked_on_the_gpu_alone_serve_where_the_cpu_has_none() -> None:
     """Kernels are then placed by their own start."""
     reading = read(

@@ -270,3 +270,33 @@ def test_the_first_all_reduce_of_two_ranks_is_that_of_the_publisher(data: Path) 
     assert (first["operation"], first["elements"], first["nranks"]) == ("all_reduce", 2_049_000, 2)
     assert (first["communicator"], first["group_name"], first["communicator_rank"]) == ("0[0-1]", "default_pg", 0)
     assert first["message_bytes"] == 2_049_000 * 4
+
+
+@pytest.mark.parametrize("name", ["tracelens/b200_vllm_eager_rank0of8.json.gz", "hta/critical_path_alexnet.json.gz"])
+def test_launch_gaps_are_those_of_the_events_themselves(data: Path, name: str) -> None:
+    """Counted here from launch and kernel events with one correlation number."""
+    path = data / "A-kineto" / name
+    events = json.load(file_input(path, name, Limits()).open())["traceEvents"]
+    done = [event for event in events if event.get("ph") == "X" and "correlation" in (event.get("args") or {})]
+    returned = {
+        event["args"]["correlation"]: event["ts"] + event["dur"]
+        for event in done
+        if event["cat"] in ("cuda_runtime", "cuda_driver", "Runtime")
+    }
+    waits = [
+        max(event["ts"] - returned[event["args"]["correlation"]], 0)
+        for event in done
+        if event["cat"] in ("kernel", "Kernel") and event["args"]["correlation"] in returned
+    ]
+    with file_input(path, name, Limits()).open() as stream:
+        reading = Kineto().read(memory_input(name, stream.read()))
+    (whole,) = (
+        row
+        for each in reading.rows
+        if each.table == "steps"
+        for row in each.batch.to_pylist()
+        if row["scope"] == "trace"
+    )
+    assert whole["launch_gaps"] == len(waits) > 50
+    assert whole["launch_gap_sum_ns"] == pytest.approx(sum(waits) * 1e3, rel=1e-6)
+    assert whole["launch_gap_max_ns"] == pytest.approx(max(waits) * 1e3, abs=1)

@@ -195,6 +195,8 @@ def test_steps_come_from_ranges_of_the_process_that_used_the_gpu(tmp_path: Path)
     steps = [(row["device"], row["step"], row["kernels"]) for row in rows(read, "steps")]
     assert steps == [(0, None, 2), (0, 7, 1), (0, 8, 1), (1, None, 1), (1, 70, 1)]
     assert next(row for row in rows(read, "steps") if row["step"] == 8)["start_ns"] == 1_000_100
+    gaps = [(row["launch_gaps"], row["launch_gap_sum_ns"], row["launch_gap_max_ns"]) for row in rows(read, "steps")]
+    assert gaps == [(2, 78, 69), (1, 69, 69), (1, 9, 9), (None,) * 3, (None,) * 3]
 
 
 def test_secrets_in_an_export_do_not_leave(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ SOURCES: Final = (
     "mi300_resnet_act_checkpoint_rank0of8.json.gz",
 )
 """Traces of several steps: only these say how much one and the same launch varies from step to step."""
+LAUNCHED_AHEAD_LOG_NS: Final = (13.0, 1.0)
+"""Logarithm of how long a made-up kernel waits since its launch, mean and spread: half a millisecond, as on a recorded A100."""
 LAUNCHES_MIN: Final = 4
 """Launches a step that a group must have to be taken over."""
 
@@ -99,7 +101,7 @@ def synthetic(data: Path, steps: int, seed: int = 1) -> Load:
     Launch i of a group lasts its recorded median, times a ratio drawn from those that the same group showed between steps.
     """
     random = np.random.default_rng(seed)
-    groups = [group for name in SOURCES for group in _launches(next((data / "A-kineto").rglob(name)))]
+    groups = [group for name in SOURCES for group in launches(next((data / "A-kineto").rglob(name)))]
     groups = sorted(groups, key=lambda group: len(group.template_ns))[::2]
     share = RECORDS_PER_STEP / sum(len(group.template_ns) for group in groups)
     groups = [
@@ -120,8 +122,10 @@ def _made_up(groups: list[Launches], step: int, random: np.random.Generator) -> 
         here = stream == each
         gaps = random.choice([1_000, 1_500, 2_500, 8_000], int(here.sum()))
         start_ns[here] = np.cumsum(duration_ns[here] + gaps) - duration_ns[here]
+    start_ns += step * 2_000_000_000 + int(random.normal(0, 1e6))
+    ahead = np.random.default_rng(step).lognormal(*LAUNCHED_AHEAD_LOG_NS, len(owner)).astype(np.int64)
     return Kernels(
-        start_ns=start_ns + step * 2_000_000_000 + int(random.normal(0, 1e6)),
+        start_ns=start_ns,
         duration_ns=duration_ns,
         name_id=owner[order].astype(np.int32),
         category=np.array([group.category for group in groups], dtype=np.uint8)[owner[order]],
@@ -129,10 +133,11 @@ def _made_up(groups: list[Launches], step: int, random: np.random.Generator) -> 
         stream=stream.astype(np.int64),
         step=np.full(len(owner), step, dtype=np.int64),
         names=tuple(group.name for group in groups),
+        launched_ns=start_ns - ahead,
     )
 
 
-def _launches(path: Path) -> Iterator[Launches]:
+def launches(path: Path) -> Iterator[Launches]:
     """Groups that every whole step of a trace launches equally often."""
     parts = [part for (part,) in _by_step(path)]
     usual = np.median([len(part) for part in parts])

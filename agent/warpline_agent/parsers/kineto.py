@@ -143,6 +143,7 @@ class _Events:
         self._log = KernelLog()
         self._correlations = array("q")
         self._launches: dict[int, int] = {}
+        self._returns: dict[int, int] = {}
         self._annotations: list[Annotation] = []
         self._gpu_steps: list[Annotation] = []
         self._arguments: dict[int, dict[str, Any]] = {}
@@ -204,7 +205,9 @@ class _Events:
     def _launch(self, event: dict[str, Any]) -> None:
         correlation = _number((event.get("args") or {}).get("correlation"), 63)
         if correlation >= 0 and len(self._launches) < RECORDS_MAX:
-            self._launches[correlation] = _time(event["ts"])
+            start_ns = self._launches[correlation] = _time(event["ts"])
+            if "dur" in event:
+                self._returns[correlation] = start_ns + _time(event["dur"])
 
     def _annotation(self, event: dict[str, Any]) -> None:
         if len(self._annotations) >= ANNOTATIONS_MAX:
@@ -243,11 +246,14 @@ class _Events:
             np.array(communicates, dtype=np.bool_),
         )
 
+    def _of_launch(self, times: Mapping[int, int], base_ns: int) -> Times:
+        """A time of the launch of each record, -1 where it is not known."""
+        found = np.array([times.get(each, -1 - base_ns) for each in self._correlations], dtype=np.int64)
+        return found + np.int64(base_ns)
+
     def finish(self, chrome: ChromeTrace, base_ns: int) -> Trace:
-        kernels = self._log.finish(base_ns)
-        launch = np.array(
-            [self._launches.get(each, -1 - base_ns) for each in self._correlations], dtype=np.int64
-        ) + np.int64(base_ns)
+        launch = self._of_launch(self._launches, base_ns)
+        kernels = replace(self._log.finish(base_ns), launched_ns=self._of_launch(self._returns, base_ns))
         moved = [replace(each, start_ns=each.start_ns + base_ns) for each in self._annotations]
         on_gpu = [replace(each, start_ns=each.start_ns + base_ns) for each in self._gpu_steps]
         steps = _steps(moved) or _steps(on_gpu)

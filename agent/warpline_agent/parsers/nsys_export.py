@@ -11,7 +11,7 @@ import re
 import sqlite3
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -83,7 +83,7 @@ def read_export(database: sqlite3.Connection) -> Export:
     tables = {str(name): _columns(database, str(name)) for (name,) in names}
     _require(tables)
     log, launches = KernelLog(), _launches(database, tables)
-    launch, owner, dropped = array("q"), array("q"), 0
+    launch, returned, owner, dropped = array("q"), array("q"), array("q"), 0
     for query, category in _queries(tables):
         for start, end, device, stream, correlation, process, name in database.execute(query):
             if len(log) >= RECORDS_MAX or not (_sound(start) and _sound(end)):
@@ -91,10 +91,12 @@ def read_export(database: sqlite3.Connection) -> Export:
                 continue
             label = _label(name, category)
             log.append(start, end - start, log.name_id(label, category), _number(device, 31), _number(stream, 63))
-            launch.append(launches.get((process, correlation), -1))
+            began, ended = launches.get((process, correlation), (-1, -1))
+            launch.append(began)
+            returned.append(ended)
             owner.append(_number(process, 63))
     return Export(
-        kernels=log.finish(),
+        kernels=replace(log.finish(), launched_ns=np.array(returned, dtype=np.int64)),
         launch_ns=np.array(launch, dtype=np.int64),
         process=np.array(owner, dtype=np.int64),
         steps=_steps(database, tables),
@@ -172,14 +174,15 @@ def _process(thread: int) -> int:
     return thread & ~0xFFFFFF
 
 
-def _launches(database: sqlite3.Connection, tables: Tables) -> dict[tuple[Any, Any], int]:
-    """(process, correlation) -> start of the launching call."""
+def _launches(database: sqlite3.Connection, tables: Tables) -> dict[tuple[Any, Any], tuple[int, int]]:
+    """(process, correlation) -> start and end of the launching call, -1 where there is no end."""
     if not {"start", "correlationId", "globalTid"} <= tables.get(_RUNTIME, frozenset()):
         return {}
-    query = f"SELECT globalTid, correlationId, start FROM {_RUNTIME} LIMIT {RECORDS_MAX}"
+    end = "end" if "end" in tables[_RUNTIME] else "NULL"
+    query = f"SELECT globalTid, correlationId, start, {end} FROM {_RUNTIME} LIMIT {RECORDS_MAX}"
     return {
-        (_process(thread), correlation): start
-        for thread, correlation, start in database.execute(query)
+        (_process(thread), correlation): (start, end if _sound(end) else -1)
+        for thread, correlation, start, end in database.execute(query)
         if isinstance(thread, int) and isinstance(correlation, int) and _sound(start)
     }
 

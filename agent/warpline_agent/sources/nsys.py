@@ -56,7 +56,7 @@ def _device_rows(export: Export, device: int, offset_ns: int, clock: str) -> tup
     processes, used = np.unique(export.process[chosen], return_counts=True)
     spans = export.steps.get(int(processes[used.argmax()]), [])
     times = np.where(launch_ns >= 0, launch_ns, kernels.start_ns)
-    placed = replace(kernels, step=steps_at(times, spans), start_ns=kernels.start_ns + offset_ns)
+    placed = kernels.with_steps(steps_at(times, spans)).moved(offset_ns)
     whole = (int(placed.start_ns.min()), int(placed.end_ns.max() - placed.start_ns.min()))
     moved = [replace(span, start_ns=span.start_ns + offset_ns) for span in spans]
     collectives = collective_rows(placed, launch_ns, {}, rank=None, clock=clock)
