@@ -6,7 +6,10 @@ for all (lengths of sequences, checkpoints, evaluation) is no stall.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -26,42 +29,96 @@ DEVIATIONS: Final = 8.0
 """... and so many standard deviations of single steps."""
 PAUSE_RATIO: Final = 1.5
 """Steps in which the peers themselves take so many times their usual are pauses of all."""
+LIKE_SHARE: Final = 0.5
+"""What takes less than this part of the rank's typical stall is none of its kind: somebody always hiccups a little."""
 COVER_SHARE: Final = 0.8
-"""The one rank has at least this share of all stalls."""
+"""The one rank has at least this share of all stalls of its kind."""
 COST_MIN: Final = 0.01
 """Share of the time since the first one that the stalls must take."""
 
 
+@dataclass(frozen=True)
+class Measure:
+    """One time that no other rank can make longer, of every rank beside its peers."""
+
+    name: str
+    kind: str
+    groups: tuple[PeerGroup, ...]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps in which it is known of some peers."""
+        return sorted({step for group in self.groups if len(group.members) > 1 for step in group.steps.tolist()})
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of which it is known."""
+        return sum(len(group.members) for group in self.groups)
+
+    def steps_of(self, rank: int) -> set[int]:
+        """Steps in which it is known of this rank."""
+        return {
+            step
+            for group in self.groups
+            for place, member in enumerate(group.members)
+            if member.rank == rank
+            for step in group.steps[~np.isnan(group.seconds[:, place])].tolist()
+        }
+
+    def spikes(self, typical: float) -> list[Spike]:
+        """Single steps in which some rank stands out from its peers, steps being `typical` seconds long."""
+        return [spike for group in self.groups if len(group.members) > 1 for spike in _spikes(group, typical)]
+
+
+def measures(reader: Reader, iterations: Iterations) -> Iterator[Measure]:
+    """Compute, and each way to tell the time in which a GPU has nothing to do."""
+    covered = coverage_of(reader, iterations.job)
+    if covered is not None:
+        yield Measure("compute", "compute", load(reader, covered).groups)
+    for gaps in load_gaps(reader, iterations.job, iterations.typical):
+        yield Measure("a GPU without work", "gap", gaps.times.groups)
+
+
 def lone_stalls(reader: Reader, iterations: Iterations) -> list[Series]:
     """Stalls of one rank in its compute, or in the time in which its GPU has nothing to do; costliest first."""
-    found = [_lone(name, kind, groups, iterations) for name, kind, groups in _measures(reader, iterations)]
+    found = [_lone(measure, iterations) for measure in measures(reader, iterations)]
     return sorted((series for series in found if series), key=lambda series: -series.lost)
 
 
-def _measures(reader: Reader, iterations: Iterations) -> Iterator[tuple[str, str, Sequence[PeerGroup]]]:
-    covered = coverage_of(reader, iterations.job)
-    if covered is not None:
-        yield "compute", "compute", load(reader, covered).groups
-    for gaps in load_gaps(reader, iterations.job, iterations.typical):
-        yield "a GPU without work", "gap", gaps.times.groups
-
-
-def _lone(name: str, kind: str, groups: Sequence[PeerGroup], iterations: Iterations) -> Series | None:
-    """The stalls of the one rank that has next to all of them, beyond chance and at some cost; else None."""
-    ranks = sum(len(group.members) for group in groups)
-    spikes = [spike for group in groups if len(group.members) > 1 for spike in _spikes(group, iterations.typical)]
-    series = sporadic(Series(name, kind, False, tuple(spikes)), len(iterations.steps))
+def _lone(measure: Measure, iterations: Iterations) -> Series | None:
+    """The stalls of the one rank that has next to all of their kind, beyond chance and at some cost; else None."""
+    spikes = measure.spikes(iterations.typical)
+    count, ranks = len(iterations.steps), measure.ranks
+    series = sporadic(Series(measure.name, measure.kind, False, tuple(spikes)), count)
     if not series.spikes or ranks < 2:
         return None
     rank = max(series.ranks, key=lambda each: len(series.of(each)))
-    hits, every = len(series.of(rank)), len({(spike.rank, spike.step) for spike in spikes})
-    if len(episodes(series.of(rank))) < EPISODES_MIN or hits < COVER_SHARE * every:
+    theirs = [spike for spike in series.spikes if spike.rank == rank]
+    least = LIKE_SHARE * float(np.median([spike.excess for spike in theirs]))
+    own = Series(measure.name, measure.kind, False, tuple(spike for spike in theirs if spike.excess >= least))
+    hits, every = len(own.steps), len({(spike.rank, spike.step) for spike in spikes if spike.excess >= least})
+    if len(episodes(own.steps)) < EPISODES_MIN or hits < COVER_SHARE * every or hits >= RARE_SHARE * count:
         return None
-    own = Series(name, kind, False, tuple(spike for spike in series.spikes if spike.rank == rank))
-    since = float(iterations.seconds[iterations.steps >= own.steps[0]].sum())
-    rare = hits < RARE_SHARE * len(iterations.steps)
-    certain = ranks * by_chance(hits, every, 1 / ranks) <= CHANCE_MAX
-    return own if rare and certain and own.lost >= COST_MIN * since else None
+    if _at_a_period(own.steps, measure.steps):
+        return None
+    since = sum(step >= own.steps[0] for step in measure.steps) * iterations.typical
+    certain = ranks * by_chance(hits, every, 1 / ranks) * _alike_by_chance(own) <= CHANCE_MAX
+    return own if certain and own.lost >= COST_MIN * since else None
+
+
+def _at_a_period(stalls: Sequence[int], known: Sequence[int]) -> bool:
+    """Whether one rank does it every so many steps, as saving and logging are: windows cannot tell, they come so themselves."""
+    between = known[bisect_left(known, stalls[0]) : bisect_right(known, stalls[-1])]
+    gaps = np.diff([run[0] for run in episodes(stalls)])
+    return 2 * len(between) > stalls[-1] - stalls[0] and int(gaps.max() - gaps.min()) <= 1
+
+
+def _alike_by_chance(series: Series) -> float:
+    """P(as many sizes lie as close together), were they strewn over a decade: what has one cause takes alike long."""
+    sizes = [spike.excess for spike in series.spikes]
+    spread = math.log10(max(sizes) / min(sizes))
+    count = len(sizes)
+    return 1.0 if spread >= 1 else count * spread ** (count - 1) - (count - 1) * spread**count
 
 
 def _spikes(group: PeerGroup, typical: float) -> Iterator[Spike]:

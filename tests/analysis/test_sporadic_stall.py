@@ -194,3 +194,38 @@ def test_small_hiccups_of_one_rank_after_another_and_pauses_of_all_are_no_stalls
     uneven = spiked(uneven, "backward-compute", [2], AT, 1.3)
     for work in (in_turn, uneven):
         assert judge(reader_of, train(work)).findings == ()
+
+
+def test_three_equal_stalls_of_one_in_eight_are_enough_and_small_hiccups_of_others_hide_none(
+    reader_of: ReaderOf, train: Train
+) -> None:
+    """That all three hit one rank and took alike long is no chance; of sizes that differ four are needed."""
+    alike = spiked(phases(13), "backward-compute", [5], (*AT[:4:3], 90), 3)
+    assert only(judge(reader_of, train(alike))).subject.rank == 5
+    unlike = phases(13)
+    for step, factor in zip((23, 90, 118), (1.3, 2, 7), strict=True):
+        unlike = spiked(unlike, "backward-compute", [5], [step], factor)
+    assert judge(reader_of, train(unlike)).findings == ()
+    beside = spiked(phases(13), "backward-compute", [5], AT, 2.5)
+    for number, step in enumerate((40, 77, 111, 160)):
+        beside = spiked(beside, "backward-compute", [number], [step], 1.4)
+    assert only(judge(reader_of, train(beside))).subject.rank == 5
+
+
+def test_what_one_rank_does_every_so_many_steps_is_a_schedule(reader_of: ReaderOf, train: Train) -> None:
+    """The first rank saves and logs for all."""
+    saving = np.full((200, 8), 0.003)
+    saving[19::40, 0] += 0.06
+    for gap, found in ((saving, 0), (np.roll(saving, 7, axis=0) * np.linspace(1, 1.01, 200)[:, None], 0)):
+        assert len(judge(reader_of, train(phases(14), gap=gap)).findings) == found
+    strewn = np.full((200, 8), 0.003)
+    strewn[list(AT), 0] += 0.06
+    assert only(judge(reader_of, train(phases(14), gap=strewn))).subject.rank == 0
+
+
+def test_checkpoints_of_all_ranks_beside_it_do_not_hide_whose_gpu_lacks_work(reader_of: ReaderOf, train: Train) -> None:
+    late = np.full((200, 8), 0.003)
+    late[49::50] += 0.25
+    late[list(AT), 2] += 0.3
+    finding = only(judge(reader_of, {"steps": train(phases(15), gap=late)["steps"]}))
+    assert finding.subject.rank == 2 and finding.onset.step == AT[0] and "5 of 200 steps" in finding.summary
