@@ -68,7 +68,7 @@ def compile_program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         target = folder / name
         if not target.exists():
             files = [FAKES / f"{name}.c", *(SOURCES / source for source in sources)]
-            flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-I", str(SOURCES), "-o", str(target)]
+            flags = ["-std=gnu11", "-O1", "-rdynamic", "-I", str(SOURCES), "-o", str(target)]
             command = [*_compiler(), *flags, *map(str, files), "-lpthread", "-ldl"]
             subprocess.run(command, check=True, capture_output=True, text=True)
         return target

@@ -283,7 +283,8 @@ def test_a_child_of_the_process_writes_nothing(writer: Writer, tmp_path: Path) -
 def test_where_nobody_has_ever_read_nothing_stays_behind(writer: Writer, tmp_path: Path) -> None:
     process = writer()
     process.ask("open")
-    process.ask("close")
+    process.ask("exit")
+    assert process.end() == 0
     assert list(tmp_path.glob("*.ring")) == []
 
 
@@ -291,7 +292,8 @@ def test_what_was_read_stays_until_the_agent_takes_it_away(writer: Writer, tmp_p
     process = writer()
     process.ask("open")
     ring_in(tmp_path).say(1)
-    process.ask("close")
+    process.ask("exit")
+    assert process.end() == 0
     assert len(list(tmp_path.glob("*.ring"))) == 1
 
 

@@ -8,7 +8,7 @@
  *   text KIND TEXT           its number
  *   state CHANNEL STATE WHY  ok
  *   fork                     what `put 2 1 0` gives in a child
- *   close                    ok
+ *   exit                     ends in order
  */
 #include "shim.h"
 
@@ -96,8 +96,8 @@ int main(void)
             ring_state((int)a, (int)b, text);
         else if (!strncmp(line, "fork", 4))
             answer = forked();
-        else if (!strncmp(line, "close", 5))
-            ring_close();
+        else if (!strncmp(line, "exit", 4))
+            return 0;
         printf("%ld\n", answer);
         fflush(stdout);
     }

@@ -411,8 +411,6 @@ static void at_exit(void)
     wake();
     for (int waited_ms = 0; waited_ms < EXIT_MS && !__atomic_load_n(&finished, __ATOMIC_ACQUIRE); waited_ms += EXIT_LOOK_MS)
         await(&finished, 0, EXIT_LOOK_MS);
-    if (__atomic_load_n(&finished, __ATOMIC_ACQUIRE))
-        ring_close();
 }
 
 /* Signals of the program are none of this thread's business. */

@@ -175,6 +175,8 @@ static void forked(void)
     opening = fresh;
 }
 
+static void close_ring(void);
+
 static int open_ring(void)
 {
     static int watched;
@@ -201,6 +203,7 @@ static int open_ring(void)
     }
     if (!watched) {
         pthread_atfork(NULL, NULL, forked);
+        atexit(close_ring);
         watched = 1;
     }
     atomic_store_explicit(&header, made, memory_order_release);
@@ -328,7 +331,8 @@ void ring_state(int channel, int state, const char *why)
     ring_put(LANE_EVENTS, &told);
 }
 
-void ring_close(void)
+/* The process ends in order. */
+static void close_ring(void)
 {
     struct warpline_header *ring = ring_header();
     if (!ring)

@@ -40,8 +40,9 @@ enum warpline_kind {
     KIND_COLLECTIVE = 5, /* enqueued at start; value elements, number NCCL's sequence number, correlation root, extra communicator,
                             context data type, device algorithm, stream protocol, flags channels, name operation */
     KIND_POINT_TO_POINT = 6, /* the same; correlation peer, number counts on the communicator, no algorithm and protocol */
-    KIND_NCCL_KERNEL = 7,    /* one channel of a collective's kernel began (flags 0) or ended (flags 1): start as the host saw it,
-                                value the GPU's timer (0 unknown), number position of the collective in its lane, stream channel */
+    KIND_NCCL_KERNEL = 7,    /* one channel of an operation's kernel began (flags 0) or ended (flags 1): start as the host saw it,
+                                value the GPU's timer (0 unknown), number the operation's `commit` (0 it was dropped), stream
+                                channel */
     KIND_STATE = 8,  /* flags channel, extra its new state, name why */
     KIND_GAP = 9,    /* value records lost between start and start + duration, flags lane, extra cause */
     KIND_CLOCK = 10, /* one moment: start CLOCK_REALTIME, value CLOCK_MONOTONIC_RAW, number CLOCK_BOOTTIME */

@@ -27,7 +27,6 @@ int ring_put(int lane, struct warpline_record *record); /* any thread; `commit` 
 uint32_t ring_text(int kind, const void *bytes, size_t length);
 void ring_count(int counter, uint64_t by);
 void ring_state(int channel, int state, const char *why); /* into the header and, where it changes, the event lane */
-void ring_close(void);                         /* the process ends in order */
 
 /* The kernel lane has one writer at a time; it publishes in batches. */
 struct writer {
