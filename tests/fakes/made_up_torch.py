@@ -1,4 +1,4 @@
-"""A package called `torch` with just what the hook attaches to, imported as the real one is, and a program that trains with it."""
+"""A package called `torch` with just what the hook attaches to, imported as the real one is; and a program that trains."""
 
 from __future__ import annotations
 
