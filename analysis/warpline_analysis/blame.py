@@ -19,6 +19,8 @@ from .self_time import Member, PeerGroup, SelfTime, cells
 USUAL_EXCESS: Final = 0.08
 """GPUs of one model differ by so much for good (8 % on average over five centers, arXiv 2208.11035): a smaller excess that
 was there from the first recorded step on is worth knowing and nobody's alarm."""
+KEPT_UP_MIN: Final = 10
+"""... as is one that began within so many first steps: those are too few to show that it kept up before."""
 NEVER_EVEN: Final = "a step in which it kept up: GPUs of one model differ by some percent for good"
 CRITICAL_EXCESS: Final = 0.5
 """From this excess on the job runs at two thirds of its speed or less."""
@@ -119,7 +121,7 @@ def straggler(
     )
     contradiction = f"; but its waiting does not fit: {heard.text}" if heard.agrees is False else ""
     severe = slow.worst >= CRITICAL_EXCESS and heard.agrees is not False and not until
-    usual = slow.start == 0 and slow.worst < USUAL_EXCESS
+    usual = slow.start < KEPT_UP_MIN and slow.worst < USUAL_EXCESS
     return Finding(
         kind=FindingKind.COMPUTE_STRAGGLER,
         severity=Severity.CRITICAL if severe else Severity.INFO if usual else Severity.WARNING,
@@ -192,7 +194,7 @@ def data_imbalance(reader: Reader, job: Job, times: SelfTime, group: PeerGroup, 
     where = f" of stage {group.stage}" if group.stage is not None else ""
     slowest = float(np.median(np.nanmax(group.seconds[even.start :], axis=1)))
     lost = even.excess / (1 + even.excess) * slowest
-    usual = even.start == 0 and even.excess < EXCESS_GATE  # lengths vary a little in most jobs, all the time
+    usual = even.start < KEPT_UP_MIN and even.excess < EXCESS_GATE  # lengths vary a little in most jobs, all the time
     return Finding(
         kind=FindingKind.DATA_IMBALANCE,
         severity=Severity.INFO if usual else Severity.WARNING,

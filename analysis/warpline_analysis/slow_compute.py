@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from .arrivals import STEPS_MIN
-from .blame import USUAL_EXCESS
+from .blame import KEPT_UP_MIN, USUAL_EXCESS
 from .detector import Reader
 from .remembered import once
 from .robust import Slow, median, slow_members
@@ -58,7 +58,7 @@ def slow_by_now(reader: Reader, job: str) -> dict[int, float]:
     return {
         group.members[place].rank: slow.excess
         for group, slow in _slow_groups(reader, job)
-        if slow.stop >= len(group.steps) - ARRIVING_MAX and (slow.start or slow.worst >= USUAL_EXCESS)
+        if slow.stop >= len(group.steps) - ARRIVING_MAX and (slow.start >= KEPT_UP_MIN or slow.worst >= USUAL_EXCESS)
         for place in slow.members
     }
 

@@ -138,6 +138,8 @@ def test_a_gpu_that_was_always_a_little_slower_wakes_nobody_unless_it_became_so(
     always = only(judge(reader_of, slowed(healthy(1, steps=100, jitter=0.004), 3, 0.065)))
     assert (always.subject.rank, always.severity) == (3, Severity.INFO)
     assert any("kept up" in text for text in always.missing)
+    soon = only(judge(reader_of, slowed(healthy(1, steps=100, jitter=0.004), 3, 0.065, start=4)))
+    assert (soon.subject.rank, soon.severity) == (3, Severity.INFO)  # four steps do not show that it kept up
     became = only(judge(reader_of, slowed(healthy(1, steps=100, jitter=0.004), 3, 0.065, start=50)))
     assert (became.subject.rank, became.severity) == (3, Severity.WARNING)
 
