@@ -20,11 +20,12 @@ STEPS_APART: Final = 5
 NS_APART: Final = 60 * 10**9
 """... or this much time. A cause may also be seen so much later than its consequence."""
 ROUGH_STEPS_APART: Final = 30
-SAME_LOSS: Final = 0.7
+SAME_LOSS: Final = 0.5
 """Onsets of causes that come and go are dated less exactly: so far apart, or within NS_APART, they coincide where the cause
-costs at least this part of what its consequence does in each step, so that it leaves nothing to explain."""
+costs at least this part of what its consequence does in each step, so that it leaves nothing to explain: a pipeline may
+double what a late rank costs."""
 LEAST_LOSS: Final = 0.2
-"""A cause known to cost less than this part of it is none of a rise, whenever it began; a pipeline may double what it costs."""
+"""A cause known to cost less than this part of it is none of a rise, whenever it began."""
 TRACES_MAX: Final = 16
 """Explained findings written out in a root; the rest is counted."""
 EVIDENCE_MAX: Final = 8

@@ -163,6 +163,13 @@ def test_a_cause_that_comes_and_goes_and_costs_more_than_the_rise_explains_it() 
     assert len(group(Report((slower, long_after))).findings) == 2
 
 
+def test_a_late_rank_whose_cost_a_pipeline_doubles_explains_the_slower_job() -> None:
+    slower = replace(found(K.REGRESSION, 125), onset=Onset(None, 125, None, 114, 141), cost=Cost(seconds_per_step=0.28))
+    cause = replace(found(K.PIPELINE_BUBBLE, 94, rank=23), cost=Cost(seconds_per_step=0.168))
+    assert [each.kind for each in group(Report((slower, cause))).findings] == [K.PIPELINE_BUBBLE]
+    assert len(group(Report((slower, replace(cause, onset=Onset(None, 60))))).findings) == 2
+
+
 def test_a_cause_far_too_small_for_the_rise_does_not_hide_it() -> None:
     slower = replace(found(K.REGRESSION, 40), cost=Cost(seconds_per_step=0.3))
     stall = replace(found(K.SPORADIC_STALL, 40, rank=1), cost=Cost(seconds_per_step=0.007))
