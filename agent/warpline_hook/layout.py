@@ -22,6 +22,8 @@ HEADER: Final = struct.Struct("<8sIIIIQQQq")
 COUNTERS_AT: Final = 64
 COUNTERS: Final = struct.Struct("<QQIIII")
 """records written ever, records refused, state, generation of the identity (odd while it is written), its bytes, names."""
+WRITTEN: Final = struct.Struct("<Q")
+"""The first of them alone, which changes with each record."""
 REASON_AT: Final = 128
 REASON_BYTES: Final = 256
 """Why recording was given up, UTF-8 padded with zeros."""

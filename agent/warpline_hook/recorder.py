@@ -56,7 +56,7 @@ class Recorder:
         self._strangers = 0
         self._boundary: Boundary | None = Boundary()
         self._number = self._steps = 0
-        self._on_cpu = False
+        self._on_cpu = self._next_on_cpu = False
         self._began = self._cpu_began = self._cpu_from = self._collection_from = 0
         self._backward_depth = 0
         self._begin(0, 0)
@@ -67,14 +67,15 @@ class Recorder:
         self._cpu_began = cpu
         self._data = self._forward = self._backward = self._optimizer = UNKNOWN
         self._data_at = self._forward_at = self._backward_at = self._optimizer_at = UNKNOWN
-        self._waited = 0 if self._on_cpu else UNKNOWN
-        self._data_cpu = self._collecting = self._phases = 0
+        self._data_cpu = self._collecting = self._waited = self._phases = 0
+        self._on_cpu = self._next_on_cpu
 
     @_quietly
     def data_enter(self) -> None:
         """The data loader is asked for a batch."""
         if get_ident() == self._owner:
-            self._cpu_from = time.thread_time_ns()
+            if self._on_cpu:
+                self._cpu_from = time.thread_time_ns()
             self._from = time.monotonic_ns()
 
     @_quietly
@@ -83,7 +84,8 @@ class Recorder:
         if get_ident() != self._owner:
             return
         self._ready = now = time.monotonic_ns()
-        self._data_cpu += time.thread_time_ns() - self._cpu_from
+        if self._on_cpu:
+            self._data_cpu += time.thread_time_ns() - self._cpu_from
         if self._data < 0:
             self._data, self._data_at = 0, self._from - self._began
         self._data += now - self._from
@@ -97,7 +99,7 @@ class Recorder:
         if self._backward_depth > 1:
             return
         self._from = now = time.monotonic_ns()
-        if self._waited >= 0:
+        if self._on_cpu:
             self._cpu_from = time.thread_time_ns()
         if self._forward < 0:
             self._forward, self._forward_at = 0, self._ready - self._began
@@ -115,7 +117,7 @@ class Recorder:
         if self._backward < 0:
             self._backward, self._backward_at = 0, self._from - self._began
         self._backward += now - self._from
-        if self._waited >= 0:
+        if self._on_cpu:
             computed = time.thread_time_ns() - self._cpu_from
             self._waited += max(now - self._from - computed, 0)  # the two clocks are not read at once
 
@@ -135,7 +137,7 @@ class Recorder:
             self._optimizer, self._optimizer_at = 0, self._from - self._began
         self._optimizer += now - self._from
         if self._looks():
-            self._on_cpu = on_cpu()
+            self._next_on_cpu = on_cpu()
         if self._boundary is not None and self._boundary.ends_step(optimizer):
             self._end_step(now, self._number)
 
@@ -180,22 +182,26 @@ class Recorder:
         return self._steps & (self._steps - 1) == 0 or self._steps % IDENTITY_STEPS == 0
 
     def _end_step(self, now: int, number: int) -> None:
-        cpu = time.thread_time_ns()
+        cpu = time.thread_time_ns() if self._on_cpu or self._next_on_cpu else 0
         ring = self._ring or self._open()
         if self._looks():
             ring.identify(identity(os.environ))
         if self._began:  # else it is the first one, of which nobody knows when it began
             start_ns = time.time_ns() - (time.monotonic_ns() - self._began)
-            ring.step(number, layout.ON_CPU if self._on_cpu else 0, self._times(now, cpu, start_ns))
+            ring.step(number, layout.ON_CPU if self._on_cpu else 0, (start_ns, now - self._began, *self._times(cpu)))
         self._number = number + 1
         self._steps += 1
         self._begin(now, cpu)
 
-    def _times(self, now: int, cpu: int, start_ns: int) -> tuple[int, ...]:
+    def _times(self, cpu: int) -> tuple[int, ...]:
+        """TIMES of the layout from the third on, and STARTS."""
         computed = max(cpu - self._cpu_began - self._data_cpu, 0)
-        durations = (self._data, self._forward, self._backward, self._optimizer, self._collecting, computed)
-        starts = (self._data_at, self._forward_at, self._backward_at, self._optimizer_at)
-        return (start_ns, now - self._began, *durations, self._waited, *starts)
+        on_cpu = (computed, self._waited) if self._on_cpu else (UNKNOWN, UNKNOWN)
+        return (
+            *(self._data, self._forward, self._backward, self._optimizer, self._collecting),
+            *on_cpu,
+            *(self._data_at, self._forward_at, self._backward_at, self._optimizer_at),
+        )
 
     def _open(self) -> StepRing:
         self._ring = ring = create(directory(os.environ), os.environ.get(GROUP), time.time_ns())

@@ -78,8 +78,8 @@ class StepRing:
             number = self._written + 1
             slot = layout.RECORDS_AT + self._written % layout.CAPACITY * layout.RECORD.size
             layout.RECORD.pack_into(self._memory, slot, number, kind, flags, name, step, *times, number)
+            layout.WRITTEN.pack_into(self._memory, layout.COUNTERS_AT, number)
             self._written = number
-            self._count()
         finally:
             self._lock.release()
 

@@ -35,10 +35,11 @@ TORCH: Final = {
     """,
     "torch/optim/__init__.py": "from .optimizer import SGD",
     "torch/optim/optimizer.py": """
+        import os
         before, after = [], []
         register_optimizer_step_pre_hook = before.append
         register_optimizer_step_post_hook = after.append
-        class Device: type = "cpu"
+        class Device: type = os.environ.get("MADE_UP_DEVICE", "cpu")
         class Parameter: device = Device()
         class SGD:
             def __init__(self): self.param_groups = [{"params": [Parameter()]}]

@@ -75,6 +75,15 @@ def test_steps_of_an_unchanged_program_are_recorded_with_their_phases(start: Sta
     assert state == layout.ENDED
 
 
+def test_of_a_model_on_a_gpu_no_time_is_called_compute(start: Start, tmp_path: Path) -> None:
+    """Its host launches and waits; what it spends in its phases is told, what it computes is not known."""
+    start(TRAINING.format(steps=5), MADE_UP_DEVICE="cuda")
+    for record in only(tmp_path)[0]:
+        assert not record.on_cpu
+        assert (record.times["cpu"], record.times["waited"]) == (None, None)
+        assert (record.times["backward"] or 0) > 0
+
+
 def test_without_the_variable_nothing_is_loaded_and_nothing_recorded(start: Start, tmp_path: Path) -> None:
     """Absent or 0: an interpreter that has the hook installed loads what one without it does."""
     listing = (
