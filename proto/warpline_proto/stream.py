@@ -30,7 +30,8 @@ RENEW_RATIO: Final = 0.6
 """A part that its dictionary makes no smaller than this share becomes the next dictionary."""
 ROW_BYTES_MIN: Final = 128
 """A row of kernel_clusters takes so much once unpacked: a part cannot claim to be small and hold many."""
-_LEVEL: Final = 15
+LEVEL: Final = 15
+"""Of zstd: higher ones take more time for hardly fewer bytes."""
 _ARROW: Final = 0
 _DIFFERENCES: Final = 1
 
@@ -77,7 +78,7 @@ class Packer:
         if made.whole is not None:
             whole = wire.to_ipc(made.whole.schema, [made.whole])
             about.rows, about.unpacked_bytes, about.dropped = made.whole.num_rows, len(whole), dropped
-            about.payload = zstandard.ZstdCompressor(level=_LEVEL).compress(whole)
+            about.payload = zstandard.ZstdCompressor(level=LEVEL).compress(whole)
             sent = self._smaller(about, whole)
             sent.keyframe, sent.new_book = made.serial, made.new_book
             packed.parts.append(sent)
@@ -100,14 +101,14 @@ class Packer:
         kind = (part.table, part.source)
         known = self._newest.get(kind)
         if known is not None:
-            payload = zstandard.ZstdCompressor(level=_LEVEL, dict_data=known.data).compress(plain)
+            payload = zstandard.ZstdCompressor(level=LEVEL, dict_data=known.data).compress(plain)
             if len(payload) <= RENEW_RATIO * len(part.payload):
                 self._newest.move_to_end(kind)
                 return _like(part, payload=payload, dictionary=known.name)
         self._newest[kind] = made = _dictionary(plain)
         if len(self._newest) > DICTIONARIES_MAX:
             self._newest.popitem(last=False)
-        payload = zstandard.ZstdCompressor(level=_LEVEL).compress(plain)
+        payload = zstandard.ZstdCompressor(level=LEVEL).compress(plain)
         return _like(part, payload=min(payload, part.payload, key=len), remember=made.name)
 
 

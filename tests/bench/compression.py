@@ -116,7 +116,7 @@ def measured(load: Load, zstd_level: int | None) -> dict[str, Any]:
     for number, ranks in enumerate(load.steps):
         if number == 1:
             tracemalloc.start()
-        message = _frame(number, ranks, ours, names=number == 0)
+        message = frame_of(number, ranks, ours, names=number == 0)
         started = time.process_time()
         packed = packer.pack(message)
         ours.wire_cpu_seconds += time.process_time() - started
@@ -145,7 +145,7 @@ def measured(load: Load, zstd_level: int | None) -> dict[str, Any]:
     }
 
 
-def _frame(number: int, ranks: list[Kernels], ours: Tally, names: bool) -> Any:
+def frame_of(number: int, ranks: list[Kernels], ours: Tally, names: bool) -> Any:
     """One frame with everything of one step."""
     clusters, steps, named = [], [], []
     for rank, kernels in enumerate(ranks):
