@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from warpline_hook.native_build import LIBRARY, SOURCES, compile_library
+from warpline_hook.library import LIBRARY
+from warpline_hook.native_build import SOURCES, compile_library
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.tables import COLLECTIVES, PHASES, STEPS, TABLES
 

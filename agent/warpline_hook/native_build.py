@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 SOURCES: Final = Path(__file__).parent / "native"
-LIBRARY: Final = "libwarpline_hook.so"
 COMPILE_SECONDS_MAX: Final = 300
 FLAGS: Final = (
     *("-std=gnu11", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-s"),

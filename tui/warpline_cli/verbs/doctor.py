@@ -143,12 +143,20 @@ def _clock() -> Check:
 
 
 def _capture() -> Check:
-    from importlib.resources import files
+    """Whether there is a native library that this machine can load."""
+    from warpline_hook.library import library
 
-    found = [each.name for each in files("warpline_hook").iterdir() if each.name.endswith(".so")]
-    if found:
-        return Check("capture", "ok", f"capture library {', '.join(found)}")
-    return Check("capture", "absent", "no capture library in this build: kernel timelines come from trace files")
+    found = library()
+    if found is None:
+        hint = "install warpline from a wheel for this processor, or from source where there is a C compiler"
+        return Check(
+            "capture", "absent", "no capture library: kernels come from trace files, steps from the hook", hint
+        )
+    try:
+        ctypes.CDLL(str(found))
+    except OSError as error:
+        return Check("capture", "broken", f"the capture library cannot be loaded: {error}", "reinstall warpline")
+    return Check("capture", "ok", f"capture library {found}")
 
 
 def _collector(address: str) -> Check:
