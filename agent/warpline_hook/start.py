@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # nothing more than is needed is loaded at the start of every
 
     from .recorder import Recorder
 
-WAITED_FOR = ("torch.optim.optimizer", "torch.autograd", "torch.utils.data.dataloader")
+WAITED_FOR = ("torch", "torch.utils.data.dataloader")
 """Modules that are given marks once the program has imported them."""
 _active = False
 _current: Recorder | None = None

@@ -1,7 +1,8 @@
 """Marks of a PyTorch program: its optimizers by torch's own hooks, its backward passes and data loaders by a wrapper each.
 
 torch is never imported here: `attach` is handed its modules when the program has imported them. What it does not find there is
-left out.
+left out. Where a program is compiled the marks are not in it: the compiler follows every call that it meets, and a mark would
+break its graph.
 """
 
 from __future__ import annotations
@@ -10,43 +11,60 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from .recorder import Recorder
 
 Current = Callable[[], Recorder]
 """The recorder of the calling process: a fork has another one."""
+Compiling = Callable[[], bool]
+"""Whether the compiler is following the call."""
+TORCH: Final = "torch"
+DATA_LOADER: Final = "torch.utils.data.dataloader"
 
 
 def attach(module: ModuleType, current: Current) -> None:
-    """Set marks in one of the modules of PyTorch that `start` waits for."""
+    """Set marks in PyTorch once all of it is there, and in its data loaders, which may come later."""
+    torch = sys.modules[TORCH]
+    if module is not torch and getattr(torch.__spec__, "_initializing", False):
+        return  # it is looked at again with the whole
     current()
-    {
-        "torch.optim.optimizer": _optimizers,
-        "torch.autograd": _backward_passes,
-        "torch.utils.data.dataloader": _data_loaders,
-    }[module.__name__](module, current)
+    compiling: Compiling = getattr(getattr(torch, "compiler", None), "is_compiling", _never)
+    loader = sys.modules.get(DATA_LOADER)
+    if module is torch:
+        _optimizers(sys.modules["torch.optim.optimizer"], current, compiling)
+        _backward_passes(sys.modules["torch.autograd"], current, compiling)
+    if loader is not None:
+        _data_loaders(loader, current, compiling)
 
 
-def _optimizers(module: ModuleType, current: Current) -> None:
+def _never() -> bool:
+    return False
+
+
+def _optimizers(module: ModuleType, current: Current, compiling: Compiling) -> None:
     """Every optimizer of the process, by the global hooks of torch 2.0 and later."""
 
     def begins(optimizer: Any, given: Any, named: Any) -> None:
-        current().optimizer_enter()
+        if not compiling():
+            current().optimizer_enter()
 
     def ended(optimizer: Any, given: Any, named: Any) -> None:
-        current().optimizer_leave(id(optimizer), lambda: computes_on_cpu(optimizer))
+        if not compiling():
+            current().optimizer_leave(id(optimizer), lambda: computes_on_cpu(optimizer))
 
     module.register_optimizer_step_pre_hook(begins)
     module.register_optimizer_step_post_hook(ended)
 
 
-def _backward_passes(module: ModuleType, current: Current) -> None:
+def _backward_passes(module: ModuleType, current: Current, compiling: Compiling) -> None:
     """`torch.autograd.backward`, to which every `Tensor.backward` comes."""
     original = module.backward
 
     @wraps(original)
     def backward(*given: Any, **named: Any) -> Any:
+        if compiling():
+            return original(*given, **named)
         recorder = current()
         recorder.backward_enter()
         try:
@@ -57,12 +75,14 @@ def _backward_passes(module: ModuleType, current: Current) -> None:
     module.backward = backward  # type: ignore[attr-defined]
 
 
-def _data_loaders(module: ModuleType, current: Current) -> None:
+def _data_loaders(module: ModuleType, current: Current, compiling: Compiling) -> None:
     """The iterators of `DataLoader`, in the process that trains; worker processes do not pass here."""
     original = module._BaseDataLoaderIter.__next__
 
     @wraps(original)
     def following(iterator: Any) -> Any:
+        if compiling():
+            return original(iterator)
         recorder = current()
         recorder.data_enter()
         try:

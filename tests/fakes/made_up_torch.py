@@ -9,7 +9,11 @@ from typing import Final
 TORCH: Final = {
     "torch/__init__.py": """
         __version__ = "9.9.0"
-        from . import cuda, autograd, distributed, optim, utils
+        from . import cuda, autograd, compiler, distributed, optim, utils
+    """,
+    "torch/compiler.py": """
+        compiling = False
+        def is_compiling(): return compiling
     """,
     "torch/cuda.py": """
         def is_initialized(): return False

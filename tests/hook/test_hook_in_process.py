@@ -111,12 +111,28 @@ def test_modules_keep_their_own_loader(start: Start) -> None:
     """What a program sees of torch's modules is what it sees without the hook."""
     program = (
         "import sys, torch\n"
-        "for name in ('torch.autograd', 'torch.optim.optimizer', 'torch.utils.data.dataloader'):\n"
+        "for name in ('torch', 'torch.autograd', 'torch.utils.data.dataloader'):\n"
         "    module = sys.modules[name]\n"
         "    print(type(module.__loader__).__name__, type(module.__spec__.loader).__name__)\n"
         "print(torch.autograd.backward.__qualname__, torch.autograd.backward(lambda: 7))"
     )
     assert start(program).stdout == start(program, WARPLINE_HOOK="0").stdout
+
+
+def test_a_data_loader_imported_later_is_marked_too(start: Start, tmp_path: Path) -> None:
+    """`import torch` alone may leave it out."""
+    later = (
+        "import sys, torch\n"
+        "for name in [each for each in sys.modules if each.startswith('torch.utils')]: del sys.modules[name]\n"
+    )
+    start(later + TRAINING.format(steps=3))
+    assert [record.times["data"] is not None for record in only(tmp_path)[0]] == [True, True]
+
+
+def test_what_a_compiler_follows_has_no_marks(start: Start, tmp_path: Path) -> None:
+    """A mark would break its graph, or fail where no break is allowed."""
+    start("import torch\ntorch.compiler.compiling = True\n" + TRAINING.format(steps=5))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_error_of_the_program_passes_unchanged(start: Start, tmp_path: Path) -> None:
