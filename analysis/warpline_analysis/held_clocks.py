@@ -32,6 +32,8 @@ SLOW_GATE: Final = 0.02
 """... and where the GPU's rank computes longer than its peers, whatever is given as the reason, from here on ..."""
 EXPLAINED: Final = 0.5
 """... if the clock makes up for this part of the excess."""
+SAME: Final = 0.75
+"""A hold is the same one where its deficit is this part of the other's."""
 HELD_SHARE: Final = 0.8
 """Share of these in which it is."""
 SAME_LOAD: Final = 0.9
@@ -119,6 +121,8 @@ class Gates:
 PLAIN: Final = Gates(HARD_GATE, CLOCK_GATE, 1.0, True, READINGS_MIN)
 SLIGHT: Final = Gates(SLIGHT_GATE, 1.0, 0.5, False, SLIGHT_READINGS)
 OF_SLOW_RANK: Final = Gates(SLOW_GATE, SLOW_GATE, 0.5, False, READINGS_MIN)
+DATING: Final = Gates(HARD_GATE, CLOCK_GATE, 0.5, True, READINGS_MIN)
+"""Since when a clock is held that lies near the gate: its single readings fall on both sides of it."""
 
 
 def judge(grid: Grid, columns: list[int], slow_ranks: Callable[[], Mapping[int, float]] = dict) -> Clocks:
@@ -140,12 +144,19 @@ def judge(grid: Grid, columns: list[int], slow_ranks: Callable[[], Mapping[int, 
     usual = median(deficit, axis=0)
     if np.isnan(usual).all() and not view.limits_known:
         return _nothing("no peer to compare with, and no clock-event reasons")
-    found = [each for column in range(len(columns)) if (each := _held(view, column, PLAIN))]
+    found = [_dated(view, each) for column in range(len(columns)) if (each := _held(view, column, PLAIN))]
     found += _slightly(view, [grid.gpus[column].rank for column in columns], found, slow_ranks)
     low = [column for column in np.flatnonzero(usual >= CLOCK_GATE) if column not in {each.column for each in found}]
     worst = int(np.nanargmax(usual)) if not np.isnan(usual).all() else 0
     largest = 0.0 if np.isnan(usual).all() else float(usual[worst])
     return Clocks(tuple(found), largest, worst, tuple(int(column) for column in low))
+
+
+def _dated(view: _View, found: HeldClock) -> HeldClock:
+    """From the first reading on from which the clock was as low, or nearly so."""
+    longer = _held(view, found.column, DATING)
+    same = longer is not None and longer.start < found.start < longer.end and longer.deficit >= SAME * found.deficit
+    return replace(found, start=longer.start) if longer and same else found
 
 
 def _slightly(

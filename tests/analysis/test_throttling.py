@@ -200,6 +200,13 @@ def test_the_slow_rank_on_a_held_gpu_is_told_once_with_the_clock_as_the_root(rea
     assert len(finding.evidence) >= 2 and any("compute_straggler" in text for text in finding.ruled_out)
 
 
+def test_a_clock_near_the_gate_is_dated_by_its_first_low_reading(reader_of: ReaderOf) -> None:
+    """Later than the slow rank it would not explain it."""
+    for seed in range(10):
+        finding = only(judge(reader_of, slowed(samples(seed, seconds=280, noise=0.012), 3, 0.945, HW_THERMAL)))
+        assert finding.onset.time_ns == pytest.approx(START + 40 * 10**9, abs=12 * 10**9), seed
+
+
 def test_a_clock_four_to_five_percent_low_counts_after_half_a_minute_of_heat(reader_of: ReaderOf) -> None:
     assert "4" in only(judge(reader_of, slowed(samples(), 3, 0.952, HW_THERMAL))).summary
     short = slowed(samples(), 3, 0.952, HW_THERMAL, 90, 110)
