@@ -33,13 +33,16 @@ def joules(reader: Reader, job: str, late: Collection[int], waits: Sequence[Wait
 
 
 def _watts(reader: Reader, job: str) -> dict[int, float]:
-    """Mean power by rank while its job was seen: what was drawn in waiting alone cannot be told at one reading a second."""
+    """Mean power by rank while its job was seen: what was drawn in waiting alone cannot be told at one reading a second.
+
+    Of whole milliwatts, whose sum is the same in whatever order they are added.
+    """
     name = literal(job)
     rows = reader.query(
         "WITH ranks AS (SELECT DISTINCT rank, gpu_uuid FROM communicators "
         f"WHERE job = {name} AND rank IS NOT NULL AND gpu_uuid IS NOT NULL UNION SELECT DISTINCT rank, gpu_uuid FROM steps "
         f"WHERE job = {name} AND rank IS NOT NULL AND gpu_uuid IS NOT NULL) "
-        "SELECT rank, avg(power_watts) AS watts FROM device_samples JOIN ranks USING (gpu_uuid) "
+        "SELECT rank, avg(round(power_watts * 1e3)::BIGINT) / 1e3 AS watts FROM device_samples JOIN ranks USING (gpu_uuid) "
         f"WHERE power_watts IS NOT NULL AND coalesce(job, {name}) = {name} GROUP BY rank"
     ).to_pylist()
     return {row["rank"]: row["watts"] for row in rows}

@@ -27,6 +27,14 @@ HOLD_SECONDS: Final = 120
 CELLS_MAX: Final = WINDOW_SECONDS // CELL_SECONDS + 1
 KEY: Final = "coalesce(gpu_uuid, coalesce(node, '?') || ':' || gpu_index)"
 """What a GPU is called."""
+COLUMNS: Final = (
+    "gpu_utilization_percent", "sm_active_percent", "memory_utilization_percent", "dram_active_percent", "tensor_active_percent",
+    "fp64_active_percent", "fp32_active_percent", "fp16_active_percent", "power_watts", "power_limit_watts", "sm_clock_mhz",
+    "sm_clock_max_mhz", "temperature_celsius", "clock_event_reasons", "thermal_ns", "hardware_thermal_ns", "power_brake_ns",
+    "power_cap_ns", "resident_processes", "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second", "nvlink_tx_bytes_per_second",
+    "nvlink_rx_bytes_per_second",
+)  # fmt: skip
+"""Columns of device_samples that a grid has."""
 _SUMMED: Final[Mapping[str, str]] = {"clock_event_reasons": "bit_or"}
 _NS: Final = 10**9
 _CELL: Final = f"time_ns // {CELL_SECONDS * _NS}"
@@ -115,7 +123,7 @@ class Grid:
         """Cells that lie in two parts of the table are put together."""
         size, told = self.cells * len(self.gpus), self._values.column(name)
         if pa.types.is_null(told.type):
-            return np.full((self.cells, len(self.gpus)), np.nan)
+            return np.broadcast_to(np.nan, (self.cells, len(self.gpus)))
         known = told.is_valid().to_numpy()
         places, values = self._places[known], told.drop_null().to_numpy()
         how = _how(name)
@@ -172,9 +180,10 @@ def count_gpus(reader: Reader) -> int:
     return count
 
 
-def load_grids(reader: Reader, columns: Sequence[str]) -> list[Grid]:
-    """Every GPU that was sampled, together with the others of its job (else of its node); `columns` of device_samples."""
-    parts = by_part(reader, "device_samples", _cells_sql(columns), _outdated(reader))
+@once
+def load_grids(reader: Reader) -> list[Grid]:
+    """Every GPU that was sampled, together with the others of its job (else of its node)."""
+    parts = by_part(reader, "device_samples", _cells_sql(COLUMNS), _outdated(reader))
     values = together(parts) if parts else None
     if values is None or values.num_rows == 0:
         return []

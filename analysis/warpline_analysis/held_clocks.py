@@ -51,10 +51,6 @@ HARD: Final = {
 }
 """Bits of the clock-event reasons that no healthy GPU shows for long."""
 COUNTERS: Final = {"thermal_ns": 32, "hardware_thermal_ns": 64, "power_brake_ns": 128, "power_cap_ns": CAP}
-COLUMNS: Final = (
-    "sm_clock_mhz", "sm_clock_max_mhz", "clock_event_reasons", "gpu_utilization_percent", "sm_active_percent",
-    "power_watts", "power_limit_watts", "temperature_celsius", *COUNTERS,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

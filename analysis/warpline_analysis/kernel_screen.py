@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from .detector import Reader, literal
 from .jobs import by_job
+from .newest import steps_told
 from .robust import EXCESS_GATE
 from .self_time import PLACE, PeerGroup, side_by_side
 
@@ -65,13 +66,8 @@ class Standing:
 
 def clustered_jobs(reader: Reader) -> list[Clustered]:
     """Jobs with kernel clusters of numbered steps."""
-    rows = reader.query(
-        "SELECT job, min(step) FILTER (newness <= ?)::BIGINT AS first, count(*) AS steps FROM (SELECT job, step, row_number() "
-        "OVER (PARTITION BY job ORDER BY step DESC) AS newness FROM (SELECT DISTINCT job, step FROM kernel_clusters WHERE job "
-        "IS NOT NULL AND rank IS NOT NULL AND step IS NOT NULL)) GROUP BY job ORDER BY job",
-        (SCREEN_STEPS,),
-    ).to_pylist()
-    return [Clustered(**row) for row in rows]
+    told = steps_told(reader, "kernel_clusters", "rank IS NOT NULL")
+    return [Clustered(job, int(steps[-SCREEN_STEPS:][0]), len(steps)) for job, steps in told.items()]
 
 
 def screen(reader: Reader, jobs: list[Clustered]) -> dict[str, Standing]:

@@ -45,25 +45,33 @@ class Window:
 
 
 @once
-def window(reader: Reader, table: str, told: str) -> Window:
-    """Of the rows `told` (a condition that names neither job nor step)."""
+def steps_told(reader: Reader, table: str, told: str) -> dict[str, Numbers]:
+    """All steps of each job, in order, in the rows `told` (a condition that names neither job nor step)."""
+    names, job, step, _ = _steps(reader, table, told)
+    return {name: ordered(step[job == at])[0] for at, name in enumerate(names)}
+
+
+def _steps(reader: Reader, table: str, told: str) -> tuple[list[str], Numbers, Numbers, dict[str, int]]:
+    """Jobs in order; of each job and step of each part the job's place and the step; how many these are of each part."""
     sql = f"SELECT DISTINCT job, step FROM {table} WHERE job IS NOT NULL AND step IS NOT NULL AND {told}"
     parts = by_part(reader, table, sql)
-    if not parts:
-        return Window({}, frozenset())
+    counts = {name: each.num_rows for name, each in parts.items()}
+    if not sum(counts.values()):
+        return [], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), counts
     rows = together(parts)
-    if not rows.num_rows:
-        return Window({}, frozenset(parts))
     names, job = codes(rows.column("job"))
-    step = rows.column("step").to_numpy().astype(np.int64)
-    found = Window({names[at]: ordered(step[job == at])[0][-WINDOW_STEPS:] for at in range(len(names))}, frozenset())
-    inside = found.newest(names, job, step)
-    edges = [0, *itertools.accumulate(each.num_rows for each in parts.values())]
-    spans = itertools.pairwise(edges)
-    return Window(
-        found.steps,
-        frozenset(name for name, (start, end) in zip(parts, spans, strict=True) if not inside[start:end].any()),
-    )
+    return names, job, rows.column("step").to_numpy().astype(np.int64), counts
+
+
+@once
+def window(reader: Reader, table: str, told: str) -> Window:
+    """Of the rows `told` (a condition that names neither job nor step)."""
+    names, job, step, counts = _steps(reader, table, told)
+    steps = {name: every[-WINDOW_STEPS:] for name, every in steps_told(reader, table, told).items()}
+    inside = Window(steps, frozenset()).newest(names, job, step)
+    edges = itertools.pairwise([0, *itertools.accumulate(counts.values())])
+    outdated = (name for name, (start, end) in zip(counts, edges, strict=True) if not inside[start:end].any())
+    return Window(steps, frozenset(outdated))
 
 
 def gather(reader: Reader, table: str, told: str, sql: str) -> Iterator[tuple[str, pa.Table]]:

@@ -39,10 +39,6 @@ RATES: Final = (
     "pcie_tx_bytes_per_second", "pcie_rx_bytes_per_second", "nvlink_tx_bytes_per_second", "nvlink_rx_bytes_per_second",
 )  # fmt: skip
 """Any of these above BYTES_PER_SECOND is work too."""
-COLUMNS: Final = (
-    "gpu_utilization_percent", "power_watts", "power_limit_watts", "sm_clock_mhz", "sm_clock_max_mhz", "resident_processes",
-    *WORK, *RATES,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from warpline_proto.finding import (
 
 from ..detector import Reader, show
 from ..devices import CELL_SECONDS, KEY, Grid, load_grids, samples_of
-from ..spinning import COLUMNS, POWER_SHARE, READINGS_MIN, Spin, find_spins, floors, readings_of, unknown
+from ..spinning import POWER_SHARE, READINGS_MIN, Spin, find_spins, floors, readings_of, unknown
 
 DETECTOR: Final = "idle_spin"
 MINORITY: Final = 4
@@ -41,7 +41,7 @@ FINDINGS_MAX: Final = 64
 
 def detect(reader: Reader) -> Report:
     """Judge every GPU that was sampled."""
-    grids = load_grids(reader, COLUMNS)
+    grids = load_grids(reader)
     floor_watts = floors(grids)
     findings: list[Finding] = []
     checks: list[Check] = []

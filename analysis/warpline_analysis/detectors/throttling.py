@@ -28,7 +28,7 @@ from warpline_proto.finding import (
 from ..blame import percent
 from ..detector import Reader, show
 from ..devices import CELL_SECONDS, KEY, Grid, load_grids, samples_of
-from ..held_clocks import CAP, CLOCK_GATE, COLUMNS, HARD, HeldClock, judge
+from ..held_clocks import CAP, CLOCK_GATE, HARD, HeldClock, judge
 from ..kernel_level import sharpened
 from ..slow_compute import slow_by_now
 
@@ -53,7 +53,7 @@ def detect(reader: Reader) -> Report:
     """Judge the clocks of every GPU that was sampled."""
     findings: list[Finding] = []
     checks: list[Check] = []
-    for grid in load_grids(reader, COLUMNS):
+    for grid in load_grids(reader):
         for columns in _models(grid):
             found, check = _judge(reader, grid, columns)
             findings += found
