@@ -175,6 +175,6 @@ def _who(did: _Did, seen: Collection[int]) -> int | None:
     if not did.series.spikes:
         return None
     rank = max(did.series.ranks, key=lambda each: len(did.series.of(each)))
-    own, known = len(did.series.of(rank)), len(did.measure.steps_of(rank) & set(seen))
+    own, known = len(did.series.of(rank)), len(did.measure.beside_peers(rank).keys() & set(seen))
     sure = own >= 2 and (1 / did.measure.ranks) ** (own - 1) <= NAMED_CHANCE_MAX
     return rank if sure and own >= NAMED_SHARE * known else None

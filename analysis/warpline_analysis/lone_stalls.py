@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,8 @@ PAUSE_RATIO: Final = 1.5
 """Steps in which the peers themselves take so many times their usual are pauses of all."""
 LIKE_SHARE: Final = 0.5
 """What takes less than this part of the rank's typical stall is none of its kind: somebody always hiccups a little."""
+CALM_SHARE: Final = 0.25
+"""Between its stalls the rank typically lags by less than this part of one."""
 COVER_SHARE: Final = 0.8
 """The one rank has at least this share of all stalls of its kind."""
 COST_MIN: Final = 0.01
@@ -55,14 +57,15 @@ class Measure:
         """Ranks of which it is known."""
         return sum(len(group.members) for group in self.groups)
 
-    def steps_of(self, rank: int) -> set[int]:
-        """Steps in which it is known of this rank."""
+    def beside_peers(self, rank: int) -> dict[int, float]:
+        """Seconds above its peers in each step in which that is known of this rank."""
         return {
-            step
+            int(step): float(seconds)
             for group in self.groups
             for place, member in enumerate(group.members)
             if member.rank == rank
-            for step in group.steps[~np.isnan(group.seconds[:, place])].tolist()
+            for step, seconds in zip(group.steps, (group.seconds - peers_median(group.seconds))[:, place], strict=True)
+            if not np.isnan(seconds)
         }
 
     def spikes(self, typical: float) -> list[Spike]:
@@ -99,7 +102,7 @@ def _lone(measure: Measure, iterations: Iterations) -> Series | None:
     hits, every = len(own.steps), len({(spike.rank, spike.step) for spike in spikes if spike.excess >= least})
     if len(episodes(own.steps)) < EPISODES_MIN or hits < COVER_SHARE * every or hits >= RARE_SHARE * count:
         return None
-    if _at_a_period(own.steps, measure.steps):
+    if _at_a_period(own.steps, measure.steps) or _slow_between(own, measure.beside_peers(rank)):
         return None
     since = sum(step >= own.steps[0] for step in measure.steps) * iterations.typical
     certain = ranks * by_chance(hits, every, 1 / ranks) * _alike_by_chance(own) <= CHANCE_MAX
@@ -111,6 +114,12 @@ def _at_a_period(stalls: Sequence[int], known: Sequence[int]) -> bool:
     between = known[bisect_left(known, stalls[0]) : bisect_right(known, stalls[-1])]
     gaps = np.diff([run[0] for run in episodes(stalls)])
     return 2 * len(between) > stalls[-1] - stalls[0] and int(gaps.max() - gaps.min()) <= 1
+
+
+def _slow_between(own: Series, beside: Mapping[int, float]) -> bool:
+    """Whether the rank lags in most steps since the first: slow for good, though seen in short windows only."""
+    since = [seconds for step, seconds in beside.items() if step >= own.steps[0]]
+    return float(np.median(since)) >= CALM_SHARE * float(np.median([spike.excess for spike in own.spikes]))
 
 
 def _alike_by_chance(series: Series) -> float:

@@ -146,3 +146,11 @@ def test_steps_at_a_period_are_foretold_and_strewn_ones_are_not() -> None:
         assert len(unscheduled(strewn, 0, STEPS - 1)) >= 24, seed
     missed = set(range(19, STEPS, 20)) - {119, 419}
     assert unscheduled(missed, 0, STEPS - 1) == [] and len(unscheduled(set(range(19, 300, 20)), 0, STEPS - 1)) > 6
+
+
+def test_who_is_slow_for_good_does_not_stall_in_every_window(reader_of: ReaderOf, train: Train) -> None:
+    for first in (400, 450, 500):
+        slow = stalled(work(10), 5, range(first, STEPS))
+        assert judge(reader_of, train(slow)).findings == (), first
+    three = stalled(work(10), 5, (*range(251, STEPS, 50)[::2], 300))
+    assert only(judge(reader_of, train(three))).subject.rank == 5
