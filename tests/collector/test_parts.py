@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -41,7 +43,12 @@ def test_only_files_that_came_since_are_read(tmp_path: Path, monkeypatch: pytest
     store = DuckDBStore(tmp_path)
     asked: list[str] = []
     ask = CatalogReader._ask
-    monkeypatch.setattr(CatalogReader, "_ask", lambda self, sql, *more: (asked.append(sql), ask(self, sql, *more))[1])
+
+    def counted(reader: CatalogReader, sql: str, parameters: Sequence[Any], rows_max: int | None) -> pa.Table:
+        asked.append(sql)
+        return ask(reader, sql, parameters, rows_max)
+
+    monkeypatch.setattr(CatalogReader, "_ask", counted)
     with CatalogReader(tmp_path) as reader:
         store.write([rows(1, range(3))])
         store.write([rows(2, range(3))])
