@@ -166,6 +166,20 @@ def test_every_kernel_has_its_own_name_also_where_there_are_many(train: Start) -
     assert len(set(kernels["name"])) == 300
 
 
+def test_an_address_that_comes_to_stand_for_another_name_is_not_believed_for_long(train: Start) -> None:
+    """As when the module of a kernel is unloaded and its memory used again."""
+    trainer = train(WARPLINE_CONTROL=AT_ONCE)
+    trainer.ask("kernels 10 first")
+    trainer.counted("records", 10)
+    trainer.ask("rename 0 other")
+
+    def told() -> bool:
+        trainer.ask("kernels 1 other")
+        return "other" in {trainer.reader.text(name) for name in trainer.take(ring.KERNEL)["name"]}
+
+    trainer.until(told)
+
+
 def test_nothing_is_captured_until_an_agent_asks_and_nothing_once_it_says_off(train: Start) -> None:
     trainer = train()
     assert trainer.ask("enabled") == 0
@@ -387,6 +401,32 @@ def test_many_threads_may_launch_at_once(train: Start) -> None:
     assert trainer.ask("unclean") == 0
 
 
+def resident_bytes(trainer: Trainer) -> int:
+    return int(Path(f"/proc/{trainer.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_thirty_million_records_are_all_read_or_counted_and_memory_does_not_grow(train: Start) -> None:
+    trainer = train(WARPLINE_CONTROL=AT_ONCE, WARPLINE_RING_RECORDS="131072", FAKE_CUPTI_CHECK="")
+    recorded = read = settled = 0
+    for turn in range(300):
+        recorded += trainer.ask("kernels 100000 k")
+        while len(found := trainer.reader.read("kernels")):
+            read += int((found["kind"] == ring.KERNEL).sum())
+            trainer.reader.release()
+        if turn == 20:
+            settled = resident_bytes(trainer)
+    trainer.counted("records", recorded)
+    trainer.counted("dropped_cupti", 30_000_000 - recorded)
+    while len(found := trainer.reader.read("kernels")):
+        read += int((found["kind"] == ring.KERNEL).sum())
+        trainer.reader.release()
+    standing = trainer.standing()
+    assert read + standing.dropped["kernels"] == standing.counters["records"] == recorded
+    assert standing.counters["dropped_cupti"] == 30_000_000 - recorded
+    assert standing.counters["invalid"] == 0
+    assert resident_bytes(trainer) < settled + 64 * (1 << 20)
+
+
 @pytest.mark.parametrize("version", ["28", "18"])
 def test_memory_is_bounded_where_buffers_do_not_come_back(train: Start, version: str) -> None:
     """64 buffers of 1 MiB; then nothing, or for an old CUPTI, which takes no for no answer, a little that is thrown away."""
@@ -395,8 +435,7 @@ def test_memory_is_bounded_where_buffers_do_not_come_back(train: Start, version:
     records = 80 * (1 << 20) // 216
     trainer.ask(f"kernels {records} k")
     trainer.counted("dropped_pool", 1)
-    resident = int(Path(f"/proc/{trainer.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    assert resident < 64 * (1 << 20) + 32 * (1 << 20)
+    assert resident_bytes(trainer) < 64 * (1 << 20) + 32 * (1 << 20)
     trainer.ask("hold 0")
     trainer.until(lambda: trainer.ask("kernels 100 again") == 100)
     trainer.until(lambda: trainer.standing().counters["records"] > 50 * (1 << 20) // 216)

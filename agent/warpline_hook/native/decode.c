@@ -6,22 +6,25 @@
 #include <string.h>
 
 enum {
-    POINTERS = 4096,             /* names by address, trusted within one buffer */
-    NAMES = 16384,               /* names by content */
-    PROBES = 16,                 /* places tried for a name */
-    PUBLISH_EVERY = 256,         /* records */
+    POINTERS = 8192,     /* names by address */
+    POINTER_PROBES = 4,  /* places tried for an address */
+    NAMES = 16384,       /* names by content */
+    PROBES = 16,         /* places tried for a name */
+    PUBLISH_EVERY = 256, /* records */
 };
-#define FUTURE_NS 5000000000ull  /* a clock that was set back a little is no damage */
+#define FUTURE_NS 5000000000ull   /* a clock that was set back a little is no damage */
+#define BELIEVED_NS 1000000000ull /* so long an address is believed to stand for the same name */
 
 static struct {
     const char *pointer;
-    uint32_t seen_in, name;
-} pointers[POINTERS];
+    uint32_t since, name;
+} pointers[POINTERS + POINTER_PROBES];
 static struct {
     uint64_t hash;
     uint32_t name;
 } names[NAMES];
-static uint32_t buffer_number;
+static uint32_t era; /* of belief in addresses */
+static uint64_t era_began_ns;
 static struct writer writer;
 static struct warpline_header *written;
 static uint64_t last_end;
@@ -66,18 +69,22 @@ static uint32_t by_content(const char *text)
     return 0;
 }
 
-/* An address may be used again for another name once its module is unloaded, so it is believed for one buffer at most. */
+/* An address may be used again for another name once its module is unloaded, so it is not believed for ever. */
 static uint32_t name_of(const char *text)
 {
+    size_t place = (size_t)mix((uintptr_t)text, 1) % POINTERS, chosen = place;
     if (!text)
         return 0;
-    size_t place = (size_t)mix((uintptr_t)text, 1) % POINTERS;
-    if (pointers[place].pointer != text || pointers[place].seen_in != buffer_number) {
-        pointers[place].name = by_content(text);
-        pointers[place].pointer = text;
-        pointers[place].seen_in = buffer_number;
+    for (size_t each = place; each < place + POINTER_PROBES; each++) {
+        if (pointers[each].pointer == text && pointers[each].since == era)
+            return pointers[each].name;
+        if (pointers[chosen].since == era && pointers[each].since != era)
+            chosen = each;
     }
-    return pointers[place].name;
+    pointers[chosen].name = by_content(text);
+    pointers[chosen].pointer = text;
+    pointers[chosen].since = era;
+    return pointers[chosen].name;
 }
 
 static int plausible(uint64_t start, uint64_t end, uint64_t now, uint32_t graph, struct tally *tally)
@@ -184,13 +191,17 @@ static void one(const void *record, size_t room, uint64_t now, struct tally *tal
 static int begin_buffer(void)
 {
     struct warpline_header *ring = ring_header();
+    uint64_t now = clock_ns(CLOCK_MONOTONIC);
+    if (!era || now - era_began_ns > BELIEVED_NS) {
+        era++;
+        era_began_ns = now;
+    }
     if (ring != written) {
         memset(pointers, 0, sizeof pointers);
         memset(names, 0, sizeof names);
         memset(&writer, 0, sizeof writer);
         written = ring;
     }
-    buffer_number++;
     return ring != NULL;
 }
 
