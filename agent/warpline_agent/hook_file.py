@@ -108,6 +108,13 @@ class HookFile:
             self.position += 1
         return Taken(tuple(found), overwritten, invalid, newly_refused)
 
+    def newest(self, count: int) -> list[Recorded]:
+        """The last so many records that make sense, without taking them over."""
+        written, _ = self._counters()
+        first = max(written - count, 0)
+        read = [self._record(data, first + place + 1)[0] for place, data in enumerate(self._slots(first, written))]
+        return [record for record in read if record is not None]
+
     def identity(self) -> Mapping[str, Any]:
         """The newest whole identity; the one before where it is being written, or is no JSON object."""
         counters = self._unpack()

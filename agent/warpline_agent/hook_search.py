@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,18 +28,18 @@ Folder = tuple[int, int]
 class Found:
     """One folder with files: how to open it, the newest names in it, and how many more there are.
 
-    `live` are the pids, as the processes of that folder see themselves, that are known to live; None where /proc tells.
+    `pids` are the processes that live in a container: pid there -> pid here; None for a folder of this machine.
     """
 
     path: str
     names: tuple[str, ...]
     more: int = 0
-    live: frozenset[int] | None = None
+    pids: Mapping[int, int] | None = None
 
     @property
     def ours(self) -> bool:
         """Whether it is a folder of this machine, and no container's."""
-        return self.live is None
+        return self.pids is None
 
 
 class Search:
@@ -111,8 +111,8 @@ class Search:
             names = _names(folder)
         if not names:
             return None
-        live = frozenset(inner for pid in pids if (inner := self._pid_within(pid)) is not None)
-        return Found(path, tuple(names[:FILES_MAX]), max(len(names) - FILES_MAX, 0), live)
+        known = {inner: pid for pid in pids if (inner := self._pid_within(pid)) is not None}
+        return Found(path, tuple(names[:FILES_MAX]), max(len(names) - FILES_MAX, 0), known)
 
     def _pid_within(self, pid: int) -> int | None:
         """The pid of a process as its own namespace has it."""

@@ -25,6 +25,7 @@ from .perfquery import Perfquery
 from .prometheus import Prometheus
 from .ras import Ras
 from .rocm_smi import RocmSmi
+from .stacks import Stacks
 from .superbench_monitor import SuperbenchMonitor
 from .synthetic import Synthetic
 from .tracelens_nccl import TracelensNccl
@@ -32,6 +33,7 @@ from .tracelens_nccl import TracelensNccl
 SOURCES: dict[str, type[Source]] = {
     "nvml": Nvml,
     "hook": Hook,
+    "stacks": Stacks,
     "host": Host,
     "infiniband": Infiniband,
     "kernel_log": KernelLog,

@@ -20,6 +20,7 @@ from warpline_proto.errors import Refused, SourceError, Unsupported
 from warpline_proto.tables import STEPS
 
 from ..hook_file import HookFile, Taken, open_file
+from ..hook_processes import pid_namespace
 from ..hook_rows import Identity, identity_of, job_rows, step_rows
 from ..hook_search import FILES_MAX, Found, Search, opened
 from ..parsers.values import mapping, whole
@@ -92,7 +93,7 @@ class Hook:
         self._clock_ns = clock_ns
         self._clock = f"realtime@{node or platform.node()}"
         self._search = Search(config.directories, config.containers, proc)
-        self._namespace = _namespace(proc)
+        self._namespace = pid_namespace(proc)
         self._followed: dict[Key, _Followed] = {}
         self._positions: dict[Key, int] = {}
         self._saved: dict[Key, int] = {}
@@ -156,7 +157,7 @@ class Hook:
                 self._tell(found.path, Health(found.path, "dropped", reason))
         for key, followed in self._followed.items():
             if looked and key not in seen and not followed.found.ours:
-                followed.found = replace(followed.found, live=frozenset())  # its container is gone
+                followed.found = replace(followed.found, pids={})  # its container is gone
 
     def _follow(self, found: Found, name: str, folder: int | None) -> Key:
         """Begin with one file, or see anew who lives beside one that is followed."""
@@ -230,7 +231,7 @@ class Hook:
         process = followed.file.process
         if process.namespace == self._namespace:
             return self._search.lives(process.pid, process.start_ticks)
-        return followed.found.live is None or process.pid in followed.found.live
+        return followed.found.pids is None or process.pid in followed.found.pids
 
     def _last_words(self, followed: _Followed) -> Health | None:
         state = followed.file.state
@@ -290,14 +291,6 @@ def _load(path: Path) -> dict[Key, int]:
         return {}
     known = {str(key): whole(value) for key, value in list(stored.items())[:POSITIONS_MAX]}
     return {key: value for key, value in known.items() if value is not None and value >= 0}
-
-
-def _namespace(proc: str) -> int:
-    """The pid namespace of the agent, 0 where it is not known."""
-    try:
-        return os.stat(f"{proc}/self/ns/pid").st_ino
-    except OSError:
-        return 0
 
 
 def _user(number: int) -> str:

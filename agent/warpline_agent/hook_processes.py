@@ -1,0 +1,79 @@
+"""The training processes of this node as their hooks tell of them: who they are, and when each last ended a step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
+
+from warpline_hook import layout
+from warpline_proto.errors import Refused, SourceError
+
+from .hook_file import HookFile, open_file
+from .hook_rows import Identity, identity_of
+from .hook_search import Found, Search, opened
+
+RECENT_STEPS: Final = 20
+"""Newest steps of a process from which its usual step is taken."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One process: `pid` as this agent sees it, when its newest step ended, and what a step usually takes, ns."""
+
+    pid: int
+    identity: Identity
+    step_end_ns: int | None
+    usual_step_ns: int | None
+
+
+def training_processes(search: Search, folders: Iterable[Found], namespace: int) -> Iterator[Training]:
+    """All of these folders that live; `namespace` is the agent's own pid namespace."""
+    for found in folders:
+        with opened(found.path) as folder:
+            for name in found.names if folder is not None else ():
+                training = _training(search, found, name, folder, namespace)
+                if training is not None:
+                    yield training
+
+
+def _training(search: Search, found: Found, name: str, folder: int | None, namespace: int) -> Training | None:
+    try:
+        file = HookFile(open_file(name, folder))
+    except (SourceError, Refused, OSError):
+        return None  # the source of steps tells why
+    try:
+        pid = _pid(search, found, file, namespace)
+        if pid is None or file.state != layout.RUNNING:
+            return None
+        steps = [each for each in file.newest(RECENT_STEPS) if each.phase is None]
+        took = [each.times["duration"] or 0 for each in steps]
+        end = steps[-1].times["start"] if steps else None
+        return Training(
+            pid,
+            identity_of(file.identity()),
+            None if end is None else end + took[-1],
+            int(median(took)) if took else None,
+        )
+    except (Refused, OSError):
+        return None
+    finally:
+        file.close()
+
+
+def _pid(search: Search, found: Found, file: HookFile, namespace: int) -> int | None:
+    """The pid of the process in the agent's namespace; None where it is gone, or cannot be seen from here."""
+    process = file.process
+    if process.namespace == namespace:
+        return process.pid if search.lives(process.pid, process.start_ticks) else None
+    return None if found.pids is None else found.pids.get(process.pid)
+
+
+def pid_namespace(proc: str = "/proc") -> int:
+    """The pid namespace of the agent, 0 where it is not known."""
+    try:
+        return os.stat(f"{proc}/self/ns/pid").st_ino
+    except OSError:
+        return 0
