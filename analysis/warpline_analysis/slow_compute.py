@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,6 +20,8 @@ WINDOW_MIN: Final = 5
 """Shortest newest part of the window that is judged by itself."""
 ARRIVING_MAX: Final = 3
 """Newest steps in which a slow rank's times may still be on their way."""
+TURNS_MAX: Final = 4
+"""Sets of slow members that are looked for in a group one after the other."""
 PHASES_MAX: Final = 6
 """Compute phases of a job that are looked at, those that take most time."""
 
@@ -71,7 +73,7 @@ def _slow_groups(reader: Reader, job: str) -> list[tuple[PeerGroup, Slow]]:
         return []
     groups = load(reader, covered).groups
     apart = pooled([group.seconds for group in groups])
-    return [(group, slow) for group in groups if (slow := _judge(group, apart))]
+    return [found for group in groups for found in slow_in_turn(group, apart)]
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,31 @@ def judged_ranks(reader: Reader, job: str) -> Judged:
     for phase in (row["phase"] for row in phases):
         times = load(reader, covered._replace(table="phases"), phase)
         apart = pooled([group.seconds for group in times.groups])
-        found = [(group, slow) for group in times.groups if (slow := _judge(group, apart))]
+        found = [each for group in times.groups for each in slow_in_turn(group, apart)]
         ranks |= {group.members[place].rank for group, slow in found for place in slow.members}
     return Judged(True, frozenset(ranks))
 
 
-def _judge(group: PeerGroup, apart: float) -> Slow | None:
+def slow_in_turn(group: PeerGroup, apart: float) -> list[tuple[PeerGroup, Slow]]:
+    """Who is slow in a group, then who else is once those are left out: another one may have become so at another time.
+
+    Each with the group without those found before; together at most half of the members.
+    """
     if len(group.members) < 2 or len(group.steps) < STEPS_MIN:
-        return None
-    return slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
+        return []
+    found: list[tuple[PeerGroup, Slow]] = []
+    rest, left = group, len(group.members) // 2
+    while len(found) < TURNS_MAX:
+        slow = slow_members(rest.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
+        if slow is None or len(slow.members) > left:
+            break
+        found.append((rest, slow))
+        left -= len(slow.members)
+        if not left:
+            break
+        kept = [place for place in range(len(rest.members)) if place not in slow.members]
+        rest = replace(rest, members=tuple(rest.members[place] for place in kept), seconds=rest.seconds[:, kept])
+    return found
 
 
 def ranks_of(group: PeerGroup, slow: Slow, chosen: Sequence[int]) -> tuple[list[int], list[int]]:

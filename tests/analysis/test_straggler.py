@@ -402,3 +402,21 @@ def test_chips_that_differ_make_no_stage_heavy(reader_of: ReaderOf) -> None:
     for seed in range(20):
         chips = np.random.default_rng(seed).lognormal(0, 0.015, (1, 8))
         assert judge(reader_of, healthy(seed, steps=100) * chips, stages=4).findings == (), seed
+
+
+@pytest.mark.parametrize(("ranks", "other"), [(4, 3), (8, 6), (64, 57)])
+def test_two_ranks_that_became_slow_at_different_times_are_both_named_with_their_own_onsets(
+    reader_of: ReaderOf, ranks: int, other: int
+) -> None:
+    for seed in range(3):
+        compute = slowed(slowed(healthy(seed, steps=200, ranks=ranks), 0, 0.5, 88), other, 0.3, 117)
+        onsets = {f.subject.rank: f.onset.step for f in judge(reader_of, compute).findings}
+        assert set(onsets) == {0, other}, seed
+        assert abs((onsets[0] or 0) - 88) <= 30 and abs((onsets[other] or 0) - 117) <= 3, seed
+
+
+def test_beside_one_slow_rank_nobody_else_is_named(reader_of: ReaderOf) -> None:
+    for seed in range(20):
+        for ranks in (4, 16):
+            found = judge(reader_of, slowed(healthy(seed, ranks=ranks), 1, 0.4, 20)).findings
+            assert [f.subject.rank for f in found] == [1], seed

@@ -21,15 +21,13 @@ from ..detector import Reader
 from ..evenness import Evenness, evenness, merged
 from ..jobs import Job, jobs_with_collectives, known_jobs
 from ..kernel_level import sharpened
-from ..robust import EXCESS_GATE, Slow, median, share_gate, slow_members, steps_needed
+from ..robust import EXCESS_GATE, Slow, median, share_gate, steps_needed
 from ..scatter import pooled
 from ..self_time import Coverage, PeerGroup, SelfTime, coverage, load
-from ..slow_compute import ranks_of
+from ..slow_compute import WINDOW_MIN, ranks_of, slow_in_turn
 from ..stages import compare_stages, stage_imbalance
 from ..waits import Waits, load_waits
 
-WINDOW_MIN: Final = 5
-"""Shortest newest part of the window that is judged by itself."""
 ROTATION_STEPS_MIN: Final = 10
 """Steps from which an excess can be called rotating."""
 SPREAD_MEMBERS: Final = 64
@@ -43,11 +41,12 @@ CLOSER_MAX: Final = 8
 
 @dataclass(frozen=True)
 class Judged:
-    """One peer group: who is slow in it, and how even it is otherwise."""
+    """One peer group: who is slow in it, how even it is otherwise, and who else is slow among the rest, from another time on."""
 
     group: PeerGroup
     slow: Slow | None
     even: Evenness
+    further: tuple[tuple[PeerGroup, Slow], ...] = ()
 
 
 def detect(reader: Reader) -> Report:
@@ -72,7 +71,7 @@ def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
         return Report(checks=(_without_replicas(job, times),))
     if not judged:
         return _by_arrivals(reader, job, times, _too_little(times))
-    accused = [item for item in judged if item.slow and waited_for(reader, times, _ranks(item))]
+    accused = [item for item in _each(judged) if item.slow and waited_for(reader, times, _ranks(item))]
     findings = _accuse(reader, job, times, accused, judged)
     if not findings:
         findings = _uneven(reader, job, times, judged)
@@ -81,13 +80,19 @@ def _job(reader: Reader, job: Job, covered: Coverage) -> Report:
     return Report(tuple(findings)) if findings else Report(checks=(_even(reader, job, times, judged),))
 
 
+def _each(judged: Sequence[Judged]) -> list[Judged]:
+    """With those who are slow among the rest of a group, as of a group of their own."""
+    return [each for item in judged for each in (item, *(Judged(*further, item.even) for further in item.further))]
+
+
 def _ranks(item: Judged) -> list[int]:
     return [item.group.members[place].rank for place in item.slow.members] if item.slow else []
 
 
 def _judge(group: PeerGroup, apart: float) -> Judged:
-    slow = slow_members(group.seconds, STEPS_MIN, WINDOW_MIN, apart=apart)
-    return Judged(group, slow, evenness(group.seconds, ROTATION_STEPS_MIN))
+    slow = slow_in_turn(group, apart)
+    even = evenness(group.seconds, ROTATION_STEPS_MIN)
+    return Judged(group, slow[0][1] if slow else None, even, tuple(slow[1:]))
 
 
 def _too_little(times: SelfTime) -> str:
@@ -166,7 +171,7 @@ def _rotates(item: Judged) -> bool:
 
 
 def _partition(reader: Reader, job: Job, times: SelfTime, judged: Sequence[Judged]) -> list[Finding]:
-    ranks = {item.group.members[member].rank for item in judged if item.slow for member in item.slow.members}
+    ranks = {rank for item in _each(judged) for rank in _ranks(item)}
     stages = compare_stages(times, ranks, STEPS_MIN, WINDOW_MIN)
     if stages is None or not stages.heavy or stages.peers < 2 - bool(ranks):
         return []
