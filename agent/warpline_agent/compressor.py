@@ -32,6 +32,10 @@ ROWS_MAX: Final = 500_000
 _KEY_BITS: Final = 63
 _RANGE_MAX: Final = 4_096
 """Values of a column that lie closer together are counted from the lowest; others are sorted first."""
+_FEW_CODES: Final = 1 << 16
+_SHORT_BITS: Final = 32
+_LARGE_GROUP: Final = 64
+"""Records of a group in the mean from which groups are sorted one by one."""
 _DENSE: Final = 16
 """Numbers for each record up to which a table of all of them is cheaper than a sort of those that occur."""
 _EXACT: Final = 2**53
@@ -137,6 +141,11 @@ def _sorted(code: Times, duration_ns: Times) -> tuple[Times, Times, Times, Times
     """Codes that occur, and the durations in order of code and length with first and size of each code."""
     floor = int(duration_ns.min())
     bits = (int(duration_ns.max()) - floor).bit_length()
+    if int(code.max()) < _FEW_CODES and bits <= _SHORT_BITS:
+        counts = np.bincount(code)
+        used = np.flatnonzero(counts)
+        if used.size * _LARGE_GROUP <= code.size:
+            return _sorted_by_group(code, duration_ns, floor, used, counts[used])
     if int(code.max()).bit_length() + bits < _KEY_BITS:
         keys = np.sort((code << bits) | (duration_ns - floor))
         codes, ordered = keys >> bits, (keys & ((1 << bits) - 1)) + floor
@@ -145,6 +154,20 @@ def _sorted(code: Times, duration_ns: Times) -> tuple[Times, Times, Times, Times
         codes, ordered = code[order], duration_ns[order]
     first = np.flatnonzero(np.concatenate([[True], codes[1:] != codes[:-1]]))
     return codes[first], ordered, first, np.diff(np.append(first, codes.size))
+
+
+def _sorted_by_group(
+    code: Times, duration_ns: Times, floor: int, used: Times, size: Times
+) -> tuple[Times, Times, Times, Times]:
+    """The same in less than half of the time where groups are large: a sort by so short codes counts, and each group by itself
+    is sorted in half as many bytes."""
+    order = np.argsort(code.astype(np.uint16), kind="stable")
+    above = (duration_ns - floor).astype(np.uint32)[order]
+    ends = np.cumsum(size)
+    first = ends - size
+    for start, end in zip(first.tolist(), ends.tolist(), strict=True):
+        above[start:end].sort()
+    return used, above.astype(np.int64) + floor, first, size
 
 
 def _clustered(code: Times, decode: Decode, duration_ns: Times, grade: str, step_rows_max: int) -> tuple[_Where, _Told]:

@@ -13,6 +13,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -37,6 +38,8 @@ TIME_NS_MAX: Final = 2**61
 """Larger times (the year 2043 as nanoseconds) are damage."""
 NAMES_MAX: Final = 100_000
 """Names told apart in one recording; a program has a few thousand kernels."""
+NAMES_KNOWN: Final = 4_096
+"""Names whose identifiers are remembered: a program has the same ones in each step."""
 NAME_BEYOND: Final = "(one of the names beyond the bound)"
 _SECRET_CHARS: Final = 256
 """A secret that the cut would halve is still seen whole when so much more is looked at."""
@@ -74,6 +77,7 @@ def kernel_operation(name: str) -> str | None:
     return next((operation for pattern, operation in _OTHER_COMMUNICATION if pattern.search(lowered)), None)
 
 
+@lru_cache(maxsize=NAMES_KNOWN)
 def kernel_id(name: str) -> int:
     """First 63 bits of the BLAKE2b hash of the name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") >> 1

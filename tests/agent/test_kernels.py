@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from warpline_agent import compressor
 from warpline_agent.compressor import compress, reconstruction_error
 from warpline_agent.kernels import (
     COMMUNICATION,
@@ -85,6 +86,20 @@ def test_launch_gaps_are_of_kernels_whose_launch_is_known_and_null_where_none_is
     for records_of, wanted in ((kernels, [(None,) * 4] * 2), (launched, [(2, 40, 40, 40), (None,) * 4])):
         whole = step_rows(records_of, [], rank=0, clock=None, whole=(0, 500))
         assert [tuple(row[name] for name in columns) for row in whole.to_pylist()] == wanted
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(-5, 2**33)), min_size=1, max_size=300),
+    st.sampled_from([0, 2**20]),
+)
+def test_large_groups_are_sorted_as_small_ones_are(pairs: list[tuple[int, int]], far: int) -> None:
+    """Whatever way the records are brought in order, groups and their durations are the same."""
+    code = np.array([each + far * (each > 1) for each, _ in pairs], dtype=np.int64).repeat(64)
+    duration = np.array([duration for _, duration in pairs], dtype=np.int64).repeat(64)
+    used, ordered, first, size = compressor._sorted(code, duration)
+    assert used.tolist() == sorted(set(code.tolist()))
+    for name, start, count in zip(used.tolist(), first.tolist(), size.tolist(), strict=True):
+        assert ordered[start : start + count].tolist() == sorted(duration[code == name].tolist())
 
 
 def test_records_keep_their_launch_when_they_are_moved_or_chosen() -> None:

@@ -31,6 +31,7 @@ from compression_metric import Distances, compare, raw_steps, row_steps
 from compression_rivals import RECORD_BYTES, TRIPLE_BYTES, argus, argus_steps, argus_total_ns, zstd_bytes
 
 from warpline_agent.compressor import compress
+from warpline_agent.heap import keep_freed
 from warpline_agent.identity import stamp
 from warpline_agent.kernels import Kernels, StepSpan, name_rows, step_rows
 from warpline_proto import wire
@@ -93,6 +94,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=None, help="synthetic steps")
     parser.add_argument("--only", default="", help="inputs whose name holds this")
     options = parser.parse_args()
+    keep_freed()  # as the agent does
     data = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()
     steps = options.steps or (QUICK_STEPS if options.quick else STEPS)
     rows = [measured(load, zstd_level=None if options.quick else 19) for load in inputs(data, steps, options.only)]

@@ -22,6 +22,7 @@ import numpy as np
 
 from warpline_agent import raw_block
 from warpline_agent.compressor import compress
+from warpline_agent.heap import keep_freed
 from warpline_agent.kernels import Kernels
 from warpline_agent.parsers.kineto import read_trace
 from warpline_agent.raw_block import Process
@@ -157,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    keep_freed()  # as the agent does
     made = [step[0] for step in synthetic(options.data, 8).steps]
     by_start = [each.select(np.argsort(each.start_ns, kind="stable")) for each in made]
     inputs = {"the 10 MB step, by start": by_start, "the 10 MB step, in no order": made}

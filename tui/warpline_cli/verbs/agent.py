@@ -33,10 +33,12 @@ def run(options: argparse.Namespace) -> int:
     from warpline_agent.capture_watch import CaptureWatch
     from warpline_agent.config import build_sources, sections
     from warpline_agent.exporters.collector import CollectorExporter
+    from warpline_agent.heap import keep_freed
     from warpline_agent.spool import Spool
     from warpline_cli.streams import endings, tell
     from warpline_proto.config import files, load
 
+    keep_freed()
     settings = load(sections(), files(options.config))
     settings["agent"] = config = _override(settings["agent"], options)
     sources = build_sources(settings)
