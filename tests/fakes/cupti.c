@@ -196,19 +196,24 @@ static void give_back_held(void)
     }
 }
 
+static int mine_alone(struct buffer *buffer)
+{
+    int free = 0;
+    return __atomic_compare_exchange_n(&buffer->busy, &free, 1, 0, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
+}
+
+static void leave(struct buffer *buffer) { __atomic_store_n(&buffer->busy, 0, __ATOMIC_RELEASE); }
+
 OUT int cuptiActivityFlushAll(uint32_t forced)
 {
     (void)forced;
-    flushes++;
-    for (int each = 0; each < open_count; each++) {
-        pthread_mutex_lock(&lock);
-        int free = open_buffers[each].at && open_buffers[each].used && !open_buffers[each].busy;
-        open_buffers[each].busy += free;
-        pthread_mutex_unlock(&lock);
-        if (!free)
+    __atomic_fetch_add(&flushes, 1, __ATOMIC_RELAXED);
+    for (int each = 0; each < __atomic_load_n(&open_count, __ATOMIC_ACQUIRE); each++) {
+        if (!mine_alone(&open_buffers[each]))
             continue;
-        give_back(&open_buffers[each]);
-        open_buffers[each].busy = 0;
+        if (open_buffers[each].at && open_buffers[each].used)
+            give_back(&open_buffers[each]);
+        leave(&open_buffers[each]);
     }
     return failing("cuptiActivityFlushAll");
 }
@@ -225,15 +230,10 @@ static int clean(const uint8_t *at, size_t size)
 static uint8_t *room(size_t size)
 {
     size_t most;
-    pthread_mutex_lock(&lock);
     if (!mine)
-        mine = &open_buffers[open_count++];
-    while (mine->busy) {
-        pthread_mutex_unlock(&lock);
-        pthread_mutex_lock(&lock);
-    }
-    mine->busy = 1;
-    pthread_mutex_unlock(&lock);
+        mine = &open_buffers[__atomic_fetch_add(&open_count, 1, __ATOMIC_ACQ_REL) % BUFFERS_MAX];
+    while (!mine_alone(mine))
+        continue;
     if (mine->at && mine->used + size > mine->size)
         give_back(mine);
     if (!mine->at) {
@@ -248,14 +248,14 @@ static uint8_t *room(size_t size)
         pthread_mutex_unlock(&lock);
     }
     if (!mine->at || mine->size < size) {
-        mine->busy = 0;
+        leave(mine);
         return NULL;
     }
     mine->used += size;
     return mine->at + mine->used - size;
 }
 
-static void done(void) { __atomic_store_n(&mine->busy, 0, __ATOMIC_RELEASE); }
+static void done(void) { leave(mine); }
 
 static void put32(uint8_t *at, size_t offset, uint32_t value) { memcpy(at + offset, &value, 4); }
 static void put64(uint8_t *at, size_t offset, uint64_t value) { memcpy(at + offset, &value, 8); }
