@@ -106,7 +106,10 @@ def _beside(job: str, name: str, table: str, rows: pa.Table, places: pa.Table, s
 
 
 def _unaccounted(reader: Reader, job: str, step_seconds: float) -> Iterator[Gaps]:
-    """What is left of a step beside compute and communication, where somebody is waited for at all."""
+    """What is left of a step beside compute and communication, where somebody is waited for at all.
+
+    Steps of which a rank's rows are not all there are left out: what got lost would count as a gap.
+    """
     if not _waited_for(load_waits(reader, job), LATE_SHARE * step_seconds):
         return
     place = f"FROM phases WHERE job = {literal(job)} AND rank IS NOT NULL AND step IS NOT NULL AND kind IN {SELF_KINDS}"
@@ -114,13 +117,15 @@ def _unaccounted(reader: Reader, job: str, step_seconds: float) -> Iterator[Gaps
     if first is None:
         return
     known = f"job = {literal(job)} AND step >= {first} AND duration_ns IS NOT NULL"
+    own = f"FILTER (kind IN {SELF_KINDS} OR kind = 'communication')"
     cells = (
         "SELECT step, rank, greatest(whole - spent - coalesce(reduced, 0), 0) / 1e9 AS gap_seconds FROM (SELECT step, rank, "
         f"max(duration_ns) AS whole FROM steps WHERE {known} AND scope = 'step' GROUP BY step, rank) JOIN (SELECT step, rank, "
-        f"sum(duration_ns) FILTER (kind IN {SELF_KINDS} OR kind = 'communication') AS spent FROM phases WHERE {known} "
-        "GROUP BY step, rank) USING (step, rank) JOIN (SELECT step, rank, sum(duration_ns) AS reduced FROM collectives WHERE "
-        f"{known} AND operation NOT IN {POINT_TO_POINT} AND coalesce(timing, 'host') NOT IN {UNTIMED} GROUP BY step, rank) "
-        "USING (step, rank) WHERE spent IS NOT NULL"
+        f"sum(duration_ns) {own} AS spent, count(*) {own} AS passes FROM phases WHERE {known} "
+        "GROUP BY step, rank) USING (step, rank) JOIN (SELECT step, rank, sum(duration_ns) AS reduced, count(*) AS operations "
+        f"FROM collectives WHERE {known} AND operation NOT IN {POINT_TO_POINT} AND coalesce(timing, 'host') NOT IN {UNTIMED} "
+        "GROUP BY step, rank) USING (step, rank) WHERE spent IS NOT NULL "
+        "QUALIFY passes + operations >= median(passes + operations) OVER (PARTITION BY rank)"
     )
     rows = reader.query(cells)
     ranks = f"SELECT DISTINCT rank FROM ({cells})"

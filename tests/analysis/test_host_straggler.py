@@ -14,6 +14,7 @@ import pytest
 from warpline_agent.offline import read_paths
 from warpline_analysis.detector import Reader
 from warpline_analysis.detectors import host_straggler, straggler
+from warpline_analysis.host_gaps import load_gaps
 from warpline_proto.finding import Finding, FindingKind, Report, Severity, Verdict
 
 ReaderOf = Callable[[Mapping[str, Any]], Reader]
@@ -242,3 +243,25 @@ def test_what_no_phase_accounts_for_is_a_matter_of_the_host_where_others_wait_fo
         assert (late.kind, late.subject.rank) == (HOST, 3) and "neither computes nor communicates" in late.summary, seed
         assert late.onset.step is not None and abs(late.onset.step - 50) <= 2
         assert judge(reader_of, blind(train(work, gap=gaps(seed)))).findings == (), seed
+
+
+def test_rows_that_got_lost_of_a_rank_are_no_gap_of_its_host(reader_of: ReaderOf, train: Train) -> None:
+    """Others wait for a rank that computes longer, so that what is left of their steps is looked at."""
+    for seed in range(3):
+        compute = noisy(seed)
+        compute[50:, 3] *= 1.3
+        work = {
+            "forward": ("compute", 0.4 * compute),
+            "backward": ("compute", 0.6 * compute),
+            "next batch": ("data", np.full_like(compute, 0.001)),
+        }
+        tables = blind(train(work, gap=gaps(seed)))
+        rows = tables["phases"]
+        chance = np.random.default_rng(seed).random(rows.num_rows)
+        rank, phase = rows.column("rank").to_numpy(), np.array(rows.column("phase").to_pylist())
+        lost = (rank == 5) & (phase == "backward") & (chance < 0.2)
+        reader = reader_of(tables | {"phases": rows.filter(pa.array(~lost))})
+        assert host_straggler.detect(reader).findings == (), seed
+        *_, left = load_gaps(reader, "train", 0.11)
+        known = left.times.groups[0].seconds[:, 5]
+        assert np.nanmax(known) < 1.3 * np.nanmedian(known) and np.isnan(known).sum() == lost.sum(), seed
