@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -63,3 +64,18 @@ def test_the_command_runs_without_any_dependency(python: Path) -> None:
         cwd="/",
     )
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_the_doctor_says_whether_a_python_has_the_hook(python: Path) -> None:
+    """Of the image's, that it has; of one without the file, what to do."""
+    command = [str(python), "-m", "warpline_cli.main", "doctor", "--json"]
+
+    def told() -> str:
+        done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, cwd="/")
+        return next(each["state"] for each in json.loads(done.stdout)["checks"] if each["id"] == "hook")
+
+    assert told() == "ok"
+    (path,) = python.parents[1].glob("lib/python*/site-packages/warpline_hook.pth")
+    path.rename(path.with_suffix(".away"))
+    assert told() == "absent"
+    path.with_suffix(".away").rename(path)

@@ -17,6 +17,8 @@ PARTS: Final = {"agent": ("pynvml", "psutil"), "collector": ("duckdb",), "tui": 
 WIRE: Final = ("pyarrow", "grpc", "zstandard", "numpy", "google.protobuf")
 CLOCK_UNSYNCHRONISED: Final = 5
 """adjtimex's TIME_ERROR: nothing disciplines the system clock."""
+RANKS_MIN: Final = 16
+"""Training processes of one node for which there is to be room."""
 EXIT: Final = {"ok": 0, "absent": 0, "limited": 1, "broken": 2}
 
 
@@ -51,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
         *_sources(),
         _clock(),
         _capture(),
+        _hook(),
         _collector(options.collector),
     ]
     worst = max(EXIT[check.state] for check in checks)
@@ -157,6 +160,30 @@ def _capture() -> Check:
     except OSError as error:
         return Check("capture", "broken", f"the capture library cannot be loaded: {error}", "reinstall warpline")
     return Check("capture", "ok", f"capture library {found}")
+
+
+def _hook() -> Check:
+    """Whether interpreters of this environment find the hook, and whether there is room for what it writes."""
+    import os
+    import site
+    from pathlib import Path
+
+    from warpline_hook.environment import directory
+    from warpline_hook.layout import FILE_BYTES
+
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    if not any(Path(each, "warpline_hook.pth").is_file() for each in folders):
+        return Check("hook", "absent", "this Python was not given the hook", "pip install warpline in it")
+    where = directory(os.environ)
+    try:
+        space = os.statvfs(where)
+    except OSError as error:
+        return Check("hook", "limited", f"{where}: {error.strerror}", "set WARPLINE_DIRECTORY to a folder on memory")
+    ranks = space.f_bavail * space.f_frsize // FILE_BYTES
+    if ranks < RANKS_MIN or not os.access(where, os.W_OK):
+        hint = "make room there, or set WARPLINE_DIRECTORY for the jobs"
+        return Check("hook", "limited", f"{where} has room for {ranks} ranks, or is not writable", hint)
+    return Check("hook", "ok", f"jobs of this Python that ask for it record their steps in {where}")
 
 
 def _collector(address: str) -> Check:
