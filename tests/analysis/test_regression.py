@@ -235,13 +235,13 @@ def test_ranks_that_are_watched_too_seldom_are_not_called_alike(reader_of: Reade
 
 def phased(times: Times, optimizer: Times) -> dict[str, Any]:
     """Steps of a job of four ranks that tell how long forward and optimizer took."""
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"job": "train", "rank": rank, "dp": rank, "scope": "step", "step": step, "duration_ns": int(seconds * 1e9)}
         for step, seconds in enumerate(times) for rank in range(4)
     ]  # fmt: skip
     phases = [
         {key: row[key] for key in ("job", "rank", "dp", "step")}
-        | {"phase": phase, "kind": kind, "duration_ns": int(seconds[row["step"]] * 1e9)}
+        | {"phase": phase, "kind": kind, "duration_ns": int(seconds[int(row["step"])] * 1e9)}
         for row in steps
         for phase, kind, seconds in (("forward", "compute", times * 0.8), ("optimizer", "optimizer", optimizer))
     ]  # fmt: skip
