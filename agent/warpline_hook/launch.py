@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .environment import HOOK, JOB, name_run
+from .environment import HOOK, JOB, name_run, switched_on
+from .library import capture_variables
 
 
 def environment_for(environment: Mapping[str, str], now_ns: int, job: str | None = None) -> dict[str, str]:
-    """The given environment with the hook switched on; what the user has set stays."""
+    """The given environment with the hook and the native library switched on; what the user has set stays."""
     wanted = dict(environment)
     wanted.setdefault(HOOK, "1")
+    if switched_on(wanted):
+        wanted |= capture_variables(wanted)
     if job is not None:
         wanted[JOB] = job
     name_run(wanted, now_ns)

@@ -18,6 +18,7 @@ from . import layout
 from .boundary import Boundary
 from .environment import GROUP, directory
 from .identity import identity
+from .library import Loaded, loaded
 from .step_ring import StepRing, create
 
 STRANGERS_MAX: Final = 32
@@ -52,6 +53,7 @@ class Recorder:
         self.alive = True
         self.status = "on: no step has ended yet"
         self._ring: StepRing | None = None
+        self._library: Loaded | None = None
         self._owner = 0
         self._strangers = 0
         self._boundary: Boundary | None = Boundary()
@@ -186,11 +188,14 @@ class Recorder:
         ring = self._ring or self._open()
         if self._looks():
             ring.identify(identity(os.environ))
+            self._library = loaded()
         if self._began:  # else it is the first one, of which nobody knows when it began
             start_ns = time.time_ns() - (time.monotonic_ns() - self._began)
             ring.step(number, layout.ON_CPU if self._on_cpu else 0, (start_ns, now - self._began, *self._times(cpu)))
         self._number = number + 1
         self._steps += 1
+        if self._library is not None:
+            self._library.step(self._number)
         self._begin(now, cpu)
 
     def _times(self, cpu: int) -> tuple[int, ...]:

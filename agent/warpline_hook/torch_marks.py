@@ -13,6 +13,7 @@ from functools import wraps
 from types import ModuleType
 from typing import Any, Final
 
+from . import profiler_marks
 from .recorder import Recorder
 
 Current = Callable[[], Recorder]
@@ -34,6 +35,7 @@ def attach(module: ModuleType, current: Current) -> None:
     if module is torch:
         _optimizers(sys.modules["torch.optim.optimizer"], current, compiling)
         _backward_passes(sys.modules["torch.autograd"], current, compiling)
+        profiler_marks.attach(sys.modules.get(profiler_marks.MODULE))
     if loader is not None:
         _data_loaders(loader, current, compiling)
 

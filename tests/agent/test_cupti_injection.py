@@ -278,7 +278,7 @@ def test_a_cupti_that_refuses_is_told_with_its_reason_and_the_program_goes_on(
 
 def test_the_place_of_the_subscriber_is_held_only_where_pytorch_leaves_it_free(train: Start) -> None:
     assert train().ask("subscribed") == 0
-    assert train(KINETO_USE_DAEMON="1").ask("subscribed") == 1
+    assert train(WARPLINE_HOLD_CUPTI="1").ask("subscribed") == 1
 
 
 def test_the_libcupti_that_is_loaded_already_is_used(train: Start, compile_fake: Callable[[str, str], Path]) -> None:

@@ -152,8 +152,8 @@ static int look_for_holder(struct dl_phdr_info *library, size_t size, void *best
     return 0;
 }
 
-/* CUPTI has room for one subscriber. With KINETO_USE_DAEMON PyTorch leaves the place free, and holding it keeps others from
- * taking CUPTI down under us; without it the place is PyTorch's, and we only look whether somebody sits there. */
+/* CUPTI has room for one subscriber. Where PyTorch leaves the place free (from 2.7 on, with KINETO_USE_DAEMON, which the launcher
+ * knows), holding it keeps others from taking CUPTI down under us; else we only look whether somebody sits there. */
 static int subscribe(void)
 {
     void *subscriber = NULL;
@@ -170,7 +170,8 @@ static int subscribe(void)
         say(STATE_DENIED, "CUPTI refuses to be used", result);
         return 0;
     }
-    if (!getenv("KINETO_USE_DAEMON"))
+    const char *hold = getenv("WARPLINE_HOLD_CUPTI");
+    if (!hold || strcmp(hold, "1"))
         api.unsubscribe(subscriber);
     return 1;
 }
