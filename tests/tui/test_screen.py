@@ -174,6 +174,18 @@ async def test_the_kernel_table_follows_the_chosen_rank(database: Database) -> N
         assert "5 µs" in words(pilot, "#kernels")
 
 
+def test_steps_told_by_sums_alone_do_not_draw_the_median_down(database: Database) -> None:
+    """What has no median does not count for it; a kernel that never has one says so."""
+    fill(database)
+    bare = {"job": "train", "rank": 1, "category": "compute", "count": 90, "sum_ns": 1, "min_ns": 1, "max_ns": 1}
+    database.add("kernel_clusters", [bare | {"kernel_id": number, "grade": "sums"} for number in (7, 8)])
+    kernels = Feed(database.query, clock=lambda: NOW).take(("train", 1)).kernels
+    assert {kernel.name: (kernel.count, kernel.p50_ns) for kernel in kernels} == {
+        "ampere_gemm": (100, 500.0),
+        "kernel 8": (90, None),
+    }
+
+
 async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Database) -> None:
     fill(database)
     async with app_over(database).run_test(size=(120, 30)) as pilot:

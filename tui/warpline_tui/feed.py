@@ -57,13 +57,15 @@ ORDER BY state = 'fresh', node, source, subject LIMIT {ROWS_MAX}
 
 
 def kernels_of(key: RankKey) -> str:
-    """SQL for the kernel table of one rank, largest total first. Order statistics are count-weighted over its clusters."""
+    """SQL for the kernel table of one rank, largest total first. Order statistics are count-weighted over its clusters
+    that have them."""
     job, rank = key
     escaped = (job or "").replace("'", "''")
     of_rank = "IS NULL" if rank is None else f"= {int(rank)}"
     return f"""
 SELECT coalesce(n.name, 'kernel ' || c.kernel_id) AS name, any_value(c.category) AS category, sum(c.count)::BIGINT AS count,
-       sum(c.sum_ns)::BIGINT AS sum_ns, min(c.min_ns) AS min_ns, (sum(c.p50_ns * c.count) / sum(c.count))::DOUBLE AS p50_ns,
+       sum(c.sum_ns)::BIGINT AS sum_ns, min(c.min_ns) AS min_ns,
+       (sum(c.p50_ns * c.count) / sum(c.count) FILTER (c.p50_ns IS NOT NULL))::DOUBLE AS p50_ns,
        max(c.p99_ns) AS p99_ns, max(c.max_ns) AS max_ns,
        (sum(c.sum_ns) / sum(sum(c.sum_ns)) OVER ())::DOUBLE AS share
 FROM kernel_clusters c

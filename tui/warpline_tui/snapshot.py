@@ -55,15 +55,16 @@ RankKey = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel of one rank over the steps kept: calls, total and order statistics in ns."""
+    """One kernel of one rank over the steps kept: calls, total and order statistics in ns; p50 and p99 None where it is told by
+    sums alone."""
 
     name: str
     category: str
     count: int
     sum_ns: int
     min_ns: int
-    p50_ns: float
-    p99_ns: float
+    p50_ns: float | None
+    p99_ns: float | None
     max_ns: int
     share: float
 
