@@ -135,6 +135,20 @@ def test_what_a_compiler_follows_has_no_marks(start: Start, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+LIBRARY = """
+import warpline_hook.library
+class Loaded:
+    def step(self, number): print("step", number)
+warpline_hook.library.loaded = Loaded
+"""
+
+
+def test_the_native_library_is_told_of_each_step_that_begins(start: Start) -> None:
+    """So that windows of capture lie on the same steps of all ranks."""
+    told = start(LIBRARY + TRAINING.format(steps=3)).stdout.splitlines()
+    assert told == ["step 1", "step 2", "step 3"]
+
+
 def test_an_error_of_the_program_passes_unchanged(start: Start, tmp_path: Path) -> None:
     """One in a backward pass, and the end of a data loader."""
     failing = TRAINING.format(steps=5).replace("sum(range(20_000))", "1 // (3 - batch)")
