@@ -12,6 +12,7 @@ import os
 import time
 from _thread import get_ident
 from collections.abc import Callable
+from resource import RUSAGE_THREAD, getrusage
 from typing import Any, Concatenate, Final, ParamSpec
 
 from . import layout
@@ -46,6 +47,11 @@ def _quietly(
     return quiet
 
 
+def _gave_way() -> int:
+    """How often the calling thread has left the CPU to wait for something."""
+    return getrusage(RUSAGE_THREAD).ru_nvcsw
+
+
 class Recorder:
     """One process; a forked child gets one of its own. The file is made when the first step ends, never before."""
 
@@ -59,7 +65,7 @@ class Recorder:
         self._boundary: Boundary | None = Boundary()
         self._number = self._steps = 0
         self._on_cpu = self._next_on_cpu = False
-        self._began = self._cpu_began = self._cpu_from = self._collection_from = 0
+        self._began = self._cpu_began = self._cpu_from = self._gave_way = self._collection_from = 0
         self._backward_depth = 0
         self._begin(0, 0)
 
@@ -77,20 +83,24 @@ class Recorder:
         """The data loader is asked for a batch."""
         if get_ident() == self._owner:
             if self._on_cpu:
-                self._cpu_from = time.thread_time_ns()
+                self._cpu_from, self._gave_way = time.thread_time_ns(), _gave_way()
             self._from = time.monotonic_ns()
 
     @_quietly
     def data_leave(self) -> None:
-        """It has given one."""
+        """It has given one. On the CPU, what others ran meanwhile is no waiting where the thread never gave way by itself."""
         if get_ident() != self._owner:
             return
         self._ready = now = time.monotonic_ns()
+        waited = now - self._from
         if self._on_cpu:
-            self._data_cpu += time.thread_time_ns() - self._cpu_from
+            computed = time.thread_time_ns() - self._cpu_from
+            self._data_cpu += computed
+            if _gave_way() == self._gave_way:
+                waited = min(waited, computed)
         if self._data < 0:
             self._data, self._data_at = 0, self._from - self._began
-        self._data += now - self._from
+        self._data += waited
 
     @_quietly
     def backward_enter(self) -> None:

@@ -84,6 +84,15 @@ def test_of_a_model_on_a_gpu_no_time_is_called_compute(start: Start, tmp_path: P
         assert (record.times["backward"] or 0) > 0
 
 
+def test_a_data_loader_that_sleeps_is_waited_for(start: Start, tmp_path: Path) -> None:
+    """And what it takes is no compute time of the model."""
+    program = "import time\ndef rows():\n    for each in range(5):\n        time.sleep(0.02)\n        yield each\n"
+    start(program + TRAINING.format(steps=5).replace("range(5)", "rows()"))
+    for record in only(tmp_path)[0]:
+        assert (record.times["data"] or 0) >= 20_000_000
+        assert (record.times["cpu"] or 0) <= (record.times["duration"] or 0) - 20_000_000
+
+
 def test_without_the_variable_nothing_is_loaded_and_nothing_recorded(start: Start, tmp_path: Path) -> None:
     """Absent or 0: an interpreter that has the hook installed loads what one without it does."""
     listing = (
