@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import json
 import mmap
@@ -17,8 +18,10 @@ ATTEMPTS_MAX: Final = 8
 """Names that are tried where an earlier program of the same process has left a file."""
 STALE_SECONDS: Final = 600
 """A file whose process is gone and that no agent has taken away for so long is removed."""
-STALE_FILES_MAX: Final = 64
-"""Files that are looked at for that."""
+DEAD_FILES_MAX: Final = 32
+"""Of those that have been gone for less, so many are left: 10 MB of a memory that others need as well."""
+FREE_SHARE: Final = 16
+"""A file takes no more than this part of the file system's free space: NCCL and data loaders live there too."""
 _NO_TIMES: Final = (layout.UNKNOWN,) * (len(layout.TIMES) - 2 + len(layout.STARTS))
 
 
@@ -111,6 +114,7 @@ def create(directory: str, group: str | None, now_ns: int) -> StepRing:
     """A new file for this process; OSError where there is no room for it or no such directory."""
     process = this_process()
     _remove_stale(directory, process, now_ns)
+    _check_room(directory)
     path, descriptor = _new_file(directory, process)
     try:
         _share(descriptor, group)
@@ -150,16 +154,27 @@ def _share(descriptor: int, group: str | None) -> None:
 
 
 def _remove_stale(directory: str, process: Process, now_ns: int) -> None:
-    """Take away what processes of this pid namespace left that have been gone for a while: memory is scarce."""
+    """Take away what processes of this pid namespace and user left that are gone: memory is scarce."""
     own = f"{layout.PREFIX}{process.namespace}-"
-    names = [name for name in os.listdir(directory) if name.startswith(own) and name.endswith(layout.SUFFIX)]
-    for name in names[:STALE_FILES_MAX]:
-        path = os.path.join(directory, name)
-        with contextlib.suppress(OSError, ValueError):
-            pid, ticks = map(int, name[len(own) : -len(layout.SUFFIX)].split(".")[0].split("-"))
-            old = now_ns / 1e9 - os.stat(path, follow_symlinks=False).st_mtime > STALE_SECONDS
-            if old and not _lives(pid, ticks):
+    dead: list[tuple[float, str]] = []
+    for name in os.listdir(directory):
+        if name.startswith(own) and name.endswith(layout.SUFFIX):
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError, ValueError):
+                pid, ticks = map(int, name[len(own) : -len(layout.SUFFIX)].split(".")[0].split("-"))
+                if not _lives(pid, ticks):
+                    dead.append((os.stat(path, follow_symlinks=False).st_mtime, path))
+    dead.sort()
+    for place, (modified, path) in enumerate(dead):
+        if place < len(dead) - DEAD_FILES_MAX or now_ns / 1e9 - modified > STALE_SECONDS:
+            with contextlib.suppress(OSError):
                 os.unlink(path)
+
+
+def _check_room(directory: str) -> None:
+    space = os.statvfs(directory)
+    if space.f_bavail * space.f_frsize < FREE_SHARE * layout.FILE_BYTES:
+        raise OSError(errno.ENOSPC, f"{directory} has less than {FREE_SHARE} times the room that is needed")
 
 
 def _lives(pid: int, ticks: int) -> bool:

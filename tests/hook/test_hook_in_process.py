@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -273,6 +274,21 @@ def test_on_a_full_file_system_training_goes_on_and_no_file_is_left(start: Start
     assert not list(tmp_path.iterdir())
 
 
+def test_a_memory_that_is_nearly_full_is_left_to_others(start: Start, tmp_path: Path) -> None:
+    """Less than sixteen files would fit: NCCL may need what is left."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts a small file system: needs root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounts a small file system: not allowed here")
+    try:
+        told = start(TRAINING.format(steps=5) + "import warpline_hook; print(warpline_hook.status())").stdout
+        assert "has less than 16 times the room" in told
+        assert not list(tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
 def test_a_file_cut_short_by_somebody_else_is_not_noticed_before_it_is_read(start: Start, tmp_path: Path) -> None:
     """Another program's file in the way of ours is left alone; ours gets another name."""
     program = (
@@ -301,6 +317,17 @@ def test_files_of_processes_long_gone_are_removed_and_others_are_not(start: Star
     assert not gone.exists()
     assert young.exists()
     assert elsewhere.exists()
+
+
+def test_a_program_that_dies_again_and_again_does_not_fill_the_memory(start: Start, tmp_path: Path) -> None:
+    """Without an agent that takes the files away: the newest are left."""
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    left = [tmp_path / layout.file_name(namespace, 2**22 + number, 1) for number in range(40)]
+    for number, path in enumerate(left):
+        path.write_bytes(b"")
+        os.utime(path, (time.time() - number, time.time() - number))
+    start(TRAINING.format(steps=2))
+    assert [path.exists() for path in left] == [True] * 32 + [False] * 8
 
 
 @pytest.mark.parametrize("flag", ["-I", "-E", "-s", "-O"])
