@@ -34,6 +34,8 @@ TOP_SHARE: Final = 64
 """In a group of n the slowest n // TOP_SHARE of a step count as slowest: among thousands somebody always hiccups."""
 RECURRENT_SHARE: Final = 0.1
 """A member that is slow now and then is so in this share of rows; less is a matter of single stalls ..."""
+SPELL_SHARE: Final = 0.5
+"""... and at least so many of these rows lie beside another: lone ones far apart are single stalls too."""
 RECURRENT_MIN: Final = 2
 """Blocks of rows at least: once is not again."""
 RECURRENT_SCALES: Final = (1, 4, 8)
@@ -287,6 +289,8 @@ def _again(values: Array, own: Array, rows_min: int, gate: float, scatter: float
     hits = int(counts[member])
     if hits * scale < max(rows_min + 1, RECURRENT_SHARE * len(values)) or hits < RECURRENT_MIN:
         return None
+    if scale == 1 and _beside_another(far[:, member]) < SPELL_SHARE:
+        return None
     level = float(median(blocks[far[:, member], member]))
     if not (_oftener(blocks, member, level, RECURRENT_RATIO) and _oftener(own, member, level, TURNS_RATIO)):
         return None
@@ -300,6 +304,12 @@ def _again(values: Array, own: Array, rows_min: int, gate: float, scatter: float
     return replace(
         found, start=start, stop=newest, steps=newest - start, share=found.share * len(rows) / (newest - start)
     )
+
+
+def _beside_another(far: Flags) -> float:
+    """Share of the rows told that come right before or after another such row."""
+    held = np.concatenate(([False], far, [False]))
+    return float(np.mean((held[:-2] | held[2:])[far]))
 
 
 def _oftener(ratio: Array, member: int, level: float, times: float) -> bool:
