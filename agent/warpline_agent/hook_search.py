@@ -43,12 +43,14 @@ class Found:
 
 
 class Search:
-    """`folders` are paths as this process sees them; containers are looked into at the same paths."""
+    """`folders` are paths as this process sees them; containers are looked into at the same paths. `suffix` is what the names
+    of the files end in."""
 
-    def __init__(self, folders: Sequence[str], containers: bool, proc: str = "/proc") -> None:
+    def __init__(self, folders: Sequence[str], containers: bool, proc: str = "/proc", suffix: str = SUFFIX) -> None:
         self._folders = tuple(folders)
         self._containers = containers
         self._proc = proc
+        self._suffix = suffix
         self.hidden = 0
         """Processes in containers that may not be looked into."""
 
@@ -56,7 +58,7 @@ class Search:
         """The folders of this machine that hold files."""
         for path in self._folders:
             with opened(path) as folder:
-                names = _names(folder)
+                names = _names(folder, self._suffix)
             if names:
                 yield Found(path, tuple(names[:FILES_MAX]), max(len(names) - FILES_MAX, 0))
 
@@ -108,7 +110,7 @@ class Search:
 
     def _contained(self, path: str, pids: Sequence[int]) -> Found | None:
         with opened(path) as folder:
-            names = _names(folder)
+            names = _names(folder, self._suffix)
         if not names:
             return None
         known = {inner: pid for pid in pids if (inner := self._pid_within(pid)) is not None}
@@ -167,12 +169,12 @@ def _identity_of(path: str) -> Folder | None:
     return status.st_dev, status.st_ino
 
 
-def _names(folder: int | None) -> list[str]:
+def _names(folder: int | None, suffix: str) -> list[str]:
     """Names of files of the hook, the newest first."""
     if folder is None:
         return []
     try:
-        names = [name for name in os.listdir(folder) if name.startswith(PREFIX) and name.endswith(SUFFIX)]
+        names = [name for name in os.listdir(folder) if name.startswith(PREFIX) and name.endswith(suffix)]
     except OSError:
         return []
     return names if len(names) <= FILES_MAX else sorted(names, key=lambda name: -_made(name, folder))

@@ -237,17 +237,18 @@ class RingFile:
             os.pwrite(self._descriptor, (number & (1 << 64) - 1).to_bytes(_WORD, "little"), at)
 
 
-def open_ring(path: Path) -> RingFile | None:
-    """The ring of one process; None while it is being made or where it has gone.
+def open_ring(path: Path, folder: int | None = None) -> RingFile | None:
+    """The ring of one process, in an open folder where one is given; None while it is being made or where it has gone.
 
     Raises Denied where this user may not read it, Refused where it is no ring or of another version.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise Denied(f"the ring {path.name} cannot be opened: {error.strerror}") from None
+        hint = "run the agent as root or as the user of the job, or set WARPLINE_GROUP for the job"
+        raise Denied(f"the ring {path.name} cannot be opened: {error.strerror}", hint) from None
     opened = None
     try:
         opened = _opened(path, descriptor)

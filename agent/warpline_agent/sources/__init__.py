@@ -13,6 +13,7 @@ from .infiniband_snapshot import InfinibandSnapshot
 from .ingero import Ingero
 from .inspector import Inspector
 from .kernel_log import KernelLog, KernelLogFile
+from .kernels import TrainingKernels
 from .kineto import Kineto, KinetoFolder
 from .nccl_log import NcclLog, NcclLogSource
 from .nccl_topology import NcclTopology
@@ -33,6 +34,7 @@ from .tracelens_nccl import TracelensNccl
 SOURCES: dict[str, type[Source]] = {
     "nvml": Nvml,
     "hook": Hook,
+    "kernels": TrainingKernels,
     "stacks": Stacks,
     "host": Host,
     "infiniband": Infiniband,

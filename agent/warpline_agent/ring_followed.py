@@ -1,0 +1,223 @@
+"""One training process as its ring tells of it: records that wait for their step, steps, and when capture was on.
+
+An agent that is killed loses what waited for its step; what is still in the ring it finds again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from warpline_hook import layout, ring
+from warpline_proto.errors import Refused, SourceError
+
+from .hook_file import HookFile, open_file
+from .hook_rows import Identity, identity_of
+from .hook_search import Found
+from .kernels import NO_STEP, Kernels, StepSpan, steps_at
+from .ring_file import Records, RingFile, Standing
+from .ring_records import RingKernels, joined
+
+PENDING_RECORDS_MAX: Final = 400_000
+"""Records that wait for the end of their step (20 MB); more are told without one."""
+PENDING_NS: Final = 120_000_000_000
+"""They wait no longer than this."""
+SPANS_MAX: Final = 4_096
+"""Steps that are remembered."""
+WINDOWS_MAX: Final = 256
+"""Times of capture, and of loss, that are remembered."""
+ENVIRONMENT_JOB: Final = ("WARPLINE_JOB", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
+ENVIRONMENT_RANK: Final = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+ENVIRONMENT_SIZE: Final = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+Window = tuple[int, int | None]
+"""From and to, ns; None while it lasts."""
+_EVER: Final = 1 << 62
+
+
+class Ripe(NamedTuple):
+    """Kernels, given to the steps that were captured whole; those steps; NCCL operations; all steps that are over."""
+
+    kernels: Kernels | None
+    whole: list[StepSpan]
+    operations: Records | None
+    over: list[StepSpan]
+
+
+def _end(span: StepSpan) -> int:
+    return span.start_ns + span.duration_ns
+
+
+@dataclass
+class Followed:
+    """`dropped` is what has been told by lane, `told_names` how many names; `rate` is a moment and the records by then."""
+
+    file: RingFile
+    name: str
+    found: Found
+    kernels: RingKernels = field(default_factory=RingKernels)
+    identity: Identity = field(default_factory=Identity)
+    steps: HookFile | None = None
+    spans: deque[StepSpan] = field(default_factory=lambda: deque(maxlen=SPANS_MAX))
+    windows: deque[Window] = field(default_factory=lambda: deque(maxlen=WINDOWS_MAX))
+    losses: deque[Window] = field(default_factory=lambda: deque(maxlen=WINDOWS_MAX))
+    told_names: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    communicators: set[int] = field(default_factory=set)
+    windowed: bool = False
+    rate: tuple[int, int] = (0, 0)
+    _pending: list[Kernels] = field(default_factory=list)
+    _operations: list[Records] = field(default_factory=list)
+    _told_to_ns: int = 0
+
+    def look_for_steps(self, folder: int | None) -> None:
+        """Open the file of the hook beside the ring, where there is one by now."""
+        if self.steps is not None:
+            return
+        process = self.file.process
+        try:
+            name = layout.file_name(process.namespace, process.pid, process.start_ticks)
+            self.steps = HookFile(open_file(name, folder))
+        except (SourceError, Refused, OSError):
+            return
+
+    def take_steps(self) -> None:
+        """New steps, and who the process says it is."""
+        try:
+            for record in self.steps.take().records if self.steps is not None else ():
+                start, duration = record.times["start"], record.times["duration"]
+                if record.phase is None and start is not None and duration is not None:
+                    self.spans.append(StepSpan(record.step, start, duration))
+            told = self.steps.identity() if self.steps is not None else {}
+        except (Refused, OSError):
+            self.close_steps()
+            return
+        if told:
+            self.identity = identity_of(told)
+        elif self.identity.job is None and self.identity.rank is None:
+            self.identity = identity_of(_environment(self.file))
+
+    def take_events(self, events: Records, standing: Standing, now_ns: int) -> None:
+        """When capture began and ended, and when CUPTI lost records."""
+        for event in events[events["kind"] == ring.CAPTURE]:
+            self._capture(int(event["start_ns"]), bool(event["value"] & ring.KERNELS))
+        self._lose(events)
+        if standing.capturing & ring.KERNELS and not self._captures:
+            self.windows.append((now_ns, None))  # begun before this agent did
+
+    def take_records(self, kernels: Records, operations: Records) -> None:
+        """New records of the kernel lane and of NCCL's."""
+        self._lose(kernels)
+        if len(found := self.kernels.kernels(kernels, self.file)):
+            self._pending.append(found)
+        if len(operations):
+            self._operations.append(operations)
+
+    def ripe(self, horizon_ns: int, *, final: bool) -> Ripe:
+        """What is told now: all that began before the end of the last step that is over, or, with `final`, all there is.
+
+        `horizon_ns` is the time before which nothing more comes; where no steps are told it takes their place.
+        """
+        over = [span for span in self.spans if _end(span) <= horizon_ns or final]
+        self.spans = deque((span for span in self.spans if _end(span) > horizon_ns and not final), maxlen=SPANS_MAX)
+        if final:
+            self._told_to_ns = _EVER
+        elif over:
+            self._told_to_ns = max(self._told_to_ns, _end(over[-1]))
+        elif self.steps is None or self._waits_in_vain(horizon_ns):
+            self._told_to_ns = max(self._told_to_ns, horizon_ns)
+        whole = [span for span in over if self._whole(span)]
+        return Ripe(self._ripe_kernels(whole), whole, self._ripe_operations(), over)
+
+    def _waits_in_vain(self, horizon_ns: int) -> bool:
+        """Whether steps that are told at all have not been for too long."""
+        if sum(map(len, self._pending)) + sum(map(len, self._operations)) > PENDING_RECORDS_MAX:
+            return True
+        firsts = [int(part.start_ns[0]) for part in self._pending[:1]]
+        firsts += [int(part["start_ns"][0]) for part in self._operations[:1]]
+        return bool(firsts) and min(firsts) < horizon_ns - PENDING_NS
+
+    def _ripe_kernels(self, whole: list[StepSpan]) -> Kernels | None:
+        if not self._pending:
+            return None
+        kernels = joined(self._pending)
+        told = kernels.start_ns < self._told_to_ns
+        self._pending = [] if told.all() else [kernels.select(~told)]
+        chosen = kernels.select(told)
+        return chosen.with_steps(steps_at(chosen.start_ns, whole)) if len(chosen) else None
+
+    def _ripe_operations(self) -> Records | None:
+        if not self._operations:
+            return None
+        operations: Records = np.concatenate(self._operations)
+        told = operations["start_ns"] < self._told_to_ns
+        self._operations = [] if told.all() else [operations[~told]]
+        chosen: Records = operations[told]
+        return chosen if len(chosen) else None
+
+    def close_steps(self) -> None:
+        """Give the file of the hook back."""
+        if self.steps is not None:
+            self.steps.close()
+            self.steps = None
+
+    @property
+    def _captures(self) -> bool:
+        return bool(self.windows) and self.windows[-1][1] is None
+
+    def _capture(self, at_ns: int, on: bool) -> None:
+        if on and not self._captures:
+            self.windows.append((at_ns, None))
+        elif not on and self._captures:
+            self.windows[-1] = (self.windows[-1][0], at_ns)
+
+    def _lose(self, records: Records) -> None:
+        for gap in records[records["kind"] == ring.GAP]:
+            self.losses.append((int(gap["start_ns"]), int(gap["start_ns"]) + int(gap["duration_ns"])))
+
+    def _whole(self, span: StepSpan) -> bool:
+        """Whether capture was on all through a step, and nothing of it was lost."""
+        start, end = span.start_ns, span.start_ns + span.duration_ns
+        lost = any(begun < end and (over is None or over >= start) for begun, over in self.losses)
+        return not lost and any(begun <= start and (over is None or over >= end) for begun, over in self.windows)
+
+
+def complete_steps(kernels: Kernels) -> Kernels:
+    """The records that lie in a step."""
+    return kernels.select(kernels.step != NO_STEP)
+
+
+def new_names(followed: Followed, kernels: Kernels) -> Kernels | None:
+    """Records whose names have not been told yet; None where there are none."""
+    fresh = kernels.select(np.flatnonzero(kernels.name_id >= followed.told_names))
+    followed.told_names = max(followed.told_names, len(kernels.names))
+    return fresh if len(fresh) else None
+
+
+def _environment(file: RingFile) -> Mapping[str, Any]:
+    """Rank and job by the variables of launchers."""
+    text = next((each.content for each in file.texts.values() if each.kind == ring.ENVIRONMENT), b"")
+    lines = (line.partition("=") for line in text.decode("utf-8", "replace").splitlines())
+    found = {name: value for name, _, value in lines}
+    return {
+        "job": _first(found, ENVIRONMENT_JOB),
+        "rank": _number(_first(found, ENVIRONMENT_RANK)),
+        "world_size": _number(_first(found, ENVIRONMENT_SIZE)),
+    }
+
+
+def _first(found: Mapping[str, str], names: Iterable[str]) -> str | None:
+    return next((found[name] for name in names if found.get(name)), None)
+
+
+def _number(text: str | None) -> int | None:
+    try:
+        value = json.loads(text or "null")
+    except ValueError:
+        return None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

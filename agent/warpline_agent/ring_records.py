@@ -1,0 +1,177 @@
+"""Records of a ring -> `Kernels` and rows of NCCL operations; what makes no sense is left out and counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from warpline_hook import ring
+
+from .kernels import COMPUTE, MEMCPY, MEMSET, NO_STEP, TIME_NS_MAX, Kernels, StepSpan, categorise, clean_name, steps_at
+from .parsers import nccl
+from .ring_file import Records, RingFile, Text
+
+DURATION_NS_MAX: Final = 2**53
+"""A hundred days; longer is damage."""
+DEVICES_MAX: Final = 1024
+NAME_UNKNOWN: Final = "(a kernel without a name)"
+GRAPH_NAME: Final = "CUDA graph"
+DIRECTIONS: Final = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
+"""Of copies, by CUPTI's number."""
+OPERATIONS: Final = (ring.COLLECTIVE, ring.POINT_TO_POINT)
+CHANNELS_MAX: Final = 1024
+ELEMENTS_MAX: Final = 2**62
+_PART: Final = re.compile(r"(\d{1,3})")
+
+
+def readable(name: str) -> str:
+    """The qualified name within a mangled C++ name, with the whole after it where templates or types tell instances apart."""
+    nested = name.startswith("_ZN")
+    if not name.startswith("_Z"):
+        return name
+    parts: list[str] = []
+    at = 3 if nested else 2
+    while (found := _PART.match(name, at)) and (nested or not parts):
+        at = found.end() + int(found[1])
+        parts.append(name[found.end() : at])
+    if not parts or at > len(name):
+        return name
+    qualified = "::".join("(anonymous)" if part.startswith("_GLOBAL__N_") else part for part in parts)
+    return f"{qualified} {name}" if "I" in name[at : at + 1] else qualified
+
+
+class RingKernels:
+    """The kernels of one ring, with the names it has told so far."""
+
+    def __init__(self) -> None:
+        self._ids: dict[int, int] = {}
+        self._names: list[str] = []
+        self._categories: list[int] = []
+        self.invalid = 0
+
+    def kernels(self, records: Records, file: RingFile) -> Kernels:
+        """Kernels, copies, sets and whole graphs among the records, given to no step."""
+        chosen = records[np.isin(records["kind"], (ring.KERNEL, ring.MEMCPY, ring.MEMSET, ring.GRAPH))]
+        possible = (chosen["start_ns"] < TIME_NS_MAX) & (chosen["duration_ns"] < DURATION_NS_MAX)
+        self.invalid += int(chosen.size - possible.sum())
+        chosen = chosen[possible]
+        kind, flags = chosen["kind"].astype(np.int64), chosen["flags"].astype(np.int64)
+        named = np.where(kind == ring.KERNEL, chosen["name"].astype(np.int64), -(kind * 1024 + (flags & 1023)))
+        codes, places = np.unique(named, return_inverse=True)
+        ids = np.array([self._id(int(code), file) for code in codes], dtype=np.int32)
+        name_id = ids[places] if codes.size else np.zeros(0, dtype=np.int32)
+        device = chosen["device"].astype(np.int64)
+        return Kernels(
+            start_ns=chosen["start_ns"].astype(np.int64),
+            duration_ns=chosen["duration_ns"].astype(np.int64),
+            name_id=name_id,
+            category=np.array(self._categories, dtype=np.uint8)[name_id] if codes.size else np.zeros(0, np.uint8),
+            device=np.where(device < DEVICES_MAX, device, -1).astype(np.int32),
+            stream=chosen["stream"].astype(np.int64),
+            step=np.full(chosen.size, NO_STEP, dtype=np.int64),
+            names=tuple(self._names),
+        )
+
+    def _id(self, code: int, file: RingFile) -> int:
+        """Place of a name: `code` is a text of the ring, or, below 0, says what a copy or a set is called."""
+        if code not in self._ids:
+            if code >= 0:
+                name = clean_name(readable(file.text(code) or NAME_UNKNOWN))
+                category = categorise(name)
+            else:
+                name, category = _activity(*divmod(-code, 1024))
+            self._ids[code] = len(self._names)
+            self._names.append(name)
+            self._categories.append(category)
+        return self._ids[code]
+
+
+def _activity(kind: int, flags: int) -> tuple[str, int]:
+    if kind == ring.MEMCPY:
+        return f"Memcpy {DIRECTIONS.get(flags, '')}".strip(), MEMCPY
+    return ("Memset", MEMSET) if kind == ring.MEMSET else (GRAPH_NAME, COMPUTE)
+
+
+def joined(parts: Sequence[Kernels]) -> Kernels:
+    """Kernels of one ring in the order they came; the last part knows the names of all."""
+
+    def column(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    return Kernels(
+        column("start_ns"),
+        column("duration_ns"),
+        column("name_id"),
+        column("category"),
+        column("device"),
+        column("stream"),
+        column("step"),
+        names=parts[-1].names,
+    )
+
+
+def communicator_row(text: Text) -> dict[str, Any] | None:
+    """What a communicator says of itself; None where it makes no sense."""
+    head = ring.COMMUNICATOR_HEAD
+    if text.kind != ring.COMMUNICATOR or len(text.content) < head.size:
+        return None
+    number, rank, ranks, nodes, _ = head.unpack_from(text.content)
+    name = clean_name(text.content[head.size :].decode("utf-8", "replace"))
+    known = rank >= 0 and (ranks < 0 or rank < ranks)
+    return {
+        "communicator": f"0x{number:x}",
+        "communicator_rank": rank if known else None,
+        "nranks": ranks if known and ranks > 0 else None,
+        "nnodes": nodes if nodes > 0 else None,
+        "group_name": name or None,
+    }
+
+
+def operation_rows(records: Records, file: RingFile, spans: Sequence[StepSpan]) -> list[dict[str, Any]]:
+    """Rows of `collectives`: every operation when NCCL enqueued it, which says nothing of when it ran."""
+    found = records[np.isin(records["kind"], OPERATIONS) & (records["start_ns"] < TIME_NS_MAX)]
+    steps = steps_at(found["start_ns"].astype(np.int64), spans)
+    communicators: dict[int, dict[str, Any] | None] = {}
+    rows = []
+    for each, step in zip(found, steps, strict=True):
+        number = int(each["extra"])
+        if number not in communicators:
+            text = file.texts.get(number)
+            communicators[number] = None if text is None else communicator_row(text)
+        rows.append(_operation(each, file, communicators[number] or {}) | {"step": None if step == NO_STEP else step})
+    return rows
+
+
+def _operation(record: Any, file: RingFile, communicator: Mapping[str, Any]) -> dict[str, Any]:
+    operation = nccl.operation(file.text(int(record["name"])) or "")
+    datatype = nccl.datatype(file.text(int(record["context"])) or "")
+    elements, channels, other = int(record["value"]), int(record["flags"]), int(record["correlation"])
+    nranks = communicator.get("nranks")
+    known = operation is not None and elements < ELEMENTS_MAX
+    size = nccl.message_bytes(operation, elements, datatype, nranks) if operation and known else None
+    return {
+        "communicator": communicator.get("communicator"),
+        "communicator_rank": communicator.get("communicator_rank"),
+        "group_name": communicator.get("group_name"),
+        "nranks": nranks,
+        "sequence": int(record["number"]) & (1 << 63) - 1,
+        "operation": operation,
+        "datatype": datatype,
+        "elements": elements if known else None,
+        "message_bytes": size if size is not None and size < ELEMENTS_MAX else None,
+        "peer": other if record["kind"] == ring.POINT_TO_POINT and other < 1 << 31 else None,
+        "algorithm": _lower(file.text(int(record["device"]))),
+        "protocol": _lower(file.text(int(record["stream"]))),
+        "channels": channels if 0 < channels <= CHANNELS_MAX else None,
+        "start_ns": int(record["start_ns"]),
+        "timing": "enqueue",
+        "state": "scheduled",
+    }
+
+
+def _lower(text: str | None) -> str | None:
+    return clean_name(text).lower() if text else None

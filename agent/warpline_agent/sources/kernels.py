@@ -1,0 +1,328 @@
+"""Kernels and NCCL operations of training processes, as the native library in each captures them.
+
+Its ring is found beside the file of the hook, read several times a second, and taken away once its process is gone. Kernels are
+told when their step is over and nothing more of it can come; of steps that were captured in part only the kernels are told.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from warpline_hook import ring
+from warpline_hook.environment import DIRECTORY_DEFAULT
+from warpline_proto.capture import KERNELS, Capture
+from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
+from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS, RAW_KERNELS
+
+from ..hook_processes import pid_namespace
+from ..hook_search import FILES_MAX, Found, Search, opened
+from ..identity import stamp
+from ..kernel_budget import KernelBudget
+from ..kernels import Kernels, StepSpan, name_rows, step_rows
+from ..raw_block import Process
+from ..raw_capture import deliver
+from ..raw_ring import RawRing
+from ..ring_file import Records, RingFile, Standing, open_ring
+from ..ring_followed import Followed, complete_steps, new_names
+from ..ring_records import communicator_row, operation_rows
+from ..source import Delivered, Health, Rows
+
+CONTAINERS_SECONDS: Final = 10.0
+"""How often it is looked for containers."""
+LATE_SECONDS: Final = 2.0
+"""Records come at the latest so long after their kernel ended: four flushes."""
+ALL: Final = ring.KERNELS | ring.COPIES | ring.SETS
+RATE_MAX: Final = 20_000
+"""Kernels a second beyond which a process is captured in windows; below half of it, all the time again."""
+RATE_NS: Final = 5_000_000_000
+"""Over so long it is judged."""
+WINDOW_STEPS: Final = (3, 50)
+"""Steps captured of each so many, the same on all ranks."""
+WINDOW_UNITS: Final = (20, 200)
+"""The same where no steps are told: 2 seconds of each 20, by the clock that nodes share."""
+MODES: Final = ("auto", "full", "windows", "off")
+TROUBLE: Final = {"busy": "busy", "denied": "denied", "dead": "dead", "paused": "busy"}
+"""States of a channel that are told, and as what."""
+
+
+@dataclass(frozen=True)
+class KernelsConfig:
+    """Settings. `mode` is auto (all the time below 20,000 kernels a second, windows above), full, windows or off.
+
+    `directories` are where WARPLINE_DIRECTORY may point, here and with `containers` in containers too.
+    """
+
+    period_seconds: float = 0.25
+    directories: tuple[str, ...] = (DIRECTORY_DEFAULT,)
+    containers: bool = True
+    mode: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.period_seconds <= 0:
+            raise ValueError("period_seconds must be above 0")
+        if self.mode not in MODES:
+            raise ValueError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+        if not all(each.startswith("/") for each in self.directories):
+            raise ValueError("directories must be absolute paths")
+
+
+DEFAULTS: Final = KernelsConfig()
+
+
+class TrainingKernels:
+    """Reads every ring that this agent may read."""
+
+    name = "kernels"
+    captures = frozenset({KERNELS})
+    Config = KernelsConfig
+
+    def __init__(
+        self,
+        config: KernelsConfig = DEFAULTS,
+        clock_ns: Callable[[], int] = time.time_ns,
+        proc: str = "/proc",
+        node: str | None = None,
+    ) -> None:
+        self.period_seconds = config.period_seconds
+        self._config = config
+        self._clock_ns = clock_ns
+        self._clock = f"realtime@{node or platform.node()}"
+        self._search = Search(config.directories, config.containers, proc, ring.SUFFIX)
+        self._namespace = pid_namespace(proc)
+        self._followed: dict[str, Followed] = {}
+        self._refused: dict[str, Health] = {}
+        self._finished: set[str] = set()
+        self._health: dict[str, list[Health]] = {}
+        self._contained: list[Found] = []
+        self._looked_ns = 0
+        self._ring: RawRing | None = None
+        self._budget = KernelBudget()
+
+    def tell_within(self, budget: KernelBudget) -> None:
+        """Tell kernels as finely as it allows."""
+        self._budget = budget
+
+    def keep_raw_in(self, ring: RawRing) -> None:
+        """Keep the records there, one by one."""
+        self._ring = ring
+
+    def open(self) -> None:
+        """Unsupported where none of the directories is there."""
+        if not any(Path(each).is_dir() for each in self._config.directories):
+            raise Unsupported(
+                f"there is no {' or '.join(self._config.directories)}", "set [sources.kernels] directories"
+            )
+        if self._ring is not None:
+            self._ring.open()
+
+    def read(self) -> Iterable[Rows]:
+        """What has become whole since the last call."""
+        for followed in self._followed.values():
+            followed.file.release()  # the rows of the round before have been taken over by now
+        self._find()
+        for key, followed in list(self._followed.items()):
+            yield from self._read_one(key, followed)
+        if self._ring is not None:
+            self._ring.flush()
+            if lost := self._ring.take_losses():
+                yield Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost)
+
+    def health(self) -> Iterable[Health]:
+        """Channels that give nothing and why, what was lost, rings that cannot be read."""
+        yield from self._refused.values()
+        for told in self._health.values():
+            yield from told
+        yield from self._budget.health()
+        if self._ring is not None:
+            yield from self._ring.health()
+
+    def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
+        """Kernels of a rank one by one, from the raw ring."""
+        if self._ring is None:
+            raise Denied("raw kernel records are not kept", "set grade in [agent.raw_ring]")
+        return deliver(self._ring, request)
+
+    def close(self) -> None:
+        """Give the files back; what was read and not released is read again."""
+        for followed in self._followed.values():
+            followed.close_steps()
+            followed.file.close()
+        self._followed = {}
+        if self._ring is not None:
+            self._ring.close()
+
+    def _find(self) -> None:
+        now_ns = self._clock_ns()
+        if now_ns - self._looked_ns >= CONTAINERS_SECONDS * 1e9:
+            self._looked_ns = now_ns
+            self._contained = self._search.in_containers()
+        seen: set[str] = set()
+        for found in (*self._search.here(), *self._contained):
+            with opened(found.path) as folder:
+                for name in found.names if folder is not None else ():
+                    seen.add(self._follow(found, name, folder))
+        self._refused = {key: each for key, each in self._refused.items() if key in seen}
+        self._finished &= seen
+
+    def _follow(self, found: Found, name: str, folder: int | None) -> str:
+        """Begin with one ring, or look anew for the steps beside one that is followed; its key."""
+        try:
+            key = f"{name}:{os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino}"
+        except OSError:
+            return ""
+        if key in self._followed:
+            self._followed[key].found = found
+            self._followed[key].look_for_steps(folder)
+        elif key not in self._refused and key not in self._finished and len(self._followed) < FILES_MAX:
+            self._begin(key, found, name, folder)
+        return key
+
+    def _begin(self, key: str, found: Found, name: str, folder: int | None) -> None:
+        try:
+            file = open_ring(Path(name), folder)
+        except (SourceError, Refused) as error:
+            state = "denied" if isinstance(error, SourceError) else "refused"
+            self._refused[key] = Health(f"{found.path}/{name}", state, str(error))
+            return
+        if file is not None:
+            self._followed[key] = Followed(file, name, found, dropped=dict(file.standing().dropped))
+            self._followed[key].look_for_steps(folder)
+
+    def _read_one(self, key: str, followed: Followed) -> Iterator[Rows]:
+        file = followed.file
+        lives = self._lives(followed)
+        now_ns = self._clock_ns()
+        standing = file.standing()
+        if lives:
+            file.say(time.monotonic_ns(), self._control(followed, standing, now_ns))
+        file.read_texts()
+        events, records = file.read("events", final=not lives), file.read("kernels", final=not lives)
+        operations = file.read("nccl", final=not lives)
+        followed.take_steps()
+        followed.take_events(events, standing, now_ns)
+        followed.take_records(records, operations)
+        ripe = followed.ripe(now_ns - int(LATE_SECONDS * 1e9), final=not lives)
+        if ripe.kernels is not None:
+            yield from self._kernels(followed, ripe.kernels, ripe.whole)
+        if ripe.operations is not None:
+            yield from self._operations(followed, ripe.operations, ripe.over)
+        yield from self._communicators(followed)
+        yield from _losses(followed, standing)
+        self._health[key] = list(_troubles(file, standing))
+        if not lives and not len(records) and not len(operations):
+            self._done(key, followed)
+
+    def _kernels(self, followed: Followed, kernels: Kernels, whole: list[StepSpan]) -> Iterator[Rows]:
+        identity = followed.identity
+        place = {name: value for name, value in identity.columns.items() if name not in ("rank", "device")}
+        if self._ring is not None:
+            self._ring.append(Process.of(self._clock, rank=identity.rank, **place), kernels)
+        within = complete_steps(kernels)
+        if len(within) and whole:
+            told = step_rows(within, whole, rank=identity.rank, clock=self._clock, whole=None)
+            yield Rows("steps", stamp(told, **place))
+        packed = self._budget.compress(kernels, rank=identity.rank, clock=self._clock)
+        yield Rows(KERNEL_CLUSTERS.name, stamp(packed.rows, **place), packed.dropped)
+        fresh = new_names(followed, kernels)
+        if fresh is not None:
+            yield Rows("kernel_names", name_rows(fresh))
+
+    def _operations(self, followed: Followed, records: Records, over: list[StepSpan]) -> Iterator[Rows]:
+        place = {**followed.identity.columns, "clock": self._clock}
+        rows = operation_rows(records, followed.file, over)
+        if rows:
+            yield Rows(COLLECTIVES.name, COLLECTIVES.from_rows([place | row for row in rows]))
+
+    def _communicators(self, followed: Followed) -> Iterator[Rows]:
+        fresh = [number for number in followed.file.texts if number not in followed.communicators]
+        followed.communicators.update(fresh)
+        known = [row for number in fresh if (row := communicator_row(followed.file.texts[number])) is not None]
+        if known:
+            own = {**followed.identity.columns, "pid": followed.file.process.pid, "state": "ready"}
+            own |= {
+                "start_ns": self._clock_ns(),
+                "library_version": _nccl_version(followed.file.standing().nccl_version),
+            }
+            columns = {column.name for column in COMMUNICATORS.columns}
+            told = {name: value for name, value in own.items() if name in columns}
+            yield Rows(COMMUNICATORS.name, COMMUNICATORS.from_rows([told | row for row in known]))
+
+    def _control(self, followed: Followed, standing: Standing, now_ns: int) -> int:
+        """What the process is asked to capture."""
+        mode = self._config.mode
+        if mode == "off":
+            return ring.control(ring.OFF, 0)
+        if mode == "auto":
+            self._judge(followed, standing, now_ns)
+        if mode == "full" or (mode == "auto" and not followed.windowed):
+            return ring.control(ring.FULL, ALL)
+        window, period = WINDOW_STEPS if standing.step >= 0 else WINDOW_UNITS
+        return ring.control(ring.STEPS if standing.step >= 0 else ring.TIME, ALL, window=window, period=period)
+
+    def _judge(self, followed: Followed, standing: Standing, now_ns: int) -> None:
+        """Whether kernels come too fast to capture them all the time; judged while they are captured."""
+        began_ns, records = followed.rate
+        if not standing.capturing & ring.KERNELS or not began_ns:
+            followed.rate = (now_ns if standing.capturing & ring.KERNELS else 0, standing.counters["records"])
+            return
+        if now_ns - began_ns < (RATE_NS if not followed.windowed else RATE_NS // 5):
+            return
+        rate = (standing.counters["records"] - records) * 1e9 / (now_ns - began_ns)
+        followed.windowed = rate > RATE_MAX / (2 if followed.windowed else 1)
+        followed.rate = (now_ns, standing.counters["records"])
+
+    def _lives(self, followed: Followed) -> bool:
+        """Whether its process lives, as far as this agent can see into its pid namespace."""
+        process = followed.file.process
+        if process.namespace == self._namespace:
+            return self._search.lives(process.pid, process.start_ticks)
+        return followed.found.pids is None or process.pid in followed.found.pids
+
+    def _done(self, key: str, followed: Followed) -> None:
+        """Nothing more will come: its rows of the round before are safe, and the file is ours to take away."""
+        followed.close_steps()
+        followed.file.close()
+        del self._followed[key]
+        self._health.pop(key, None)
+        self._finished.add(key)
+        if followed.found.ours and os.geteuid() in (0, followed.file.owner):
+            with opened(followed.found.path) as folder, suppress(OSError):
+                os.unlink(followed.name, dir_fd=folder)
+
+
+def _losses(followed: Followed, standing: Standing) -> Iterator[Rows]:
+    """Records that found no room since the last look, by table."""
+    lost = {lane: max(count - followed.dropped.get(lane, 0), 0) for lane, count in standing.dropped.items()}
+    followed.dropped = dict(standing.dropped)
+    if lost["kernels"]:
+        yield Rows(KERNEL_CLUSTERS.name, KERNEL_CLUSTERS.empty(), min(lost["kernels"], 1 << 40))
+    if lost["nccl"]:
+        yield Rows(COLLECTIVES.name, COLLECTIVES.empty(), min(lost["nccl"], 1 << 40))
+
+
+def _troubles(file: RingFile, standing: Standing) -> Iterator[Health]:
+    """What a channel says is wrong, and what was counted."""
+    process = f"pid {file.process.pid}"
+    for channel, (state, reason) in standing.channels.items():
+        if state in TROUBLE:
+            yield Health(f"{channel} of {process}", TROUBLE[state], file.text(reason) or state)
+    counters = standing.counters
+    said = [
+        f"{counters[name]} {what}"
+        for name, what in (("invalid", "records with impossible times"), ("dropped_cupti", "dropped by CUPTI"))
+        if counters[name]
+    ]
+    if said:
+        yield Health(f"records of {process}", "dropped", " and ".join(said))
+
+
+def _nccl_version(number: int) -> str | None:
+    """22907 -> 2.29.7."""
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}" if 20_000 < number < 10**6 else None
