@@ -152,6 +152,11 @@ class RingFile:
         self.texts.update(found)
         return found
 
+    @property
+    def text_numbers(self) -> int:
+        """Numbers of texts are below this."""
+        return self._texts[1] // _WORD + 1
+
     def text(self, number: int) -> str | None:
         """A name or reason; None where none is given or it is not known."""
         found = self.texts.get(number)

@@ -68,12 +68,12 @@ class Followed:
     losses: deque[Window] = field(default_factory=lambda: deque(maxlen=WINDOWS_MAX))
     told_names: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    communicators: set[int] = field(default_factory=set)
     windowed: bool = False
     rate: tuple[int, int] = (0, 0)
     _pending: list[Kernels] = field(default_factory=list)
     _operations: list[Records] = field(default_factory=list)
     _told_to_ns: int = 0
+    _told: Mapping[str, Any] = field(default_factory=dict)
 
     def look_for_steps(self, folder: int | None) -> None:
         """Open the file of the hook beside the ring, where there is one by now."""
@@ -97,24 +97,26 @@ class Followed:
         except (Refused, OSError):
             self.close_steps()
             return
-        if told:
-            self.identity = identity_of(told)
+        if told and told is not self._told:
+            self._told, self.identity = told, identity_of(told)
         elif self.identity.job is None and self.identity.rank is None:
             self.identity = identity_of(_environment(self.file))
 
     def take_events(self, events: Records, standing: Standing, now_ns: int) -> None:
         """When capture began and ended, and when CUPTI lost records."""
-        for event in events[events["kind"] == ring.CAPTURE]:
-            self._capture(int(event["start_ns"]), bool(event["value"] & ring.KERNELS))
-        self._lose(events)
+        if len(events):
+            for event in events[events["kind"] == ring.CAPTURE]:
+                self._capture(int(event["start_ns"]), bool(event["value"] & ring.KERNELS))
+            self._lose(events)
         if standing.capturing & ring.KERNELS and not self._captures:
             self.windows.append((now_ns, None))  # begun before this agent did
 
     def take_records(self, kernels: Records, operations: Records) -> None:
         """New records of the kernel lane and of NCCL's."""
-        self._lose(kernels)
-        if len(found := self.kernels.kernels(kernels, self.file)):
-            self._pending.append(found)
+        if len(kernels):
+            self._lose(kernels)
+            if len(found := self.kernels.kernels(kernels, self.file)):
+                self._pending.append(found)
         if len(operations):
             self._operations.append(operations)
 

@@ -25,6 +25,9 @@ DIRECTIONS: Final = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
 OPERATIONS: Final = (ring.COLLECTIVE, ring.POINT_TO_POINT)
 CHANNELS_MAX: Final = 1024
 ELEMENTS_MAX: Final = 2**62
+_UNSEEN: Final = -1
+_NO_DEVICE: Final = np.uint32(2**32 - 1)
+"""-1 once it is signed."""
 _PART: Final = re.compile(r"(\d{1,3})")
 
 
@@ -48,46 +51,60 @@ class RingKernels:
     """The kernels of one ring, with the names it has told so far."""
 
     def __init__(self) -> None:
-        self._ids: dict[int, int] = {}
+        self._places = np.full(1, _UNSEEN, dtype=np.int32)  # of a kernel's name in `_names`, by its number in the ring
+        self._activities: dict[tuple[int, int], int] = {}
         self._names: list[str] = []
         self._categories: list[int] = []
         self.invalid = 0
 
     def kernels(self, records: Records, file: RingFile) -> Kernels:
         """Kernels, copies, sets and whole graphs among the records, given to no step."""
-        chosen = records[np.isin(records["kind"], (ring.KERNEL, ring.MEMCPY, ring.MEMSET, ring.GRAPH))]
-        possible = (chosen["start_ns"] < TIME_NS_MAX) & (chosen["duration_ns"] < DURATION_NS_MAX)
-        self.invalid += int(chosen.size - possible.sum())
-        chosen = chosen[possible]
-        kind, flags = chosen["kind"].astype(np.int64), chosen["flags"].astype(np.int64)
-        named = np.where(kind == ring.KERNEL, chosen["name"].astype(np.int64), -(kind * 1024 + (flags & 1023)))
-        codes, places = np.unique(named, return_inverse=True)
-        ids = np.array([self._id(int(code), file) for code in codes], dtype=np.int32)
-        name_id = ids[places] if codes.size else np.zeros(0, dtype=np.int32)
-        device = chosen["device"].astype(np.int64)
+        kind = records["kind"]
+        possible = (kind >= ring.KERNEL) & (kind <= ring.GRAPH)
+        known = possible & (records["start_ns"] < TIME_NS_MAX) & (records["duration_ns"] < DURATION_NS_MAX)
+        self.invalid += int(possible.sum() - known.sum())
+        chosen = records if known.all() else records[known]
+        name_id = self._name_ids(chosen, file)
+        device = chosen["device"]
         return Kernels(
             start_ns=chosen["start_ns"].astype(np.int64),
             duration_ns=chosen["duration_ns"].astype(np.int64),
             name_id=name_id,
-            category=np.array(self._categories, dtype=np.uint8)[name_id] if codes.size else np.zeros(0, np.uint8),
-            device=np.where(device < DEVICES_MAX, device, -1).astype(np.int32),
+            category=np.array(self._categories, dtype=np.uint8)[name_id] if len(chosen) else np.zeros(0, np.uint8),
+            device=np.where(device < DEVICES_MAX, device, _NO_DEVICE).astype(np.int32),
             stream=chosen["stream"].astype(np.int64),
             step=np.full(chosen.size, NO_STEP, dtype=np.int64),
             names=tuple(self._names),
         )
 
-    def _id(self, code: int, file: RingFile) -> int:
-        """Place of a name: `code` is a text of the ring, or, below 0, says what a copy or a set is called."""
-        if code not in self._ids:
-            if code >= 0:
-                name = clean_name(readable(file.text(code) or NAME_UNKNOWN))
-                category = categorise(name)
-            else:
-                name, category = _activity(*divmod(-code, 1024))
-            self._ids[code] = len(self._names)
-            self._names.append(name)
-            self._categories.append(category)
-        return self._ids[code]
+    def _name_ids(self, chosen: Records, file: RingFile) -> npt.NDArray[np.int32]:
+        if self._places.size < file.text_numbers:
+            self._places = np.full(file.text_numbers, _UNSEEN, dtype=np.int32)
+        numbers = chosen["name"].astype(np.int64)
+        numbers[numbers >= self._places.size] = 0
+        found = self._places[numbers]
+        is_kernel = chosen["kind"] == ring.KERNEL
+        if (found < 0).any():
+            for number in np.unique(numbers[is_kernel & (found < 0)]).tolist():
+                name = clean_name(readable(file.text(number) or NAME_UNKNOWN))
+                self._places[number] = self._add(name, categorise(name))
+            found = self._places[numbers]
+        if not is_kernel.all():
+            others = np.flatnonzero(~is_kernel)
+            pairs = zip(chosen["kind"][others].tolist(), chosen["flags"][others].tolist(), strict=True)
+            found[others] = [self._activity(kind, flags) for kind, flags in pairs]
+        return found
+
+    def _activity(self, kind: int, flags: int) -> int:
+        key = kind, flags if flags in DIRECTIONS else 0
+        if key not in self._activities:
+            self._activities[key] = self._add(*_activity(*key))
+        return self._activities[key]
+
+    def _add(self, name: str, category: int) -> int:
+        self._names.append(name)
+        self._categories.append(category)
+        return len(self._names) - 1
 
 
 def _activity(kind: int, flags: int) -> tuple[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from ..kernels import Kernels, StepSpan, name_rows, step_rows
 from ..raw_block import Process
 from ..raw_capture import deliver
 from ..raw_ring import RawRing
-from ..ring_file import Records, RingFile, Standing, open_ring
+from ..ring_file import Records, RingFile, Standing, Text, open_ring
 from ..ring_followed import Followed, complete_steps, new_names
 from ..ring_records import communicator_row, operation_rows
 from ..source import Delivered, Health, Rows
@@ -202,7 +202,7 @@ class TrainingKernels:
         standing = file.standing()
         if lives:
             file.say(time.monotonic_ns(), self._control(followed, standing, now_ns))
-        file.read_texts()
+        texts = file.read_texts()
         events, records = file.read("events", final=not lives), file.read("kernels", final=not lives)
         operations = file.read("nccl", final=not lives)
         followed.take_steps()
@@ -213,7 +213,7 @@ class TrainingKernels:
             yield from self._kernels(followed, ripe.kernels, ripe.whole)
         if ripe.operations is not None:
             yield from self._operations(followed, ripe.operations, ripe.over)
-        yield from self._communicators(followed)
+        yield from self._communicators(followed, texts)
         yield from _losses(followed, standing)
         self._health[key] = list(_troubles(file, standing))
         if not lives and not len(records) and not len(operations):
@@ -240,10 +240,8 @@ class TrainingKernels:
         if rows:
             yield Rows(COLLECTIVES.name, COLLECTIVES.from_rows([place | row for row in rows]))
 
-    def _communicators(self, followed: Followed) -> Iterator[Rows]:
-        fresh = [number for number in followed.file.texts if number not in followed.communicators]
-        followed.communicators.update(fresh)
-        known = [row for number in fresh if (row := communicator_row(followed.file.texts[number])) is not None]
+    def _communicators(self, followed: Followed, texts: Mapping[int, Text]) -> Iterator[Rows]:
+        known = [row for text in texts.values() if (row := communicator_row(text)) is not None]
         if known:
             own = {**followed.identity.columns, "pid": followed.file.process.pid, "state": "ready"}
             own |= {
