@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +13,7 @@ from warpline_proto.errors import Refused, SourceError
 from .hook_file import HookFile, open_file
 from .hook_rows import Identity, identity_of
 from .hook_search import Found, Search, opened
+from .hook_search import pid_namespace as pid_namespace
 
 RECENT_STEPS: Final = 20
 """Newest steps of a process from which its usual step is taken."""
@@ -29,23 +29,23 @@ class Training:
     usual_step_ns: int | None
 
 
-def training_processes(search: Search, folders: Iterable[Found], namespace: int) -> Iterator[Training]:
-    """All of these folders that live; `namespace` is the agent's own pid namespace."""
+def training_processes(search: Search, folders: Iterable[Found]) -> Iterator[Training]:
+    """All of these folders that live."""
     for found in folders:
         with opened(found.path) as folder:
             for name in found.names if folder is not None else ():
-                training = _training(search, found, name, folder, namespace)
+                training = _training(search, found, name, folder)
                 if training is not None:
                     yield training
 
 
-def _training(search: Search, found: Found, name: str, folder: int | None, namespace: int) -> Training | None:
+def _training(search: Search, found: Found, name: str, folder: int | None) -> Training | None:
     try:
         file = HookFile(open_file(name, folder))
     except (SourceError, Refused, OSError):
         return None  # the source of steps tells why
     try:
-        pid = _pid(search, found, file, namespace)
+        pid = search.pid_of(file.process, found)
         if pid is None or file.state != layout.RUNNING:
             return None
         steps = [each for each in file.newest(RECENT_STEPS) if each.phase is None]
@@ -61,19 +61,3 @@ def _training(search: Search, found: Found, name: str, folder: int | None, names
         return None
     finally:
         file.close()
-
-
-def _pid(search: Search, found: Found, file: HookFile, namespace: int) -> int | None:
-    """The pid of the process in the agent's namespace; None where it is gone, or cannot be seen from here."""
-    process = file.process
-    if process.namespace == namespace:
-        return process.pid if search.lives(process.pid, process.start_ticks) else None
-    return None if found.pids is None else found.pids.get(process.pid)
-
-
-def pid_namespace(proc: str = "/proc") -> int:
-    """The pid namespace of the agent, 0 where it is not known."""
-    try:
-        return os.stat(f"{proc}/self/ns/pid").st_ino
-    except OSError:
-        return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from warpline_hook.layout import PREFIX, SUFFIX
-from warpline_hook.process import start_ticks
+from warpline_hook.process import Process, start_ticks
 
 FILES_MAX: Final = 256
 """Files of one folder, the newest; the others are counted."""
@@ -53,6 +53,22 @@ class Search:
         self._suffix = suffix
         self.hidden = 0
         """Processes in containers that may not be looked into."""
+        self._namespace = pid_namespace(proc)
+        self._elsewhere: dict[tuple[int, int], int] | None = None
+
+    def pid_of(self, process: Process, found: Found) -> int | None:
+        """The pid by which this agent knows a process whose file was found there; None where it is gone, or not to be seen."""
+        if process.namespace == self._namespace:
+            return process.pid if self.lives(process.pid, process.start_ticks) else None
+        if found.pids is not None:
+            return found.pids.get(process.pid)
+        return (self._elsewhere or {}).get((process.namespace, process.pid))
+
+    def gone(self, process: Process, found: Found) -> bool:
+        """Whether a process is surely gone: one of another pid namespace only where all processes are to be seen."""
+        if process.namespace != self._namespace and found.pids is None and self._elsewhere is None:
+            return False
+        return self.pid_of(process, found) is None
 
     def here(self) -> Iterator[Found]:
         """The folders of this machine that hold files."""
@@ -67,10 +83,12 @@ class Search:
         self.hidden = 0
         if not self._containers:
             return []
+        self._elsewhere = {}
         seen = {each for path in self._folders if (each := _identity_of(path)) is not None}
         found: dict[Folder, list[int]] = {}
         paths: dict[Folder, str] = {}
         for pid in self._pids():
+            self._look_at_namespace(pid)
             for path in self._folders:
                 inner = f"{self._proc}/{pid}/root{path}"
                 folder = self._folder(pid, inner)
@@ -81,11 +99,26 @@ class Search:
         return [each for each in contained if each is not None]
 
     def lives(self, pid: int, ticks: int) -> bool:
-        """Whether a process of this pid namespace lives."""
+        """Whether a process of the agent's own pid namespace lives."""
         try:
             return start_ticks(pid, self._proc) == ticks
         except (OSError, ValueError, IndexError):
             return False
+
+    def _look_at_namespace(self, pid: int) -> None:
+        """Note a process of another pid namespace; one whose namespace is hidden makes all of them uncertain."""
+        if self._elsewhere is None:
+            return
+        try:
+            namespace = os.stat(f"{self._proc}/{pid}/ns/pid").st_ino
+        except PermissionError:
+            self._elsewhere = None
+            return
+        except OSError:
+            return
+        inner = self._pid_within(pid) if namespace != self._namespace else None
+        if inner is not None:
+            self._elsewhere[namespace, inner] = pid
 
     def _pids(self) -> list[int]:
         return [int(name) for name in os.listdir(self._proc) if name.isdigit()][:PROCESSES_MAX]
@@ -125,6 +158,14 @@ class Search:
         line = next((each for each in status.splitlines() if each.startswith("NSpid:")), "")
         last = line.split()[-1:]
         return int(last[0]) if last and last[0].isdigit() else None
+
+
+def pid_namespace(proc: str = "/proc") -> int:
+    """The pid namespace of the agent, 0 where it is not known."""
+    try:
+        return os.stat(f"{proc}/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 @contextmanager

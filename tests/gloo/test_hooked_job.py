@@ -23,7 +23,7 @@ TRAINING = Path(__file__).with_name("unchanged.py")
 RANKS = 4
 STEPS = 59
 """All steps but the first, of which nobody knows when it began."""
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 240.0
 COLLECTOR = """
 [collector]
 listen = "127.0.0.1:0"

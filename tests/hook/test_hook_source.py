@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -366,6 +367,27 @@ def test_files_of_containers_are_read_through_their_processes(hook: Callable[...
         (tmp_path / "proc" / str(number) / "root").unlink()
     assert rows(source, "steps") == []
     assert Path(made.path).exists()
+
+
+def test_a_process_of_another_pid_namespace_that_shares_the_folder_is_followed_to_its_end(
+    ring: StepRing, hook: Callable[..., Hook], tmp_path: Path
+) -> None:
+    """A made-up /proc: a pod that shares the node's /dev/shm; its process is known by its namespace and its pid there."""
+    outside = tmp_path / "proc" / "77"
+    for path, content in (("status", "NSpid:\t77\t7\n"), ("ns/pid", ""), ("stat", "")):
+        (outside / path).parent.mkdir(parents=True, exist_ok=True)
+        (outside / path).write_text(content)
+    write(ring, 3)
+    with open(ring.path, "r+b") as stream:
+        stream.seek(24)
+        stream.write(struct.pack("<QQQ", 7, 1, os.stat(outside / "ns/pid").st_ino))
+    source = hook(containers=True, hurry=True, proc=str(tmp_path / "proc"))
+    assert len(rows(source, "steps")) == 3
+    assert rows(source, "steps") == []
+    assert Path(ring.path).exists()
+    shutil.rmtree(outside)
+    source.read()
+    assert not Path(ring.path).exists()
 
 
 def test_containers_that_are_closed_to_the_agent_are_told(hook: Callable[..., Hook], tmp_path: Path) -> None:

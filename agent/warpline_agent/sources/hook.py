@@ -20,7 +20,6 @@ from warpline_proto.errors import Refused, SourceError, Unsupported
 from warpline_proto.tables import STEPS
 
 from ..hook_file import HookFile, Taken, open_file
-from ..hook_processes import pid_namespace
 from ..hook_rows import Identity, identity_of, job_rows, step_rows
 from ..hook_search import FILES_MAX, Found, Search, opened
 from ..parsers.values import mapping, whole
@@ -93,7 +92,6 @@ class Hook:
         self._clock_ns = clock_ns
         self._clock = f"realtime@{node or platform.node()}"
         self._search = Search(config.directories, config.containers, proc)
-        self._namespace = pid_namespace(proc)
         self._followed: dict[Key, _Followed] = {}
         self._positions: dict[Key, int] = {}
         self._saved: dict[Key, int] = {}
@@ -191,7 +189,7 @@ class Hook:
 
     def _read_one(self, key: Key, followed: _Followed, records_max: int) -> tuple[list[Rows], int]:
         """Rows of one file, and how many records they come from; one that is done with is closed."""
-        lives = self._lives(followed)
+        gone = self._search.gone(followed.file.process, followed.found)
         try:
             taken = followed.file.take(max(records_max, 0))
         except (Refused, OSError) as error:
@@ -199,7 +197,7 @@ class Hook:
             return [], 0
         self._positions[key] = followed.file.position
         rows = self._rows(followed, taken)
-        over = followed.file.state != layout.RUNNING or not lives
+        over = followed.file.state != layout.RUNNING or gone
         if over and not taken.records and records_max > 0:
             self._remove(key, followed)
             self._done(key, followed, self._last_words(followed))
@@ -225,13 +223,6 @@ class Hook:
             self._jobs.clear()
         self._jobs[told.job] = alike
         return [job_rows(told, _user(followed.file.owner), self._clock_ns())]
-
-    def _lives(self, followed: _Followed) -> bool:
-        """Whether its process lives, as far as this agent can see into its pid namespace."""
-        process = followed.file.process
-        if process.namespace == self._namespace:
-            return self._search.lives(process.pid, process.start_ticks)
-        return followed.found.pids is None or process.pid in followed.found.pids
 
     def _last_words(self, followed: _Followed) -> Health | None:
         state = followed.file.state

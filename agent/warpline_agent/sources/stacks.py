@@ -13,7 +13,7 @@ from warpline_proto.capture import STACKS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError
 from warpline_proto.tables import STACKS as TABLE
 
-from ..hook_processes import Training, pid_namespace, training_processes
+from ..hook_processes import Training, training_processes
 from ..hook_search import Found, Search
 from ..parsers.py_spy import counted, stacks
 from ..py_spy import dump, found
@@ -134,7 +134,7 @@ class Stacks:
             self._containers_due = now + CONTAINERS_SECONDS
             self._contained = self._search.in_containers()
         folders = (*self._search.here(), *self._contained)
-        every: Iterator[Training] = training_processes(self._search, folders, pid_namespace())
+        every: Iterator[Training] = training_processes(self._search, folders)
         return [training for training, _ in zip(every, range(PROCESSES_MAX), strict=False)]
 
     def _newly_hanging(self, training: Training) -> bool:
