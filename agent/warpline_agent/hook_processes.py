@@ -13,7 +13,6 @@ from warpline_proto.errors import Refused, SourceError
 from .hook_file import HookFile, open_file
 from .hook_rows import Identity, identity_of
 from .hook_search import Found, Search, opened
-from .hook_search import pid_namespace as pid_namespace
 
 RECENT_STEPS: Final = 20
 """Newest steps of a process from which its usual step is taken."""

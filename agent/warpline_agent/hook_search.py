@@ -53,22 +53,32 @@ class Search:
         self._suffix = suffix
         self.hidden = 0
         """Processes in containers that may not be looked into."""
-        self._namespace = pid_namespace(proc)
+        self._namespace = _pid_namespace(proc)
         self._elsewhere: dict[tuple[int, int], int] | None = None
+        self._looks = 0
+        self._asked: dict[Process, int] = {}
 
     def pid_of(self, process: Process, found: Found) -> int | None:
         """The pid by which this agent knows a process whose file was found there; None where it is gone, or not to be seen."""
         if process.namespace == self._namespace:
-            return process.pid if self.lives(process.pid, process.start_ticks) else None
+            return process.pid if self._lives(process.pid, process.start_ticks) else None
         if found.pids is not None:
             return found.pids.get(process.pid)
         return (self._elsewhere or {}).get((process.namespace, process.pid))
 
     def gone(self, process: Process, found: Found) -> bool:
-        """Whether a process is surely gone: one of another pid namespace only where all processes are to be seen."""
-        if process.namespace != self._namespace and found.pids is None and self._elsewhere is None:
+        """Whether a process is surely gone.
+
+        Of one of another pid namespace that is known only by a look at all processes, and by one since it was first asked for.
+        """
+        if process.namespace == self._namespace:
+            return self.pid_of(process, found) is None
+        if len(self._asked) >= PROCESSES_MAX:
+            self._asked.clear()
+        if self._asked.setdefault(process, self._looks) == self._looks:
             return False
-        return self.pid_of(process, found) is None
+        known = found.pids is not None or self._elsewhere is not None
+        return known and self.pid_of(process, found) is None
 
     def here(self) -> Iterator[Found]:
         """The folders of this machine that hold files."""
@@ -84,6 +94,7 @@ class Search:
         if not self._containers:
             return []
         self._elsewhere = {}
+        self._looks += 1
         seen = {each for path in self._folders if (each := _identity_of(path)) is not None}
         found: dict[Folder, list[int]] = {}
         paths: dict[Folder, str] = {}
@@ -98,8 +109,7 @@ class Search:
         contained = (self._contained(paths[folder], pids) for folder, pids in found.items())
         return [each for each in contained if each is not None]
 
-    def lives(self, pid: int, ticks: int) -> bool:
-        """Whether a process of the agent's own pid namespace lives."""
+    def _lives(self, pid: int, ticks: int) -> bool:
         try:
             return start_ticks(pid, self._proc) == ticks
         except (OSError, ValueError, IndexError):
@@ -160,7 +170,7 @@ class Search:
         return int(last[0]) if last and last[0].isdigit() else None
 
 
-def pid_namespace(proc: str = "/proc") -> int:
+def _pid_namespace(proc: str = "/proc") -> int:
     """The pid namespace of the agent, 0 where it is not known."""
     try:
         return os.stat(f"{proc}/self/ns/pid").st_ino

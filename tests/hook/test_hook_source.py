@@ -390,6 +390,21 @@ def test_a_process_of_another_pid_namespace_that_shares_the_folder_is_followed_t
     assert not Path(ring.path).exists()
 
 
+def test_a_process_younger_than_the_last_look_at_all_of_them_is_not_given_up(
+    ring: StepRing, hook: Callable[..., Hook], tmp_path: Path
+) -> None:
+    """Of another pid namespace: its file is found before it is itself."""
+    write(ring, 3)
+    with open(ring.path, "r+b") as stream:
+        stream.seek(24)
+        stream.write(struct.pack("<QQQ", 7, 1, 12345))
+    (tmp_path / "proc").mkdir()
+    source = hook(containers=True, proc=str(tmp_path / "proc"))
+    for _ in range(3):
+        source.read()
+    assert Path(ring.path).exists()
+
+
 def test_containers_that_are_closed_to_the_agent_are_told(hook: Callable[..., Hook], tmp_path: Path) -> None:
     """A process that says it is in a container, and whose files this user may not see."""
     process = tmp_path / "proc" / "55"

@@ -21,7 +21,6 @@ from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS, RAW_KERNELS
 
-from ..hook_processes import pid_namespace
 from ..hook_search import FILES_MAX, Found, Search, opened
 from ..identity import stamp
 from ..kernel_budget import KernelBudget
@@ -95,7 +94,6 @@ class TrainingKernels:
         self._clock_ns = clock_ns
         self._clock = f"realtime@{node or platform.node()}"
         self._search = Search(config.directories, config.containers, proc, ring.SUFFIX)
-        self._namespace = pid_namespace(proc)
         self._followed: dict[str, Followed] = {}
         self._refused: dict[str, Health] = {}
         self._finished: set[str] = set()
@@ -197,7 +195,7 @@ class TrainingKernels:
 
     def _read_one(self, key: str, followed: Followed) -> Iterator[Rows]:
         file = followed.file
-        lives = self._lives(followed)
+        lives = not self._search.gone(followed.file.process, followed.found)
         now_ns = self._clock_ns()
         standing = file.standing()
         if lives:
@@ -275,13 +273,6 @@ class TrainingKernels:
         rate = (standing.counters["records"] - records) * 1e9 / (now_ns - began_ns)
         followed.windowed = rate > RATE_MAX / (2 if followed.windowed else 1)
         followed.rate = (now_ns, standing.counters["records"])
-
-    def _lives(self, followed: Followed) -> bool:
-        """Whether its process lives, as far as this agent can see into its pid namespace."""
-        process = followed.file.process
-        if process.namespace == self._namespace:
-            return self._search.lives(process.pid, process.start_ticks)
-        return followed.found.pids is None or process.pid in followed.found.pids
 
     def _done(self, key: str, followed: Followed) -> None:
         """Nothing more will come: its rows of the round before are safe, and the file is ours to take away."""
