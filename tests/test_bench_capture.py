@@ -15,5 +15,7 @@ def test_the_benchmark_of_capture_answers_as_json() -> None:
     costs = json.loads(done.stdout)
     assert costs["ns_per_record"] == max(costs["ns_per_record_by_bytes"].values()) > 0
     assert costs["ns_per_nccl_op"] > 0
-    assert costs["agent_read_core_percent_per_gpu"] > 0
-    assert (costs["records"], costs["dropped"]) == (1_200_000, 0)
+    assert costs["agent_core_percent_per_gpu"] > 0
+    assert costs["agent_rss_mb"] > 0
+    assert costs["records"] > 2_000_000
+    assert costs["dropped"] == 0
