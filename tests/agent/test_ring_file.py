@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,6 +287,29 @@ def test_where_nobody_has_ever_read_nothing_stays_behind(writer: Writer, tmp_pat
     process.ask("exit")
     assert process.end() == 0
     assert list(tmp_path.glob("*.ring")) == []
+
+
+def test_what_programs_that_are_gone_left_behind_is_taken_away_in_time(writer: Writer, tmp_path: Path) -> None:
+    """Where no agent runs; one that reads is given ten minutes."""
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    old = time.time() - 3600
+
+    def left(pid: int, seen_ns: int, age: float) -> Path:
+        path = tmp_path / f"warpline-{namespace}-{pid}-{start_ticks('self')}.ring"
+        header = bytearray(ring.HEADER_BYTES)
+        struct.pack_into("<Q", header, ring.READER_SEEN_AT, seen_ns)
+        path.write_bytes(header)
+        os.utime(path, (age, age))
+        return path
+
+    never_read, fresh = left(4_000_001, 0, old), left(4_000_002, 0, time.time())
+    just_read, lives = left(4_000_003, time.monotonic_ns(), old), left(os.getpid(), 0, old)
+    other = tmp_path / f"warpline-{namespace + 1}-4000004-5.ring"
+    other.write_bytes(bytes(ring.HEADER_BYTES))
+    os.utime(other, (old, old))
+    writer().ask("open")
+    assert not never_read.exists()
+    assert all(each.exists() for each in (fresh, just_read, lives, other))
 
 
 def test_what_was_read_stays_until_the_agent_takes_it_away(writer: Writer, tmp_path: Path) -> None:

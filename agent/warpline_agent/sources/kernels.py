@@ -11,7 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -158,7 +158,8 @@ class TrainingKernels:
 
     def _find(self) -> None:
         now_ns = self._clock_ns()
-        if now_ns - self._looked_ns >= CONTAINERS_SECONDS * 1e9:
+        looked = now_ns - self._looked_ns >= CONTAINERS_SECONDS * 1e9
+        if looked:
             self._looked_ns = now_ns
             self._contained = self._search.in_containers()
         seen: set[str] = set()
@@ -168,6 +169,9 @@ class TrainingKernels:
                     seen.add(self._follow(found, name, folder))
         self._refused = {key: each for key, each in self._refused.items() if key in seen}
         self._finished &= seen
+        for key, followed in self._followed.items():
+            if looked and key not in seen and not followed.found.ours:
+                followed.found = replace(followed.found, pids={})  # its container is gone
 
     def _follow(self, found: Found, name: str, folder: int | None) -> str:
         """Begin with one ring, or look anew for the steps beside one that is followed; its key."""

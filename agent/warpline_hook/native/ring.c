@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -27,10 +28,11 @@ static unsigned char *texts;
 
 struct warpline_header *ring_header(void) { return atomic_load_explicit(&header, memory_order_acquire); }
 
-static uint64_t start_ticks(void)
+static uint64_t start_ticks(const char *pid)
 {
-    char text[1024];
-    int file = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
+    char text[1024], where[64];
+    snprintf(where, sizeof where, "/proc/%s/stat", pid);
+    int file = open(where, O_RDONLY | O_CLOEXEC);
     ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
     if (file >= 0)
         close(file);
@@ -47,6 +49,42 @@ static uint64_t pid_namespace(void)
 {
     struct stat found;
     return stat("/proc/self/ns/pid", &found) ? 0 : (uint64_t)found.st_ino;
+}
+
+/* Whether a ring whose process is gone was left behind: by its agent long ago, or never looked at by one. */
+static int left_behind(int folder, const char *name)
+{
+    struct warpline_header old;
+    struct stat about;
+    int file = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (file < 0)
+        return 0;
+    ssize_t length = fstat(file, &about) || !S_ISREG(about.st_mode) ? 0 : pread(file, &old, 192, 0);
+    close(file);
+    uint64_t long_ns = LEFT_SECONDS * 1000000000ull, now = clock_ns(CLOCK_MONOTONIC);
+    if (length == 192 && old.reader_seen_ns && now > old.reader_seen_ns)
+        return now - old.reader_seen_ns > long_ns;
+    return clock_ns(CLOCK_REALTIME) / 1000000000 > (uint64_t)about.st_mtime + LEFT_SECONDS;
+}
+
+/* Memory is scarce: take away what processes of this pid namespace that are gone have left. */
+static void sweep(const char *folder)
+{
+    DIR *names = opendir(folder);
+    struct dirent *each;
+    for (int looked = 0; names && looked < LEFT_FILES && (each = readdir(names));) {
+        unsigned long long namespace, pid, ticks;
+        char end[8], number[24];
+        if (sscanf(each->d_name, "warpline-%llu-%llu-%llu.%7s", &namespace, &pid, &ticks, end) != 4 || strcmp(end, "ring")
+            || namespace != pid_namespace())
+            continue;
+        looked++;
+        snprintf(number, sizeof number, "%llu", pid);
+        if (start_ticks(number) != ticks && left_behind(dirfd(names), each->d_name))
+            unlinkat(dirfd(names), each->d_name, 0);
+    }
+    if (names)
+        closedir(names);
 }
 
 static uint64_t sizes(uint64_t kernels, uint64_t capacity[LANES], uint64_t texts_bytes)
@@ -87,7 +125,7 @@ static void describe(struct warpline_header *made, uint64_t bytes, const uint64_
     made->lanes = LANES;
     made->pid = (uint32_t)getpid();
     made->uid = (uint32_t)getuid();
-    made->start_ticks = start_ticks();
+    made->start_ticks = start_ticks("self");
     made->pid_namespace = pid_namespace();
     made->created_ns = clock_ns(CLOCK_REALTIME);
     for (int lane = 0; lane < LANES; lane++) {
@@ -127,7 +165,7 @@ static void share(int file)
 static struct warpline_header *make(const char *folder, uint64_t bytes)
 {
     snprintf(path, sizeof path, "%s/warpline-%llu-%d-%llu.ring", folder, (unsigned long long)pid_namespace(), (int)getpid(),
-             (unsigned long long)start_ticks());
+             (unsigned long long)start_ticks("self"));
     int flags = O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
     int file = open(path, flags, 0600);
     if (file < 0 && errno == EEXIST && !unlink(path)) /* of the program this process was before it called exec */
@@ -184,6 +222,7 @@ static int open_ring(void)
     uint64_t capacity[LANES], texts_bytes = TEXTS_BYTES;
     if (!folder || !*folder)
         folder = "/dev/shm";
+    sweep(folder);
     uint64_t kernels = fitting(folder, capacity), bytes = sizes(kernels, capacity, TEXTS_BYTES);
     struct warpline_header *made = kernels ? make(folder, bytes) : NULL;
     if (!made) { /* a page to say why, if there is room for that */

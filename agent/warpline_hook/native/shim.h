@@ -17,6 +17,8 @@ enum {
     NCCL_RECORDS = 8192,
     EVENT_RECORDS = 2048,
     TEXTS_BYTES = 1 << 20,
+    LEFT_SECONDS = 600, /* a ring that nobody has read for so long, and whose process is gone, is taken away */
+    LEFT_FILES = 64,    /* of those looked at for that */
     SHARE_OF_FREE_SPACE = 16, /* of the file system's free space one ring takes no more than this part: NCCL lives there too */
 };
 
