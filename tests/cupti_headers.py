@@ -1,8 +1,8 @@
 """Compares native/cupti_abi.h with the headers in the CUPTI wheels that NVIDIA publishes on PyPI, 11.8 to 13.x.
 
-`python tests/cupti_headers.py [--keep DIR]` fetches them (12 MB each), compiles one assertion for each number, and prints a line
-for each version. Exit 0 if every version that could be fetched agrees, 1 if one does not, 75 if none could be fetched. Nothing of
-NVIDIA's is kept in the repository.
+`python tests/cupti_headers.py [--keep DIR]` fetches them (12 MB each), compiles one assertion for each number, lets a program
+load the native library beside that libcupti, and prints a line for each version. Exit 0 if every version that could be fetched agrees
+and does no harm, 1 if one does not, 75 if none could be fetched. Nothing of NVIDIA's is kept in the repository.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from warpline_hook.native_build import SOURCES, system_compiler
+from warpline_agent.ring_file import open_ring
+from warpline_hook.library import LIBRARY
+from warpline_hook.native_build import SOURCES, compile_library, system_compiler
 
 WHEELS: Final = (
     ("nvidia-cuda-cupti-cu11", "11.8.87"),
@@ -108,7 +110,8 @@ def fetch(package: str, version: str, folder: Path) -> Path | None:
     (wheel,) = (path for path in folder.glob("*.whl") if path.name.startswith(wanted))
     unpacked = folder / f"{package}-{version}"
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(unpacked, [name for name in archive.namelist() if name.endswith(".h")])
+        wanted_files = [name for name in archive.namelist() if name.endswith(".h") or "/libcupti.so." in name]
+        archive.extractall(unpacked, wanted_files)
     return next(unpacked.rglob("cupti_activity.h")).parent
 
 
@@ -127,6 +130,42 @@ def check(include: Path, folder: Path, compiler: Sequence[str]) -> str:
     return subprocess.run([str(target)], check=True, capture_output=True, text=True).stdout.rstrip(", ")
 
 
+def load(include: Path, folder: Path, compiler: Sequence[str]) -> str:
+    """Initialise the native library with the libcupti of one version in a program, as CUDA would; what it says of it.
+
+    Where there is no driver each of them refuses, in its own way. CalledProcessError where the program does not end in order.
+    """
+    library, program = folder / LIBRARY, folder / "trainer"
+    if not program.exists():
+        compile_library(compiler, library)
+        source = Path(__file__).parent / "fakes" / "trainer.c"
+        subprocess.run([*compiler, "-O1", "-o", str(program), str(source), "-lpthread", "-ldl"], check=True)
+    (found,) = include.parent.glob("lib/libcupti.so.*")
+    rings = folder / f"rings-{include.parent.parent.parent.name}"
+    rings.mkdir()
+    told = {"WARPLINE_CUPTI": str(found), "CUDA_INJECTION64_PATH": str(library), "WARPLINE_DIRECTORY": str(rings)}
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=told) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write("cuda\n")
+        process.stdin.flush()
+        answer = process.stdout.readline().strip()
+        state = _state(rings)
+        process.communicate()
+    if answer != "1" or process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, str(program), stderr=f"answered {answer!r}")
+    return state
+
+
+def _state(rings: Path) -> str:
+    (path,) = rings.glob("*.ring")
+    ring = open_ring(path)
+    assert ring is not None
+    ring.read_texts()
+    state, why = ring.standing().channels["kernels"]
+    ring.close()
+    return f"{state} ({ring.text(why)})"
+
+
 def main() -> int:
     """Check every version."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -143,7 +182,8 @@ def main() -> int:
                 print(f"{package} {version}: skipped, cannot be fetched")
                 continue
             try:
-                print(f"{package} {version}: agrees; {check(include, folder, compiler)}")
+                sizes = check(include, Path(temporary), compiler)
+                print(f"{package} {version}: agrees; {sizes}; {load(include, Path(temporary), compiler)}")
                 agreed += 1
             except subprocess.CalledProcessError as error:
                 print(f"{package} {version}: differs\n{error.stderr}")
