@@ -1,8 +1,8 @@
 """Compares native/cupti_abi.h with the headers in the CUPTI wheels that NVIDIA publishes on PyPI, 11.8 to 13.x.
 
 `python tests/cupti_headers.py [--keep DIR]` fetches them (12 MB each), compiles one assertion for each number, lets a program
-load the native library beside that libcupti, and prints a line for each version. Exit 0 if every version that could be fetched agrees
-and does no harm, 1 if one does not, 75 if none could be fetched. Nothing of NVIDIA's is kept in the repository.
+load the native library beside that libcupti, and prints a line for each version. Exit 0 if every version that could be fetched
+agrees and does no harm, 1 if one does not, 75 if none could be fetched. Nothing of NVIDIA's is kept in the repository.
 """
 
 from __future__ import annotations
