@@ -145,13 +145,22 @@ class Followed:
         return bool(firsts) and min(firsts) < horizon_ns - PENDING_NS
 
     def _ripe_kernels(self, whole: list[StepSpan]) -> Kernels | None:
-        if not self._pending:
+        told: list[Kernels] = []
+        waiting: list[Kernels] = []
+        for part in self._pending:  # those that wait are not copied at each look
+            early = part.start_ns < self._told_to_ns
+            if early.all():
+                told.append(part)
+            elif early.any():
+                told.append(part.select(early))
+                waiting.append(part.select(~early))
+            else:
+                waiting.append(part)
+        self._pending = waiting
+        if not told:
             return None
-        kernels = joined(self._pending)
-        told = kernels.start_ns < self._told_to_ns
-        self._pending = [] if told.all() else [kernels.select(~told)]
-        chosen = kernels.select(told)
-        return chosen.with_steps(steps_at(chosen.start_ns, whole)) if len(chosen) else None
+        chosen = joined(told)
+        return chosen.with_steps(steps_at(chosen.start_ns, whole))
 
     def _ripe_operations(self) -> Records | None:
         if not self._operations:
