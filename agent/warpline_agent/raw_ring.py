@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 
+from warpline_proto.tables import RAW_KERNELS
+
 from . import raw_block
 from .kernels import COMMUNICATION, Kernels
 from .raw_block import Damaged, Process
 from .raw_segments import Block, Segments
-from .source import Health
+from .source import Health, Rows
 
 
 @runtime_checkable
@@ -128,6 +130,12 @@ class RawRing:
         for process in [each for each, held in self._waiting.items() if everything or held.since_ns <= due_ns]:
             self._flush(process)
         self._segments.make_room(0)
+
+    def end_round(self) -> Iterable[Rows]:
+        """What a source does at the end of each round: write what is due, and tell how many records could not be written."""
+        self.flush()
+        lost = self.take_losses()
+        return [Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost)] if lost else []
 
     def blocks(self, job: str | None, rank: int | None) -> list[Block]:
         """Blocks of a process that are held, in the order in which they were written."""

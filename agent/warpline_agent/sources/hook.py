@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import pwd
@@ -19,10 +18,11 @@ from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Refused, SourceError, Unsupported
 from warpline_proto.tables import STEPS
 
+from .. import positions
 from ..hook_file import HookFile, Taken, open_file
 from ..hook_rows import Identity, identity_of, job_rows, step_rows
 from ..hook_search import FILES_MAX, Found, Search, opened
-from ..parsers.values import mapping, whole
+from ..parsers.values import whole
 from ..source import Health, Rows
 
 ROUND_RECORDS_MAX: Final = 20_000
@@ -262,24 +262,15 @@ class Hook:
             return
         for oldest in list(self._positions)[: max(0, len(self._positions) - POSITIONS_MAX)]:
             del self._positions[oldest]
-        target = Path(self._config.positions)
-        passing = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            passing.write_text(json.dumps(self._positions), encoding="utf-8")
-            passing.replace(target)
-        except OSError as error:
-            self._tell("positions", Health("positions", "denied", f"cannot write {target}: {error.strerror}"))
+        trouble = positions.save(Path(self._config.positions), self._positions)
+        if trouble is not None:
+            self._tell("positions", Health("positions", "denied", trouble))
         self._saved = dict(self._positions)
 
 
 def _load(path: Path) -> dict[Key, int]:
-    """Positions as they were written; none where the file is absent or not what it should be."""
-    try:
-        if path.stat().st_size > POSITIONS_BYTES_MAX:
-            return {}
-        stored = mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError):
-        return {}
+    """Positions as they were written, as far as they are numbers of records."""
+    stored = positions.load(path, POSITIONS_BYTES_MAX)
     known = {str(key): whole(value) for key, value in list(stored.items())[:POSITIONS_MAX]}
     return {key: value for key, value in known.items() if value is not None and value >= 0}
 

@@ -19,7 +19,7 @@ from warpline_hook import ring
 from warpline_hook.environment import DIRECTORY_DEFAULT
 from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
-from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS, RAW_KERNELS
+from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS
 
 from ..hook_search import FILES_MAX, Found, Search, opened
 from ..identity import stamp
@@ -128,9 +128,7 @@ class TrainingKernels:
         for key, followed in list(self._followed.items()):
             yield from self._read_one(key, followed)
         if self._ring is not None:
-            self._ring.flush()
-            if lost := self._ring.take_losses():
-                yield Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost)
+            yield from self._ring.end_round()
 
     def health(self) -> Iterable[Health]:
         """Channels that give nothing and why, what was lost, rings that cannot be read."""

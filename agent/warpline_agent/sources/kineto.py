@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, Unsupported
-from warpline_proto.tables import RAW_KERNELS
 
 from ..identity import stamp
 from ..kernels import Kernels, clean_name, digest
@@ -221,9 +220,7 @@ class KinetoFolder:
                 rows += self._owned(read)
                 self._keep_raw(trace.kernels, read.origin)
         if self._ring is not None:
-            self._ring.flush()
-            if lost := self._ring.take_losses():
-                rows.append(Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost))
+            rows += self._ring.end_round()
         return rows
 
     def _owned(self, read: Reading) -> Iterable[Rows]:

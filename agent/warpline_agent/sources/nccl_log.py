@@ -7,7 +7,6 @@ nccl-tests tables, `all_reduce_bench` blocks and Megatron's iteration lines in i
 from __future__ import annotations
 
 import glob
-import json
 import os
 import platform
 import re
@@ -21,9 +20,10 @@ from typing import Final
 from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Refused, SourceError, Unsupported
 
+from .. import positions
 from ..identity import stamp
 from ..parsers.nccl_log_parser import Live, NcclLogParser
-from ..parsers.values import mapping, whole
+from ..parsers.values import whole
 from ..recordings.describe import holds_verdicts
 from ..source import LINE_CHARS_MAX, Health, Input, Reading, Rows
 from ..tail import Position, Tail
@@ -275,31 +275,21 @@ class NcclLogSource:
         """Write down the positions of the round before: its rows have been taken over by now."""
         if self._positions == self._saved or not self._config.positions:
             return
-        target = Path(self._config.positions)
-        passing = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            passing.write_text(json.dumps(self._positions), encoding="utf-8")
-            passing.replace(target)
-        except OSError as error:
-            self._health.append(Health("positions", "denied", f"cannot write {target}: {error.strerror}"))
+        trouble = positions.save(Path(self._config.positions), self._positions)
+        if trouble is not None:
+            self._health.append(Health("positions", "denied", trouble))
         self._saved = dict(self._positions)
 
 
 def _load(path: Path) -> dict[str, Position]:
-    """Positions as they were written; none where the file is absent or not what it should be."""
-    try:
-        if path.stat().st_size > POSITIONS_BYTES_MAX:
-            return {}
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    positions = {}
-    for name, value in list(mapping(stored).items())[:POSITIONS_MAX]:
+    """Positions as they were written, as far as they are such."""
+    known = {}
+    for name, value in list(positions.load(path, POSITIONS_BYTES_MAX).items())[:POSITIONS_MAX]:
         if isinstance(value, list) and len(value) == 3 and isinstance(value[2], str):
             inode, offset = whole(value[0]), whole(value[1])
             if inode is not None and offset is not None and offset >= 0:
-                positions[name] = Position(inode, offset, value[2])
-    return positions
+                known[name] = Position(inode, offset, value[2])
+    return known
 
 
 def _parts(pattern: str, host: str) -> Iterator[tuple[str, bool]]:

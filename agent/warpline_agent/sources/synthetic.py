@@ -13,7 +13,7 @@ import numpy as np
 
 from warpline_proto.capture import KERNELS, STACKS, Capture
 from warpline_proto.errors import Denied
-from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, DEVICE_SAMPLES, JOBS, PHASES, RAW_KERNELS
+from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, DEVICE_SAMPLES, JOBS, PHASES
 from warpline_proto.tables import STACKS as STACKS_TABLE
 
 from ..identity import stamp
@@ -136,9 +136,7 @@ class Synthetic:
             yield from self._step_rows(step)
         yield from self._device_rows(done)
         if self._ring is not None:
-            self._ring.flush()
-            if lost := self._ring.take_losses():
-                yield Rows(RAW_KERNELS.name, RAW_KERNELS.empty(), lost)
+            yield from self._ring.end_round()
 
     def health(self) -> Iterable[Health]:
         """Nothing can be missing of what is made up, except in the raw ring and in the detail of kernels."""
