@@ -14,7 +14,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,13 +63,13 @@ def judge(python: str, victim: int | None, how: str) -> list[str]:
         return wrong(analyze([name]), victim, how)
 
 
-def measure(python: str, times: int) -> dict[str, Any]:
-    """`times` runs of each condition, in turn."""
+def measure(judged: Callable[[int | None, str], list[str]], times: int) -> dict[str, Any]:
+    """`times` runs of each condition, in turn; `judged` makes one, with its victim, and says what is wrong with its answer."""
     told: dict[str, list[list[str]]] = {condition: [] for condition in ("healthy", *KINDS)}
     for turn in range(times):
         for number, condition in enumerate(told):
             victim = None if condition == "healthy" else (turn + number) % RANKS
-            told[condition].append(judge(python, victim, condition))
+            told[condition].append(judged(victim, condition))
     return {
         condition: {
             "runs": len(runs),
@@ -79,16 +80,16 @@ def measure(python: str, times: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Print how many were right."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def tell(description: str | None, measured: Callable[[str, int], dict[str, Any]]) -> None:
+    """Print how many runs were right, of a Python with torch and so many times each condition, as the command line asks."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=5, help="runs of each condition")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
     python = os.environ.get("WARPLINE_TEST_TORCH")
     if not python:
         parser.error("set WARPLINE_TEST_TORCH to a Python that has torch")
-    figures = measure(python, options.times)
+    figures = measured(python, options.times)
     if options.json:
         print(json.dumps(figures, indent=2))
         return
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tell(__doc__, lambda python, times: measure(partial(judge, python), times))
