@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ FILES_MAX: Final = 256
 PROCESSES_MAX: Final = 16_384
 """Processes that are looked at for containers."""
 CONTAINERS_MAX: Final = 64
+CONTAINERS_SECONDS: Final = 10.0
+"""How often it is looked for containers."""
 CGROUP_BYTES: Final = 4096
 _CONTAINER: Final = re.compile(rb"docker|containerd|kubepods|crio|libpod|lxc|garden")
 Folder = tuple[int, int]
@@ -57,6 +59,8 @@ class Search:
         self._elsewhere: dict[tuple[int, int], int] | None = None
         self._looks = 0
         self._asked: dict[Process, int] = {}
+        self._known: list[Found] = []
+        self._looked_ns = 0
 
     def pid_of(self, process: Process, found: Found) -> int | None:
         """The pid by which this agent knows a process whose file was found there; None where it is gone, or not to be seen."""
@@ -79,6 +83,14 @@ class Search:
             return False
         known = found.pids is not None or self._elsewhere is not None
         return known and self.pid_of(process, found) is None
+
+    def everywhere(self, now_ns: int) -> tuple[list[Found], bool]:
+        """Folders with files, those of containers as of the last look; whether that look was this one."""
+        looked = now_ns - self._looked_ns >= CONTAINERS_SECONDS * 1e9
+        if looked:
+            self._looked_ns = now_ns
+            self._known = self.in_containers()
+        return [*self.here(), *self._known], looked
 
     def here(self) -> Iterator[Found]:
         """The folders of this machine that hold files."""
@@ -188,6 +200,24 @@ def opened(path: str) -> Iterator[int | None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def key_of(name: str, folder: int | None) -> str:
+    """Name and inode of a file, by which it is known as long as it is there; empty where it is gone."""
+    try:
+        return f"{name}:{os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino}"
+    except OSError:
+        return ""
+
+
+def take_away(name: str, found: Found, owner: int) -> bool:
+    """Remove a file that nobody writes any more, where that is ours to do; whether it is removed."""
+    if not found.ours or os.geteuid() not in (0, owner):
+        return False
+    with opened(found.path) as folder, suppress(OSError):
+        os.unlink(name, dir_fd=folder)
+        return True
+    return False
 
 
 def _open(path: str) -> int | None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import pwd
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -21,14 +19,12 @@ from warpline_proto.tables import STEPS
 from .. import positions
 from ..hook_file import HookFile, Taken, open_file
 from ..hook_rows import Identity, identity_of, job_rows, step_rows
-from ..hook_search import FILES_MAX, Found, Search, opened
+from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..parsers.values import whole
 from ..source import Health, Rows
 
 ROUND_RECORDS_MAX: Final = 20_000
 """Records of one round over all files; what is left follows in the next."""
-CONTAINERS_SECONDS: Final = 10.0
-"""How often it is looked for containers."""
 TOLD_SECONDS: Final = 60.0
 """A process that has gone without a word, or a file that is of no use, is told of for so long."""
 TOLD_MAX: Final = 256
@@ -98,8 +94,6 @@ class Hook:
         self._told: dict[Key, tuple[Health, int]] = {}
         self._finished: dict[Key, None] = {}
         self._jobs: dict[str, Identity] = {}
-        self._contained: list[Found] = []
-        self._looked_ns = 0
 
     def open(self) -> None:
         """Look where reading stopped; Unsupported where none of the directories is there."""
@@ -140,13 +134,9 @@ class Hook:
         self._followed = {}
 
     def _find(self) -> None:
-        now_ns = self._clock_ns()
-        looked = now_ns - self._looked_ns >= CONTAINERS_SECONDS * 1e9
-        if looked:
-            self._looked_ns = now_ns
-            self._contained = self._search.in_containers()
+        everywhere, looked = self._search.everywhere(self._clock_ns())
         seen: set[Key] = set()
-        for found in (*self._search.here(), *self._contained):
+        for found in everywhere:
             with opened(found.path) as folder:
                 for name in found.names if folder is not None else ():
                     seen.add(self._follow(found, name, folder))
@@ -159,9 +149,8 @@ class Hook:
 
     def _follow(self, found: Found, name: str, folder: int | None) -> Key:
         """Begin with one file, or see anew who lives beside one that is followed."""
-        try:
-            key = f"{name}:{os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino}"
-        except OSError:
+        key = key_of(name, folder)
+        if not key:
             return ""
         if key in self._followed:
             self._followed[key].found = found
@@ -246,10 +235,7 @@ class Hook:
 
     def _remove(self, key: Key, followed: _Followed) -> None:
         """Take a file away that was read to its end, where that is ours to do."""
-        if not followed.found.ours or os.geteuid() not in (0, followed.file.owner):
-            return
-        with opened(followed.found.path) as folder, suppress(OSError):
-            os.unlink(followed.name, dir_fd=folder)
+        if take_away(followed.name, followed.found, followed.file.owner):
             del self._positions[key]
 
     def _tell(self, key: Key, health: Health) -> None:

@@ -6,11 +6,9 @@ told when their step is over and nothing more of it can come; of steps that were
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,7 +19,7 @@ from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS
 
-from ..hook_search import FILES_MAX, Found, Search, opened
+from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..identity import stamp
 from ..kernel_budget import KernelBudget
 from ..kernels import Kernels, StepSpan, name_rows, step_rows
@@ -33,8 +31,6 @@ from ..ring_followed import Followed, complete_steps, new_names
 from ..ring_records import communicator_row, operation_rows
 from ..source import Delivered, Health, Rows
 
-CONTAINERS_SECONDS: Final = 10.0
-"""How often it is looked for containers."""
 LATE_SECONDS: Final = 2.0
 """Records come at the latest so long after their kernel ended: four flushes."""
 ALL: Final = ring.KERNELS | ring.COPIES | ring.SETS
@@ -98,8 +94,6 @@ class TrainingKernels:
         self._refused: dict[str, Health] = {}
         self._finished: set[str] = set()
         self._health: dict[str, list[Health]] = {}
-        self._contained: list[Found] = []
-        self._looked_ns = 0
         self._ring: RawRing | None = None
         self._budget = KernelBudget()
 
@@ -155,13 +149,9 @@ class TrainingKernels:
             self._ring.close()
 
     def _find(self) -> None:
-        now_ns = self._clock_ns()
-        looked = now_ns - self._looked_ns >= CONTAINERS_SECONDS * 1e9
-        if looked:
-            self._looked_ns = now_ns
-            self._contained = self._search.in_containers()
+        everywhere, looked = self._search.everywhere(self._clock_ns())
         seen: set[str] = set()
-        for found in (*self._search.here(), *self._contained):
+        for found in everywhere:
             with opened(found.path) as folder:
                 for name in found.names if folder is not None else ():
                     seen.add(self._follow(found, name, folder))
@@ -173,9 +163,8 @@ class TrainingKernels:
 
     def _follow(self, found: Found, name: str, folder: int | None) -> str:
         """Begin with one ring, or look anew for the steps beside one that is followed; its key."""
-        try:
-            key = f"{name}:{os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino}"
-        except OSError:
+        key = key_of(name, folder)
+        if not key:
             return ""
         if key in self._followed:
             self._followed[key].found = found
@@ -283,9 +272,7 @@ class TrainingKernels:
         del self._followed[key]
         self._health.pop(key, None)
         self._finished.add(key)
-        if followed.found.ours and os.geteuid() in (0, followed.file.owner):
-            with opened(followed.found.path) as folder, suppress(OSError):
-                os.unlink(followed.name, dir_fd=folder)
+        take_away(followed.name, followed.found, followed.file.owner)
 
 
 def _losses(followed: Followed, standing: Standing) -> Iterator[Rows]:
