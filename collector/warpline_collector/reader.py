@@ -13,7 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from warpline_proto.errors import QueryError
-from warpline_proto.tables import TABLES, Table
+from warpline_proto.table import Table
+from warpline_proto.tables import TABLES
 
 from . import catalog, parquet
 from .parts import Kept, compact

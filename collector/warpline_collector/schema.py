@@ -8,7 +8,7 @@ from typing import Final
 import pyarrow as pa
 
 from warpline_proto.errors import SchemaError
-from warpline_proto.tables import Table
+from warpline_proto.table import Table
 
 _TYPES: Final = {
     pa.string(): "VARCHAR",
