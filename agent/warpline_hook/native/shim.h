@@ -54,7 +54,7 @@ struct tally {
 typedef int (*next_record)(uint8_t *buffer, size_t valid, void **record);
 void decode(next_record next, uint8_t *buffer, size_t valid, struct tally *tally);
 
-/* cupti.c */
+/* cupti.c; its parts share cupti.h */
 void cupti_profiler(int running); /* the user's profiler begins or has ended */
 void cupti_step(uint64_t number);
 
