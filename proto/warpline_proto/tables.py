@@ -12,51 +12,16 @@ from typing import Final
 
 import pyarrow as pa
 
+from .columns import CLOCK, FLAG, INT, INTS, LONGS, REAL, SMALL, TEXT, TEXTS, UNSIGNED, place, ranked
 from .errors import SchemaError
 from .table import Column, Table
-
-TEXT: Final = pa.string()
-INT: Final = pa.int64()
-SMALL: Final = pa.int32()
-REAL: Final = pa.float64()
-FLAG: Final = pa.bool_()
-UNSIGNED: Final = pa.uint64()
-INTS: Final = pa.list_(pa.int32())
-LONGS: Final = pa.list_(pa.int64())
-TEXTS: Final = pa.list_(pa.string())
-
-
-def _place() -> tuple[Column, ...]:
-    return (
-        Column("cluster", TEXT, "", "cluster the node belongs to, from the agent's configuration"),
-        Column("node", TEXT, "", "host name of the node the row speaks of"),
-        Column("source", TEXT, "", "name of the source that read the row"),
-    )
-
-
-def _rank() -> tuple[Column, ...]:
-    return (
-        Column("job", TEXT, "", "job the row belongs to, by evidence only"),
-        Column("rank", SMALL, "", "global rank"),
-        Column("dp", SMALL, "", "index in the data-parallel group"),
-        Column("tp", SMALL, "", "index in the tensor-parallel group"),
-        Column("pp", SMALL, "", "pipeline stage"),
-        Column("ep", SMALL, "", "index in the expert-parallel group"),
-        Column("gpu_uuid", TEXT, "", "NVML UUID of the GPU"),
-        Column("device", SMALL, "", "device ordinal as the process sees it"),
-    )
-
-
-_CLOCK = Column(
-    "clock", TEXT, "", "clock domain of the times: rows may be compared in time only where it is equal and not NULL"
-)
 
 DEVICE_SAMPLES = Table(
     "device_samples",
     "one reading of one GPU",
     "time_ns",
     (
-        *_place(),
+        *place(),
         Column("gpu_uuid", TEXT, "", "NVML UUID of the GPU (of the MIG device where MIG is on)"),
         Column("gpu_index", SMALL, "", "NVML index on the node"),
         Column("gpu_name", TEXT, "", "product name"),
@@ -115,7 +80,7 @@ HOST_SAMPLES = Table(
     "one reading of one host",
     "time_ns",
     (
-        *_place(),
+        *place(),
         Column("time_ns", INT, "ns", "when it was read"),
         Column("cpu_percent", REAL, "%", "CPU in use, of all cores together"),
         Column("cpu_iowait_percent", REAL, "%", "CPU waiting for input and output"),
@@ -141,7 +106,7 @@ LINK_COUNTERS = Table(
     "one counter of one network, NVLink or PCIe port",
     "time_ns",
     (
-        *_place(),
+        *place(),
         Column("time_ns", INT, "ns", "when it was read"),
         Column("link_kind", TEXT, "", "infiniband, ethernet, nvlink or pcie"),
         Column("device", TEXT, "", "device name, for example mlx5_0, eth0 or a GPU UUID"),
@@ -161,12 +126,12 @@ KERNEL_CLUSTERS = Table(
     "durations of one kernel on one stream in one step, one row a cluster of log-durations",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("step", INT, "", "step number; NULL for activity outside any step"),
         Column("start_ns", INT, "ns", "start of the window the cluster covers"),
         Column("end_ns", INT, "ns", "end of the window the cluster covers"),
-        _CLOCK,
+        CLOCK,
         Column("stream", INT, "", "CUDA stream"),
         Column("kernel_id", INT, "", "see kernel_names"),
         Column("category", TEXT, "", "compute, communication, memcpy or memset"),
@@ -196,12 +161,12 @@ RAW_KERNELS = Table(
     "one kernel, copy or set as it was recorded, exact to the nanosecond: where a closer look or an import asked for it",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("capture_id", TEXT, "", "closer look that it was sent for, see captures; NULL for an import"),
         Column("step", INT, "", "step number; NULL for activity outside any step"),
         Column("start_ns", INT, "ns", "start"),
-        _CLOCK,
+        CLOCK,
         Column("duration_ns", INT, "ns", "duration"),
         Column("stream", INT, "", "CUDA stream"),
         Column("kernel_id", INT, "", "see kernel_names"),
@@ -215,7 +180,7 @@ KERNEL_NAMES = Table(
     "what a kernel_id stands for",
     "time_ns",
     (
-        *_place(),
+        *place(),
         Column("time_ns", INT, "ns", "when it was first named"),
         Column("kernel_id", INT, "", "first 63 bits of the BLAKE2 hash of the name"),
         Column("name", TEXT, "", "kernel name as the driver gives it"),
@@ -228,12 +193,12 @@ STEPS = Table(
     "one training or serving step of one rank, or a whole trace where it has no steps",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("scope", TEXT, "", "step, or trace for the whole of a recorded file"),
         Column("step", INT, "", "step number"),
         Column("start_ns", INT, "ns", "start"),
-        _CLOCK,
+        CLOCK,
         Column("duration_ns", INT, "ns", "wall time of the step"),
         Column("span_ns", INT, "ns", "first GPU activity to last"),
         Column("busy_ns", INT, "ns", "union of all GPU activity"),
@@ -275,8 +240,8 @@ PHASES = Table(
     "one operation of a step as the framework names it",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("step", INT, "", "step number"),
         Column("phase", TEXT, "", "name, for example forward-compute or grads-reduce-scatter"),
         Column("kind", TEXT, "", "compute, communication, optimizer, host or data"),
@@ -284,7 +249,7 @@ PHASES = Table(
         Column("chunk", SMALL, "", "model chunk on the stage"),
         Column("sequence", INT, "", "number of the operation within its kind and step"),
         Column("start_ns", INT, "ns", "start; on a clock named step@... it counts from the start of the step"),
-        _CLOCK,
+        CLOCK,
         Column("duration_ns", INT, "ns", "duration"),
     ),
     large=True,
@@ -295,8 +260,8 @@ COLLECTIVES = Table(
     "one collective or point-to-point operation of one rank (or, with `count`, a published summary of several)",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("step", INT, "", "step number"),
         Column("communicator", TEXT, "", "communicator, unique within the job"),
         Column("communicator_rank", SMALL, "", "rank within the communicator"),
@@ -316,7 +281,7 @@ COLLECTIVES = Table(
         Column("protocol", TEXT, "", "simple, ll or ll128"),
         Column("channels", SMALL, "", "channels used"),
         Column("start_ns", INT, "ns", "start, of what `timing` names"),
-        _CLOCK,
+        CLOCK,
         Column("duration_ns", INT, "ns", "duration, waiting included"),
         Column("timing", TEXT, "", "what was timed: kernel_gpu, kernel_cpu, host, enqueue or summary"),
         Column("algorithm_bytes_per_second", REAL, "B/s", "message_bytes over the time used"),
@@ -335,8 +300,8 @@ COMMUNICATORS = Table(
     "one rank's membership of one communicator",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("communicator", TEXT, "", "communicator, unique within the job (NCCL's commId where given)"),
         Column("parent", TEXT, "", "communicator it was split from"),
         Column("group_name", TEXT, "", "name of the process group"),
@@ -365,8 +330,8 @@ STACKS = Table(
     "one thread's stack at one moment",
     "time_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("time_ns", INT, "ns", "when it was taken"),
         Column("pid", INT, "", "process"),
         Column("thread", INT, "", "operating system thread"),
@@ -384,8 +349,8 @@ LOG_EVENTS = Table(
     "one line of a log that speaks of a fault",
     "time_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("time_ns", INT, "ns", "when it was written"),
         Column(
             "kind",
@@ -408,8 +373,8 @@ METRICS = Table(
     "one value of a foreign exporter that has no column of its own",
     "time_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("time_ns", INT, "ns", "when it was exposed"),
         Column("metric", TEXT, "", "name as exposed"),
         Column("labels", TEXT, "", "labels that are not identity, as JSON with sorted keys"),
@@ -424,8 +389,8 @@ PROBES = Table(
     "a test that a rank ran apart from training, the same work on every rank: one row for all repetitions of one round",
     "time_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("time_ns", INT, "ns", "when it was run"),
         Column("round", SMALL, "", "how often the rank had run this test, with this peer, before in the run"),
         Column("probe", TEXT, "", "name of the test, for example gemm or pair"),
@@ -443,10 +408,10 @@ PROCESS_EVENTS = Table(
     "what one process did in the kernel or in the GPU's library (or, with `count`, several such events together)",
     "start_ns",
     (
-        *_place(),
-        *_rank(),
+        *place(),
+        *ranked(),
         Column("start_ns", INT, "ns", "start of the event, or of the time in which `count` of them were counted"),
-        _CLOCK,
+        CLOCK,
         Column("pid", INT, "", "process"),
         Column("thread", INT, "", "operating system thread"),
         Column("process", TEXT, "", "name of the process"),
@@ -470,7 +435,7 @@ JOBS = Table(
     "what is known of a job as a whole",
     "time_ns",
     (
-        *_place(),
+        *place(),
         Column("job", TEXT, "", "job"),
         Column("time_ns", INT, "ns", "when it was first seen"),
         Column("run_id", TEXT, "", "identifier the launcher or the files give"),
@@ -491,7 +456,7 @@ SOURCE_HEALTH = Table(
     "how one source fared in one round",
     "time_ns",
     (
-        *_place(),
+        *place(),
         Column("time_ns", INT, "ns", "when the round ended"),
         Column("subject", TEXT, "", "what the row speaks of: the source itself, a GPU, a field, a port, a file"),
         Column("state", TEXT, "", "fresh, stale, unsupported, busy, denied, dropped, refused or dead"),
@@ -510,7 +475,7 @@ FINDINGS = Table(
     "one state of one finding; the view current_findings has the newest state of each",
     "updated_ns",
     (
-        *_place(),
+        *place(),
         Column("id", TEXT, "", "stable identifier: kind and subject"),
         Column("kind", TEXT, "", "see FindingKind"),
         Column("severity", TEXT, "", "info, warning or critical"),
@@ -535,7 +500,7 @@ CAPTURES = Table(
     "one state of one request to look closer; the view current_captures has the furthest state of each",
     "requested_ns",
     (
-        *_place(),
+        *place(),
         Column("id", TEXT, "", "identifier"),
         Column("requested_ns", INT, "ns", "when it was asked for"),
         Column("updated_ns", INT, "ns", "when this state was written"),
