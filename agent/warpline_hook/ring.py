@@ -52,6 +52,10 @@ LANE: Final = struct.Struct("<QQ48xQQ48xQ")
 """offset, capacity, head, dropped, tail."""
 TAIL_AT: Final = 128
 """Within a lane."""
+MARKS_AT: Final = 1792
+MARK: Final = struct.Struct("<Q16s2Q9Q")
+"""number, frame, told ns, whole ns, and for each lane read, safe and dropped; two of them, in turn."""
+SETTLED_AT: Final = MARKS_AT + 2 * MARK.size
 TEXTS_HEAD_AT: Final = 2048
 
 RECORD: Final = (

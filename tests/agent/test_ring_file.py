@@ -77,6 +77,12 @@ def test_python_and_c_know_the_same_layout(compile_program: Callable[..., Path])
         ring.LANES_AT,
         ring.TEXTS_HEAD_AT,
     ]
+    assert [c["mark"], c["settled"], c["sizeof(struct warpline_mark)"]] == [
+        ring.MARKS_AT,
+        ring.SETTLED_AT,
+        ring.MARK.size,
+    ]
+    assert [c[f"mark.{name}"] for name in ("number", "frame", "told_ns", "whole_ns", "lane")] == offsets(ring.MARK)[:5]
     lane = ["offset", "capacity", "head", "dropped", "tail"]
     assert [c[f"lane.{name}"] for name in lane] == offsets(ring.LANE)
     assert c["lane.tail"] == ring.TAIL_AT

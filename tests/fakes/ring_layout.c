@@ -8,6 +8,7 @@
 #define RECORD(field) \
     printf("\"record.%s\": [%zu, %zu], ", #field, offsetof(struct warpline_record, field), sizeof((struct warpline_record *)0)->field)
 #define COMMUNICATOR(field) printf("\"communicator.%s\": %zu, ", #field, offsetof(struct warpline_communicator, field))
+#define MARK(field) printf("\"mark.%s\": %zu, ", #field, offsetof(struct warpline_mark, field))
 #define NUMBER(name) printf("\"%s\": %llu, ", #name, (unsigned long long)(name))
 
 int main(void)
@@ -17,14 +18,15 @@ int main(void)
     HEADER(record_bytes), HEADER(lanes), HEADER(pid), HEADER(uid), HEADER(start_ticks), HEADER(pid_namespace);
     HEADER(created_ns), HEADER(control), HEADER(nccl_control), HEADER(reader_seen_ns), HEADER(heartbeat_ns);
     HEADER(capturing), HEADER(step), HEADER(last_record_ns), HEADER(cupti_version), HEADER(nccl_version);
-    HEADER(channel), HEADER(counter), HEADER(lane), HEADER(texts_head);
+    HEADER(channel), HEADER(counter), HEADER(lane), HEADER(texts_head), HEADER(mark), HEADER(settled);
+    MARK(number), MARK(frame), MARK(told_ns), MARK(whole_ns), MARK(lane);
     LANE(offset), LANE(capacity), LANE(head), LANE(dropped), LANE(tail);
     RECORD(commit), RECORD(kind), RECORD(flags), RECORD(start_ns), RECORD(duration_ns), RECORD(value), RECORD(number);
     RECORD(device), RECORD(context), RECORD(stream), RECORD(correlation), RECORD(name), RECORD(extra);
     COMMUNICATOR(hash), COMMUNICATOR(rank), COMMUNICATOR(ranks), COMMUNICATOR(nodes), COMMUNICATOR(api);
     NUMBER(sizeof(struct warpline_communicator)), NUMBER(WARPLINE_MAGIC), NUMBER(WARPLINE_VERSION);
     NUMBER(WARPLINE_HEADER_BYTES), NUMBER(WARPLINE_RECORD_BYTES), NUMBER(WARPLINE_TEXT_BYTES_MAX);
-    NUMBER(sizeof(struct warpline_lane)), NUMBER(LANES), NUMBER(LANE_KERNELS), NUMBER(LANE_NCCL), NUMBER(LANE_EVENTS);
+    NUMBER(sizeof(struct warpline_lane)), NUMBER(sizeof(struct warpline_mark)), NUMBER(LANES), NUMBER(LANE_KERNELS), NUMBER(LANE_NCCL), NUMBER(LANE_EVENTS);
     NUMBER(KIND_KERNEL), NUMBER(KIND_MEMCPY), NUMBER(KIND_MEMSET), NUMBER(KIND_GRAPH), NUMBER(KIND_COLLECTIVE);
     NUMBER(KIND_POINT_TO_POINT), NUMBER(KIND_NCCL_KERNEL), NUMBER(KIND_STATE), NUMBER(KIND_GAP), NUMBER(KIND_CLOCK);
     NUMBER(KIND_CAPTURE), NUMBER(TEXT_NAME), NUMBER(TEXT_COMMUNICATOR), NUMBER(TEXT_ENVIRONMENT);

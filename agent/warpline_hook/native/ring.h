@@ -6,7 +6,7 @@
  *
  * The process creates the file with all its blocks in place, writes `magic` last, and from then on only stores to memory: it
  * never waits, and what finds no room is dropped and counted. The agent is the only reader; it writes nothing but
- * `control`, `nccl_control`, `reader_seen_ns` and the `tail` of each lane. Little endian, all numbers naturally aligned.
+ * `control`, `nccl_control`, `reader_seen_ns`, the `tail` of each lane, and its marks. Little endian, all numbers naturally aligned.
  *
  * A lane is a ring of records. `head` counts the records claimed, `tail` those the agent has taken over, both for ever; the
  * record at position p lies in slot p % capacity and is whole once its `commit` is the low 32 bits of p + 1. Records are
@@ -125,6 +125,18 @@ struct warpline_lane {
     uint64_t reserved_2[15];
 };
 
+/* What is safe with the agent, so that one that is killed leaves to the next neither a gap nor a repetition. Of the first `read`
+ * records of a lane `safe` are on disk: all but those that started at `told_ns` or later and wait for their step. A mark holds
+ * once the frame it names is written; the agent says so in `settled`, or finds that frame when it is started again. */
+struct warpline_mark {
+    uint64_t number; /* marks count up from 1; number % 2 is the place of a mark */
+    uint64_t frame[2];
+    uint64_t told_ns, whole_ns; /* steps since `whole_ns` have been captured without a gap; 0 unknown */
+    struct {
+        uint64_t read, safe, dropped; /* `dropped`: of the lane's, those that have been told */
+    } lane[LANES];
+};
+
 struct warpline_header {
     uint64_t magic;
     uint32_t version, header_bytes;
@@ -154,7 +166,10 @@ struct warpline_header {
     uint64_t reserved_4[32];
     /* 1024 */
     struct warpline_lane lane[LANES];
-    uint64_t reserved_5[32];
+    /* 1792: written by the agent */
+    struct warpline_mark mark[2];
+    uint64_t settled; /* number of the newest mark that holds */
+    uint64_t reserved_5[3];
     /* 2048 */
     uint64_t texts_head; /* bytes of the heap claimed, the word 0 included */
     uint64_t reserved_6[255];
@@ -165,6 +180,7 @@ _Static_assert(sizeof(struct warpline_lane) == 256, "a lane is four lines");
 _Static_assert(sizeof(struct warpline_header) == WARPLINE_HEADER_BYTES, "the header is a page");
 _Static_assert(offsetof(struct warpline_header, control) == 128, "the agent has a line of its own");
 _Static_assert(offsetof(struct warpline_header, counter) == 512, "counters");
+_Static_assert(offsetof(struct warpline_header, mark) == 1792, "marks");
 _Static_assert(offsetof(struct warpline_header, texts_head) == 2048, "texts");
 _Static_assert((int)COUNTERS <= 32, "counters fit");
 
