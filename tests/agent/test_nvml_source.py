@@ -16,9 +16,10 @@ import pytest
 
 from warpline_agent.child import Child
 from warpline_agent.nvml.child import Mouth
+from warpline_agent.nvml.counters import COUNTERS
 from warpline_agent.nvml.plan import Plan, plan_from_line
 from warpline_agent.source import Health
-from warpline_agent.sources.nvml import AVOID_SECONDS, COUNTERS, Nvml, NvmlConfig
+from warpline_agent.sources.nvml import AVOID_SECONDS, Nvml, NvmlConfig
 from warpline_proto.errors import Denied, Unsupported
 from warpline_proto.tables import DEVICE_SAMPLES
 

@@ -13,6 +13,8 @@ CACHE: Final = ROOT / ".bench"
 PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "hta": ("HolisticTraceAnalysis==0.5.0", "pandas<3"),
     "rbeast": ("Rbeast==0.1.25",),
+    "nvitop-exporter": ("nvitop-exporter==1.7.2",),
+    "gcm": ("gpucm==0.0.2",),
 }
 
 
