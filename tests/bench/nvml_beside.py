@@ -195,7 +195,7 @@ def commands(folder: Path, port: int) -> tuple[dict[str, list[str]], dict[str, s
 def told_by_nvitop(port: int) -> float:
     """Values of one GPU that are there, not NaN; it reads all of them each second."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        lines = answer.read().decode().splitlines()
+        lines: list[str] = answer.read().decode().splitlines()
     return sum(line.startswith("gpu_") and not line.endswith("NaN") for line in lines) / GPUS
 
 
