@@ -106,7 +106,8 @@ class Followed:
         """When capture began and ended, and when CUPTI lost records."""
         if len(events):
             for event in events[events["kind"] == ring.CAPTURE]:
-                self._capture(int(event["start_ns"]), bool(event["value"] & ring.KERNELS))
+                on = bool(event["value"] & ring.KERNELS)
+                self._capture(int(event["start_ns"]) + (int(event["duration_ns"]) if on else 0), on)
             self._lose(events)
         if standing.capturing & ring.KERNELS and not self._captures:
             self.windows.append((now_ns, None))  # begun before this agent did

@@ -9,6 +9,7 @@
  * `fake_cupti(line)` is what the program does on its GPU:
  *   kernels COUNT NAME            kernels one after the other, 500 ns each; how many were recorded
  *   graph COUNT NAME              the same, replayed by CUDA graph 7 (or one record a graph where whole graphs are asked for)
+ *   ran START_NS NAME DURATION_NS  one kernel, at that time of the real-time clock; whether it was recorded
  *   copies COUNT BYTES            copies from host to device
  *   sets COUNT BYTES
  *   damaged COUNT HOW GRAPH       kernels with impossible times: zero, backwards, future, unfinished
@@ -396,6 +397,8 @@ OUT long fake_cupti(const char *line)
     sscanf(line, "%63s %ld %4199s %ld", word, &a, name, &b);
     if (!strcmp(word, "kernels") || !strcmp(word, "graph"))
         return kernels(a, name, word[0] == 'g' ? 7 : 0);
+    if (!strcmp(word, "ran"))
+        return kernel(keep(name), (uint64_t)a, (uint64_t)(a + b), 0);
     if (!strcmp(word, "damaged"))
         return damaged(a, name, (uint32_t)b);
     if (!strcmp(word, "copies") || !strcmp(word, "sets")) {

@@ -1,7 +1,7 @@
 /* A program that uses NCCL, without NCCL: it loads NCCL_PROFILER_PLUGIN as NCCL does, and enqueues operations.
  *
  * FAKE_NCCL_API is the newest version of the interface that this NCCL knows (1 to 6), FAKE_NCCL_VERSION what ncclGetVersion says.
- * One command a line, one answer a line:
+ * One command a line, one answer a line; compiled as a library, `fake_nccl(line)` is the same in somebody else's process:
  *
  *   comm HASH RANK RANKS NODES NAME    a communicator; its place
  *   coll COMM COUNT ELEMENTS SEQUENCE  all-reduces on it, SEQUENCE, SEQUENCE+1, ...; how many events the plugin took
@@ -269,6 +269,8 @@ static long obey(const char *line)
         return cuda();
     return strncmp(line, "mask", 4) ? (plugin ? api : 0) : mask;
 }
+
+long fake_nccl(const char *line) { return obey(line); }
 
 int main(void)
 {

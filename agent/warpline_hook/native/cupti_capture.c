@@ -56,10 +56,12 @@ static uint32_t wanted(struct warpline_header *ring)
     }
 }
 
-static void tell_capture(struct warpline_header *ring, const char *why)
+static void tell_capture(struct warpline_header *ring, uint64_t begun_ns, const char *why)
 {
-    struct warpline_record told = {.kind = KIND_CAPTURE, .start_ns = clock_ns(CLOCK_REALTIME), .value = enabled,
-                                   .number = load(&ring->step), .name = why ? ring_text(TEXT_NAME, why, strlen(why)) : 0};
+    uint64_t now = clock_ns(CLOCK_REALTIME);
+    struct warpline_record told = {.kind = KIND_CAPTURE, .start_ns = begun_ns, .value = enabled,
+                                   .duration_ns = now > begun_ns ? now - begun_ns : 0, .number = load(&ring->step),
+                                   .name = why ? ring_text(TEXT_NAME, why, strlen(why)) : 0};
     store(&ring->capturing, enabled);
     ring_put(LANE_EVENTS, &told);
 }
@@ -84,6 +86,7 @@ static void flush(uint32_t how)
 
 static void change(struct warpline_header *ring, uint32_t to, const char *why)
 {
+    uint64_t begun_ns = clock_ns(CLOCK_REALTIME);
     uint32_t was = enabled;
     for (size_t each = 0; each < sizeof kinds / sizeof *kinds; each++) {
         if (was & ~to & kinds[each].bit && !api.disable(kinds[each].kind))
@@ -101,7 +104,7 @@ static void change(struct warpline_header *ring, uint32_t to, const char *why)
     if (was & ~enabled)
         flush(ABI_FLUSH_COMPLETED);
     if (enabled != was)
-        tell_capture(ring, why);
+        tell_capture(ring, begun_ns, why);
     if (enabled)
         ring_state(CHANNEL_KERNELS, STATE_OK, NULL);
 }
@@ -142,7 +145,7 @@ static int gives_way(struct warpline_header *ring)
         paused = 1;
         enabled = 0;
         ring_state(CHANNEL_KERNELS, STATE_PAUSED, "the user's profiler runs");
-        tell_capture(ring, "the user's profiler runs");
+        tell_capture(ring, clock_ns(CLOCK_REALTIME), "the user's profiler runs");
     }
     if (paused && !user && clock_ns(CLOCK_MONOTONIC) > atomic_load(&profiled_ns) + AFTER_PROFILER_SECONDS * 1000000000ull) {
         paused = 0;

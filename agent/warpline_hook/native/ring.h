@@ -46,8 +46,8 @@ enum warpline_kind {
     KIND_STATE = 8,  /* flags channel, extra its new state, name why */
     KIND_GAP = 9,    /* value records lost between start and start + duration, flags lane, extra cause */
     KIND_CLOCK = 10, /* one moment: start CLOCK_REALTIME, value CLOCK_MONOTONIC_RAW, number CLOCK_BOOTTIME */
-    KIND_CAPTURE = 11 /* from start on, value is the mask of what is captured (enum warpline_capture), number `step` below, name
-                         why if that is not what was asked for */
+    KIND_CAPTURE = 11 /* what is captured was changed from start to start + duration: value is the mask of it since (enum
+                         warpline_capture), number `step` below, name why if that is not what was asked for */
 };
 
 enum warpline_gap { GAP_RING_FULL = 1, GAP_CUPTI_DROPPED = 2 };
