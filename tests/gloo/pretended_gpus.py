@@ -3,8 +3,8 @@
     torchrun --nnodes 2 ... pretended_gpus.py CONTROL --slow RANK
 
 It trains until the file CONTROL/stop is there; from when CONTROL/slow is there, rank RANK computes longer. Kernels "run" on a GPU
-that is nothing but a clock: the host waits for their end, and the stand-in for libcupti records them. Gradients really travel over
-gloo; NCCL's part, telling its profiler plugin and running a kernel meanwhile, is played beside that.
+that is nothing but a clock: the host waits for their end, and the stand-in for libcupti records them. Gradients really travel
+over gloo; NCCL's part, telling its profiler plugin and running a kernel meanwhile, is played beside that.
 """
 
 from __future__ import annotations

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +14,6 @@ from warpline_proto.batch import Batch
 from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
 from warpline_proto.tables import TABLES
 
-WAIT_SECONDS = 60.0
 SIZES = [(80, 24), (140, 40)]
 SLOW = Finding(
     kind=FindingKind.COMPUTE_STRAGGLER,
@@ -34,65 +27,7 @@ SLOW = Finding(
     evidence=(Evidence("SELECT rank, duration_ns FROM steps", ({"rank": 1, "duration_ns": 700},)),),
 )
 
-pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-
-
-class Terminal:
-    """One program in a tmux server of its own, of `columns` by `lines`."""
-
-    def __init__(self, folder: Path, columns: int, lines: int, *words: str) -> None:
-        self._socket = f"warpline-{uuid.uuid4().hex[:12]}"
-        command = f"{shlex.join([sys.executable, '-m', 'warpline_cli.main', *words])}; echo left with $?; read -r _"
-        environment = {**os.environ, "TMUX_TMPDIR": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
-        self._environment = {name: value for name, value in environment.items() if name != "TMUX"}
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", str(columns), "-y", str(lines), "sh", "-c", command)
-
-    def screen(self) -> str:
-        """What is to be read on the screen now."""
-        return self._tmux("capture-pane", "-p")
-
-    def press(self, *keys: str) -> None:
-        self._tmux("send-keys", *keys)
-
-    def shows(self, *wanted: str) -> str:
-        """The screen, once all of `wanted` is on it, wherever its lines break."""
-
-        def there(screen: str) -> bool:
-            return all(words in " ".join(screen.split()) for words in wanted)
-
-        return self.until(there, f"shows {wanted}")
-
-    def until(self, condition: Callable[[str], bool], meaning: str) -> str:
-        pause, end = threading.Event(), time.monotonic() + WAIT_SECONDS
-        while not condition(screen := self.screen()):
-            assert time.monotonic() < end, f"never {meaning}:\n{screen}"
-            pause.wait(0.1)
-        return screen
-
-    def close(self) -> None:
-        self._tmux("kill-server")
-
-    def _tmux(self, *words: str) -> str:
-        done = subprocess.run(
-            ["tmux", "-L", self._socket, *words], env=self._environment, capture_output=True, text=True, check=True
-        )
-        return done.stdout
-
-
-Open = Callable[..., Terminal]
-
-
-@pytest.fixture
-def open_terminal(tmp_path: Path) -> Iterator[Open]:
-    opened: list[Terminal] = []
-
-    def make(columns: int, lines: int, *words: str) -> Terminal:
-        opened.append(Terminal(tmp_path, columns, lines, *words))
-        return opened[-1]
-
-    yield make
-    for terminal in opened:
-        terminal.close()
+Open = Callable[..., Any]
 
 
 @pytest.fixture
