@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -29,7 +29,7 @@ from .own import NAME as OWN
 from .own import rows as own_rows
 from .scrub import scrub_rows
 from .slot import Round, Slot
-from .source import Capturing, Delivered, Rows, Source
+from .source import Capturing, Delivered, Rows, Settlement, Settling, Source
 from .spool import Spool
 from .telling import Say, Telling
 from .worker import ThreadWorker, Worker
@@ -92,6 +92,10 @@ class Agent:
         self._desk = Desk(sources)
         self._done = threading.Event()
         self._gathering = Gathering()
+        self._settlements: dict[str, Settlement] = {}
+        for source in sources.values():
+            if isinstance(source, Settling):
+                source.keep_until_settled(spool.put_before.__contains__)
         now = clock.monotonic()
         make = make_worker or partial(ThreadWorker[Round], done=self._done)
         self._slots = [
@@ -134,10 +138,11 @@ class Agent:
         self._requests.close()
         for slot in self._slots:
             self._settle(slot, end)
-            if slot.worker.idle:
-                slot.worker.submit(partial(self._close, slot.source))
         self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter))
         self._flush()
+        for slot in self._slots:
+            if slot.worker.idle:
+                slot.worker.submit(partial(self._close, slot.source))
         self._exporter.drain(self._drain_seconds)
         for slot in self._slots:
             self._settle(slot, end)
@@ -152,7 +157,7 @@ class Agent:
             slot.worker.submit(partial(self._round, slot.name, slot.source, slot.opened))
         result = slot.worker.take()
         if result is not None:
-            self._add(result.batches)
+            self._take(slot, result)
             self._finished(slot, result, now)
         else:
             self._report(slot, slot.hanging(now))
@@ -192,7 +197,7 @@ class Agent:
         while not slot.worker.idle:
             result = slot.worker.take()
             if result is not None:
-                self._add(result.batches)
+                self._take(slot, result)
             elif self._clock.monotonic() >= end or not self._done.wait(max(end - self._clock.monotonic(), 0.0)):
                 return
             self._done.clear()
@@ -231,10 +236,11 @@ class Agent:
             parts[:] = list(islice(source.health(), PARTS_MAX))
 
         state, reason, failed = _guarded(work)
+        so_far = source.so_far() if isinstance(source, Settling) and state == "fresh" else None
         if state != "fresh":
             self._close(source)
         took_ns = int((self._clock.monotonic() - started) * 1e9)
-        return Round(state, reason[:REASON_CHARS_MAX], batches, parts, state == "fresh", took_ns, failed)
+        return Round(state, reason[:REASON_CHARS_MAX], batches, parts, state == "fresh", took_ns, failed, so_far=so_far)
 
     def _stamped(self, name: str, rows: Rows) -> Batch:
         return Batch(rows.table, name, stamp(scrub_rows(rows.batch), **self._place, source=name), rows.dropped)
@@ -254,27 +260,47 @@ class Agent:
             health = SOURCE_HEALTH.from_rows({**common, **row} for row in listed)
             self._gathering.add(Batch("source_health", slot.name, scrub_rows(health)))
 
+    def _take(self, slot: Slot, result: Round) -> None:
+        self._add(result.batches)
+        if result.so_far is not None:
+            self._settlements[slot.name] = result.so_far
+
     def _add(self, batches: Iterable[Batch]) -> None:
         for batch in batches:
             self._gathering.add(batch)
 
     def _flush(self) -> None:
         frames = list(self._gathering.take())
+        settlements = list(self._settlements.values())
+        self._settlements = {}
+        if not frames:
+            _settled(settlements)
         while frames:
             batches = frames.pop(0)
             try:
-                self._spool.put(batches)
+                self._put(batches, () if frames else settlements)
             except WireError as error:
                 smaller = halves(batches)
                 frames = smaller + frames
                 if not smaller:
                     self._lose(batches[0], error)
 
+    def _put(self, batches: list[Batch], settlements: Sequence[Settlement]) -> None:
+        """One frame; where it is the last of what was gathered, sources hear that it is on disk."""
+        for each in settlements:
+            each.intend(self._spool.next_name)
+        self._spool.put(batches, lambda: _settled(settlements))
+
     def _lose(self, batch: Batch, error: WireError) -> None:
         """One row that is too large for the wire."""
         row = {**self._place, "source": OWN, "time_ns": self._clock.wall_ns(), "subject": batch.source}
         lost = {"state": "dropped", "reason": f"a row of {batch.table}: {error}", "dropped": batch.rows.num_rows}
         self._gathering.add(Batch("source_health", OWN, SOURCE_HEALTH.from_rows([row | lost])))
+
+
+def _settled(settlements: Iterable[Settlement]) -> None:
+    for each in settlements:
+        each.settle()
 
 
 def _guarded(work: Callable[[], None]) -> tuple[str, str, bool]:

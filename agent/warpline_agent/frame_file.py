@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from typing import Final
@@ -39,3 +40,8 @@ def created(head: bytes) -> int | None:
     if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
         return None
     return int(_HEADER.unpack_from(head)[3])
+
+
+def name(boot: str, sequence: int) -> bytes:
+    """16 bytes that stand for a frame."""
+    return hashlib.blake2b(f"{boot}-{sequence}".encode(), digest_size=16).digest()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,8 @@ TEXT_READ_BYTES_MAX: Final = 256 * 1024
 STUCK_READS: Final = 50
 """A record that was begun and is still not whole after so many reads is given up: its thread was ended in the midst of it."""
 _WORD: Final = 8
+_NOWHERE: Final = -1
+"""Released up to here, where what the file says makes no sense."""
 
 
 class Text(NamedTuple):
@@ -106,6 +109,8 @@ class RingFile:
     _texts: tuple[int, int] = (0, 0)
     _texts_at: int = _WORD
     _places: list[_Place] = field(default_factory=list)
+    _told: tuple[int, tuple[int, ...]] = (0, (0,) * len(ring.LANES))
+    _writing: threading.Lock = field(default_factory=threading.Lock)
 
     def read(self, lane: str, *, final: bool = False) -> Records:
         """Records of a lane that are new and whole, oldest first, at most READ_RECORDS_MAX; with `final` past any hole.
@@ -117,7 +122,7 @@ class RingFile:
         waiting = min(self._waiting(here, place), READ_RECORDS_MAX)
         if not waiting:
             return np.empty(0, RECORD)
-        expected = (np.arange(waiting, dtype=np.uint64) + (place.taken + 1 & 0xFFFFFFFF)).astype(np.uint32)
+        expected = _commits(place.taken, waiting)
         whole = self._fetch(here, place.taken, waiting)["commit"] == expected
         ready = int(whole.size if whole.all() else whole.argmin())
         place.stuck = 0 if ready else place.stuck + 1
@@ -131,18 +136,51 @@ class RingFile:
             self.lost += ready - len(records)
             place.stuck = 0
         place.taken += ready
-        return records
+        return self._untold(here, records)
+
+    def leave_out(self, told_ns: int, read: tuple[int, ...]) -> None:
+        """Pass over what an agent before this one has told: of the first `read` records of each lane those before `told_ns`."""
+        self._told = told_ns, read
+
+    def waiting(self, lane: str) -> Records:
+        """Records that an agent before this one has read, not told, and left in the ring."""
+        here = self._lanes[ring.LANES.index(lane)]
+        place = self._places[here.number]
+        count = min(self._told[1][here.number] - place.taken, here.capacity)
+        if count <= 0:
+            return np.empty(0, RECORD)
+        records = self._fetch(here, place.taken, count)
+        return self._untold(here, records[records["commit"] == _commits(place.taken, count)])
+
+    @property
+    def taken(self) -> tuple[int, ...]:
+        """Records read of each lane since ever."""
+        return tuple(place.taken for place in self._places)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all there is has been read and released."""
+        pairs = zip(self._lanes, self._places, strict=True)
+        return all(place.released == place.taken and not self._waiting(lane, place) for lane, place in pairs)
+
+    def _untold(self, lane: Lane, records: Records) -> Records:
+        told_ns, read = self._told[0], self._told[1][lane.number]
+        if self._places[lane.number].taken - lane.capacity >= read:
+            return records
+        behind = (records["commit"] - np.uint32(read + 1 & 0xFFFFFFFF)).astype(np.int32) >= 0
+        chosen: Records = records[behind | (records["start_ns"] >= told_ns)]
+        return chosen
 
     def read_texts(self) -> dict[int, Text]:
         """Texts that are new since the last call; they are in `texts` too."""
         offset, size = self._texts
-        head = min(self._number(ring.TEXTS_HEAD_AT), size)
+        head = min(self.number(ring.TEXTS_HEAD_AT), size)
         wanted = min(head - self._texts_at, TEXT_READ_BYTES_MAX)
         if wanted <= 0:
             return {}
-        whole = _entries(self._bytes(offset + self._texts_at, wanted))
+        whole = _entries(self.peek(offset + self._texts_at, wanted))
         # Their words have been seen, so that what is read from now on is whole.
-        block = self._bytes(offset + self._texts_at, wanted)
+        block = self.peek(offset + self._texts_at, wanted)
         found = {
             (self._texts_at + at) // _WORD: Text(kind, block[at + _WORD : at + _WORD + length])
             for at, length, kind in whole
@@ -164,7 +202,7 @@ class RingFile:
 
     def standing(self) -> Standing:
         """What the header says now."""
-        header = self._bytes(0, ring.HEADER_BYTES).ljust(ring.HEADER_BYTES, b"\0")
+        header = self.peek(0, ring.HEADER_BYTES).ljust(ring.HEADER_BYTES, b"\0")
         words = np.frombuffer(header, "<u8")
         heartbeat, capturing, step, last, cupti, nccl = map(int, words[ring.PULSE_AT // 8 :][:6])
         counters = map(int, words[ring.COUNTERS_AT // 8 :])
@@ -188,10 +226,22 @@ class RingFile:
 
     def release(self) -> None:
         """What was read is safe: its room may be used again."""
-        for lane, place in zip(self._lanes, self._places, strict=True):
-            if place.released != place.taken:
-                self._write(ring.LANES_AT + lane.number * ring.LANE_BYTES + ring.TAIL_AT, place.taken)
-                place.released = place.taken
+        for lane, place in zip(ring.LANES, self._places, strict=True):
+            self.release_to(lane, place.taken)
+
+    def release_to(self, lane: str, position: int) -> None:
+        """What lies before this position needs no room any more."""
+        number = ring.LANES.index(lane)
+        place = self._places[number]
+        with self._writing:
+            if place.released < position <= place.taken:
+                self._write(ring.LANES_AT + number * ring.LANE_BYTES + ring.TAIL_AT, position)
+                place.released = position
+
+    def make_room(self) -> None:
+        """Release the oldest of what was read where the process would have less than half of a lane to write to."""
+        for name, lane, place in zip(ring.LANES, self._lanes, self._places, strict=True):
+            self.release_to(name, place.taken - lane.capacity // 2)
 
     def say(self, now_monotonic_ns: int, control: int | None = None, nccl_control: int | None = None) -> None:
         """Tell the process that it is read, and what is wanted of it."""
@@ -203,19 +253,20 @@ class RingFile:
 
     def close(self) -> None:
         """Give the file back; may be called twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        with self._writing:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
     def _waiting(self, lane: Lane, place: _Place) -> int:
         """Records claimed and not taken; a head that cannot be is waited out, and then what lies before it is given up."""
-        head = self._number(ring.LANES_AT + lane.number * ring.LANE_BYTES + 64)
+        head = self.number(ring.LANES_AT + lane.number * ring.LANE_BYTES + 64)
         if 0 <= head - place.taken <= lane.capacity:
             return head - place.taken
         place.stuck += 1
         if place.stuck >= STUCK_READS:
             self.lost += 1
-            place.stuck, place.taken = 0, head
+            place.stuck, place.taken, place.released = 0, head, _NOWHERE
         return 0
 
     def _fetch(self, lane: Lane, position: int, count: int) -> Records:
@@ -231,15 +282,27 @@ class RingFile:
             os.preadv(self._descriptor, [view[split:]], lane.offset)
         return records
 
-    def _bytes(self, at: int, count: int) -> bytes:
+    def peek(self, at: int, count: int) -> bytes:
+        """So many bytes of the file; fewer where it has been cut."""
         return os.pread(self._descriptor, count, at)
 
-    def _number(self, at: int) -> int:
-        return int.from_bytes(self._bytes(at, _WORD), "little")
+    def number(self, at: int) -> int:
+        """The word there; 0 once the file is given back."""
+        with self._writing:
+            return 0 if self._descriptor < 0 else int.from_bytes(self.peek(at, _WORD), "little")
+
+    def write(self, at: int, block: bytes) -> None:
+        """Write within a page; nothing once the file is given back."""
+        with self._writing:
+            self._put(at, block)
 
     def _write(self, at: int, number: int) -> None:
+        self._put(at, (number & (1 << 64) - 1).to_bytes(_WORD, "little"))
+
+    def _put(self, at: int, block: bytes) -> None:
         with contextlib.suppress(OSError):
-            os.pwrite(self._descriptor, (number & (1 << 64) - 1).to_bytes(_WORD, "little"), at)
+            if self._descriptor >= 0:
+                os.pwrite(self._descriptor, block, at)
 
 
 def open_ring(path: Path, folder: int | None = None) -> RingFile | None:
@@ -297,7 +360,13 @@ def _opened(path: Path, descriptor: int) -> RingFile | None:
 def _first_place(capacity: int, head: int, tail: int) -> _Place:
     """Where an earlier reader stopped; the oldest that can still be there if that makes no sense."""
     taken = tail if 0 <= head - tail <= capacity else max(0, head - capacity)
-    return _Place(taken, tail)
+    return _Place(taken, tail if taken == tail else _NOWHERE)
+
+
+def _commits(position: int, count: int) -> npt.NDArray[np.uint32]:
+    """What so many records carry from a position on, once they are whole."""
+    numbers: npt.NDArray[np.uint64] = np.arange(count, dtype=np.uint64) + (position + 1 & 0xFFFFFFFF)
+    return numbers.astype(np.uint32)
 
 
 def _room(length: int) -> int:

@@ -1,6 +1,6 @@
 """One training process as its ring tells of it: records that wait for their step, steps, and when capture was on.
 
-An agent that is killed loses what waited for its step; what is still in the ring it finds again.
+What waits stays in the ring as far as there is room, where an agent that is started again finds it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from .hook_rows import Identity, identity_of
 from .hook_search import Found
 from .kernels import NO_STEP, Kernels, StepSpan, steps_at
 from .ring_file import Records, RingFile, Standing
-from .ring_records import RingKernels, joined
+from .ring_mark import LaneMark, Mark
+from .ring_records import RingKernels, joined, possible
 
 PENDING_RECORDS_MAX: Final = 400_000
 """Records that wait for the end of their step (20 MB); more are told without one."""
 PENDING_NS: Final = 120_000_000_000
 """They wait no longer than this."""
+FUTURE_NS: Final = 60_000_000_000
+"""Clocks of one machine do not differ by so much."""
 SPANS_MAX: Final = 4_096
 """Steps that are remembered."""
 WINDOWS_MAX: Final = 256
@@ -49,13 +52,23 @@ class Ripe(NamedTuple):
     over: list[StepSpan]
 
 
+class _Part(NamedTuple):
+    """Kernels that wait, none of them before a position in the lane."""
+
+    position: int
+    kernels: Kernels
+
+
 def _end(span: StepSpan) -> int:
     return span.start_ns + span.duration_ns
 
 
 @dataclass
 class Followed:
-    """`dropped` is what has been told by lane, `told_names` how many names; `rate` is a moment and the records by then."""
+    """`dropped` is what has been told by lane, `told_names` how many names; `rate` is a moment and the records by then.
+
+    `impossible` counts records of a time to come.
+    """
 
     file: RingFile
     name: str
@@ -70,10 +83,65 @@ class Followed:
     dropped: dict[str, int] = field(default_factory=dict)
     windowed: bool = False
     rate: tuple[int, int] = (0, 0)
-    _pending: list[Kernels] = field(default_factory=list)
+    impossible: int = 0
+    _pending: list[_Part] = field(default_factory=list)
     _operations: list[Records] = field(default_factory=list)
+    _operations_from: int = 0
     _told_to_ns: int = 0
+    _lost: int = 0
+    _lost_step: int | None = None
     _told: Mapping[str, Any] = field(default_factory=dict)
+
+    def go_on(self, mark: Mark | None, now_ns: int) -> None:
+        """Begin where an agent before this one ended, by its mark; what was lost with it is told with what found no room."""
+        if mark is None:
+            if not any(self.file.taken):
+                self.dropped = {}
+            return
+        lost = self._lost_since(mark)
+        self.file.leave_out(mark.told_ns, tuple(lane.read for lane in mark.lanes))
+        self._told_to_ns = mark.told_ns
+        waiting = {name: self.file.waiting(name) for name in lost}
+        waiting["kernels"] = possible(waiting["kernels"])
+        lost = {name: max(count - len(waiting[name]), 0) for name, count in lost.items()}
+        self.dropped = {
+            name: lane.dropped - lost.get(name, 0) for name, lane in zip(ring.LANES, mark.lanes, strict=True)
+        }
+        if mark.whole_ns:
+            self.windows.append((mark.whole_ns, None))
+        if any(lost.values()):
+            left = [int(records["start_ns"].min()) for records in waiting.values() if len(records)]
+            self.losses.append((mark.told_ns, min(left, default=now_ns)))
+            self._lost = sum(lost.values())
+
+    def lost_before(self, standing: Standing) -> str:
+        """What an agent before this one took to its end, in words; empty where nothing."""
+        step = standing.step if self._lost_step is None else self._lost_step
+        waited = f"step {step}" if step >= 0 else "their step"
+        return (
+            f"{self._lost} that waited for the end of {waited} lost with an agent that was ended" if self._lost else ""
+        )
+
+    def _lost_since(self, mark: Mark) -> dict[str, int]:
+        """Records by lane that were not told and are not beyond what is in the ring."""
+        taken = dict(zip(ring.LANES, self.file.taken, strict=True))
+        lanes = dict(zip(ring.LANES, mark.lanes, strict=True))
+        return {name: max(lanes[name].read, taken[name]) - lanes[name].safe for name in ("kernels", "nccl")}
+
+    def mark(self) -> Mark:
+        """What is safe once all that was told up to now is."""
+        read = dict(zip(ring.LANES, self.file.taken, strict=True))
+        waiting = {"kernels": sum(len(part.kernels) for part in self._pending), "nccl": sum(map(len, self._operations))}
+        first = {"nccl": self._operations_from} if self._operations else {}
+        if self._pending:
+            first["kernels"] = self._pending[0].position
+        begun = self.windows[-1][0] if self._captures else 0
+        lost = max((over for _, over in self.losses if over is not None), default=0)
+        lanes = (
+            LaneMark(read[name], read[name] - waiting.get(name, 0), self.dropped.get(name, 0)) for name in ring.LANES
+        )
+        keep = tuple(first.get(name, read[name]) for name in ring.LANES)
+        return Mark(self._told_to_ns, begun and max(begun, lost), tuple(lanes), keep)
 
     def look_for_steps(self, folder: int | None) -> None:
         """Open the file of the hook beside the ring, where there is one by now."""
@@ -91,8 +159,12 @@ class Followed:
         try:
             for record in self.steps.take().records if self.steps is not None else ():
                 start, duration = record.times["start"], record.times["duration"]
-                if record.phase is None and start is not None and duration is not None:
+                if record.phase is not None or start is None or duration is None:
+                    continue
+                if start + duration > self._told_to_ns:
                     self.spans.append(StepSpan(record.step, start, duration))
+            if self._lost and self._lost_step is None and self.spans:
+                self._lost_step = self.spans[0].step
             told = self.steps.identity() if self.steps is not None else {}
         except (Refused, OSError):
             self.close_steps()
@@ -112,14 +184,24 @@ class Followed:
         if standing.capturing & ring.KERNELS and not self._captures:
             self.windows.append((now_ns, None))  # begun before this agent did
 
-    def take_records(self, kernels: Records, operations: Records) -> None:
-        """New records of the kernel lane and of NCCL's."""
+    def take_records(self, kernels: Records, operations: Records, taken: tuple[int, ...], now_ns: int) -> None:
+        """New records of the kernel lane and of NCCL's; `taken` is how many of each lane had been read before."""
+        before = dict(zip(ring.LANES, taken, strict=True))
+        kernels, operations = (self._not_to_come(records, now_ns) for records in (kernels, operations))
         if len(kernels):
             self._lose(kernels)
             if len(found := self.kernels.kernels(kernels, self.file)):
-                self._pending.append(found)
+                self._pending.append(_Part(before["kernels"], found))
         if len(operations):
+            if not self._operations:
+                self._operations_from = before["nccl"]
             self._operations.append(operations)
+
+    def _not_to_come(self, records: Records, now_ns: int) -> Records:
+        """Less those of a time to come: they would wait for ever."""
+        known = records["start_ns"] < now_ns + FUTURE_NS
+        self.impossible += int(known.size - known.sum())
+        return records if known.all() else records[known]
 
     def ripe(self, horizon_ns: int, *, final: bool) -> Ripe:
         """What is told now: all that began before the end of the last step that is over, or, with `final`, all there is.
@@ -139,22 +221,23 @@ class Followed:
 
     def _waits_in_vain(self, horizon_ns: int) -> bool:
         """Whether steps that are told at all have not been for too long."""
-        if sum(map(len, self._pending)) + sum(map(len, self._operations)) > PENDING_RECORDS_MAX:
+        kernels = sum(len(part.kernels) for part in self._pending)
+        if kernels + sum(map(len, self._operations)) > PENDING_RECORDS_MAX:
             return True
-        firsts = [int(part.start_ns[0]) for part in self._pending[:1]]
+        firsts = [int(part.kernels.start_ns[0]) for part in self._pending[:1]]
         firsts += [int(part["start_ns"][0]) for part in self._operations[:1]]
         return bool(firsts) and min(firsts) < horizon_ns - PENDING_NS
 
     def _ripe_kernels(self, whole: list[StepSpan]) -> Kernels | None:
         told: list[Kernels] = []
-        waiting: list[Kernels] = []
+        waiting: list[_Part] = []
         for part in self._pending:  # those that wait are not copied at each look
-            early = part.start_ns < self._told_to_ns
+            early = part.kernels.start_ns < self._told_to_ns
             if early.all():
-                told.append(part)
+                told.append(part.kernels)
             elif early.any():
-                told.append(part.select(early))
-                waiting.append(part.select(~early))
+                told.append(part.kernels.select(early))
+                waiting.append(_Part(part.position + int(early.argmin()), part.kernels.select(~early)))
             else:
                 waiting.append(part)
         self._pending = waiting

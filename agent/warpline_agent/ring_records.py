@@ -47,6 +47,14 @@ def readable(name: str) -> str:
     return f"{qualified} {name}" if "I" in name[at : at + 1] else qualified
 
 
+def possible(records: Records) -> Records:
+    """Kernels, copies, sets and whole graphs among the records, less those with times that cannot be."""
+    kind = records["kind"]
+    chosen = (kind >= ring.KERNEL) & (kind <= ring.GRAPH)
+    chosen &= (records["start_ns"] < TIME_NS_MAX) & (records["duration_ns"] < DURATION_NS_MAX)
+    return records if chosen.all() else records[chosen]
+
+
 class RingKernels:
     """The kernels of one ring, with the names it has told so far."""
 
@@ -59,11 +67,10 @@ class RingKernels:
 
     def kernels(self, records: Records, file: RingFile) -> Kernels:
         """Kernels, copies, sets and whole graphs among the records, given to no step."""
-        kind = records["kind"]
-        possible = (kind >= ring.KERNEL) & (kind <= ring.GRAPH)
-        known = possible & (records["start_ns"] < TIME_NS_MAX) & (records["duration_ns"] < DURATION_NS_MAX)
-        self.invalid += int(possible.sum() - known.sum())
-        chosen = records if known.all() else records[known]
+        chosen = possible(records)
+        if len(chosen) < len(records):
+            kind = records["kind"]
+            self.invalid += int(((kind >= ring.KERNEL) & (kind <= ring.GRAPH)).sum()) - len(chosen)
         name_id = self._name_ids(chosen, file)
         device = chosen["device"]
         return Kernels(

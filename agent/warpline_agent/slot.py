@@ -9,7 +9,7 @@ from typing import Any, Final
 from warpline_proto.batch import Batch
 
 from .capturing import Asked
-from .source import Delivered, Health, Source
+from .source import Delivered, Health, Settlement, Source
 from .worker import Worker
 
 BACKOFF_SECONDS_MIN: Final = 2.0
@@ -30,7 +30,8 @@ PART_HEALTH_SECONDS: Final = 60.0
 class Round:
     """What one round of a source gave. `state` is fresh, or says what it could not do; `failed` for an error nobody foresaw.
 
-    `delivered` is what a closer look gave of the time range it was asked for.
+    `delivered` is what a closer look gave of the time range it was asked for; `so_far` is to be told when all that was given is
+    on disk.
     """
 
     state: str
@@ -41,6 +42,7 @@ class Round:
     duration_ns: int
     failed: bool = False
     delivered: Delivered | None = None
+    so_far: Settlement | None = None
 
 
 class Slot:

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -20,13 +20,21 @@ from warpline_proto.errors import Refused
 
 
 class Delivered(NamedTuple):
-    """What of a time range a closer look could give: columns of `captures`, and in `note` what is missing and why."""
+    """What of a time range a closer look could give: columns of `captures`, and in `note` what is missing and why.
+
+    `later` says that nothing is told yet: the answer is a row of `captures` that the source gives in one of its next rounds.
+    """
 
     records: int
     start_ns: int
     end_ns: int
     missing_ns: int
     note: str
+    later: bool = False
+
+
+LATER: Final = Delivered(0, 0, 0, 0, "", later=True)
+"""A closer look has begun, and goes on while the source is read."""
 
 
 class Rows(NamedTuple):
@@ -73,7 +81,7 @@ class Source(Protocol):
 class Capturing(Protocol):
     """A Source that can also look closer on request.
 
-    `captures` names what it can take (kernels, stacks, flight_recorder). `capture` is called between two reads of an open
+    `captures` names what it can take (kernels, stacks, flight_recorder, trace). `capture` is called between two reads of an open
     source, gives the rows of the rank and the time asked for (and may say what of that time was delivered), and raises
     Unsupported, Denied or Busy with the reason where it cannot; until it returns the source is not read.
     """
@@ -81,6 +89,29 @@ class Capturing(Protocol):
     captures: frozenset[str]
 
     def capture(self, request: Capture) -> Iterable[Rows | Delivered]: ...
+
+
+class Settlement(Protocol):
+    """What a source gave up to the end of one round; `intend` and `settle` may be called from another thread."""
+
+    def intend(self, frame: bytes) -> None:
+        """The last frame with rows of it, by its name of 16 bytes, is about to be written to disk."""
+
+    def settle(self) -> None:
+        """That frame is on disk, or there were no rows."""
+
+
+@runtime_checkable
+class Settling(Protocol):
+    """A Source that can give again what did not come to be on disk, so that a restart neither loses nor repeats it.
+
+    `keep_until_settled` is called before it is opened for the first time, with a function that says whether a frame was written
+    before this agent began; `so_far` between two reads.
+    """
+
+    def keep_until_settled(self, was_put: Callable[[bytes], bool]) -> None: ...
+
+    def so_far(self) -> Settlement: ...
 
 
 @dataclass(frozen=True)

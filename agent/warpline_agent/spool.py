@@ -24,7 +24,7 @@ from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import ConfigError
 from warpline_proto.wire import encode
 
-from .frame_file import HEADER_BYTES, created, pack, unpack
+from .frame_file import HEADER_BYTES, created, name, pack, unpack
 from .source import Health
 
 BYTES_MAX: Final = 256 * 1024 * 1024
@@ -87,6 +87,8 @@ class Spool:
         self._through: dict[str, int] = {}
         self._unreported = 0
         self._trouble = ""
+        self.put_before: frozenset[bytes] = frozenset()
+        """Names of the last frames that agents before this one wrote, as far as they waited when it began."""
         self._lock_file: int | None = None
         try:
             self._acquire()
@@ -97,8 +99,13 @@ class Spool:
         except OSError as error:
             self._trouble = _words(directory, error)
 
-    def put(self, batches: Sequence[Batch]) -> int:
-        """Keep one frame until it is acknowledged or falls off; returns its sequence. WireError if it is too large."""
+    @property
+    def next_name(self) -> bytes:
+        """16 bytes that stand for the frame that is put next."""
+        return name(self.boot, self._sequence + 1)
+
+    def put(self, batches: Sequence[Batch], written: Callable[[], None] = lambda: None) -> int:
+        """Keep one frame, say `written`, then let it be seen; returns its sequence. WireError if it is too large."""
         sequence = self._sequence + 1
         created_ns = self._clock_ns()
         frame = Frame(self._agent, self.boot, sequence, created_ns, tuple(batches), self._lost[self.boot])
@@ -106,10 +113,13 @@ class Spool:
         self._sequence = sequence
         if len(data) > self._limits.bytes_max:
             self._count(self.boot)
+            written()
             return sequence
         self._make_room(len(data))
         key = self._key(self.boot, sequence)
-        self._add(key, self._keep(key, data, created_ns))
+        kept = self._keep(key, data, created_ns)
+        written()
+        self._add(key, kept)
         return sequence
 
     def after(self, key: Key | None) -> tuple[Key, service_pb2.Frame] | None:
@@ -203,6 +213,8 @@ class Spool:
             self._load_frame(path)
         for boot in list(self._lost):
             self._forget(boot)
+        newest = {key.boot: key.sequence for key in self._keys}
+        self.put_before = frozenset(name(boot, sequence) for boot, sequence in newest.items())
 
     def _load_lost(self, path: Path) -> None:
         try:

@@ -26,8 +26,9 @@ from ..kernels import Kernels, StepSpan, name_rows, step_rows
 from ..raw_block import Process
 from ..raw_capture import deliver
 from ..raw_ring import RawRing
-from ..ring_file import Records, RingFile, Standing, Text, open_ring
+from ..ring_file import Records, Standing, Text, open_ring
 from ..ring_followed import Followed, complete_steps, new_names
+from ..ring_mark import Mark, Marks, RingMark, WasPut, found_mark
 from ..ring_records import communicator_row, operation_rows
 from ..source import Delivered, Health, Rows
 
@@ -96,6 +97,16 @@ class TrainingKernels:
         self._health: dict[str, list[Health]] = {}
         self._ring: RawRing | None = None
         self._budget = KernelBudget()
+        self._was_put: WasPut | None = None
+        self._closed: dict[str, Mark] = {}
+
+    def keep_until_settled(self, was_put: WasPut) -> None:
+        """Keep records in the ring until it is told that their rows are on disk."""
+        self._was_put = was_put
+
+    def so_far(self) -> Marks:
+        """What is on disk once all rows given so far are."""
+        return Marks([RingMark(followed.file, followed.mark()) for followed in self._followed.values()])
 
     def tell_within(self, budget: KernelBudget) -> None:
         """Tell kernels as finely as it allows."""
@@ -117,7 +128,8 @@ class TrainingKernels:
     def read(self) -> Iterable[Rows]:
         """What has become whole since the last call."""
         for followed in self._followed.values():
-            followed.file.release()  # the rows of the round before have been taken over by now
+            if self._was_put is None:
+                followed.file.release()  # the rows of the round before have been taken over by now
         self._find()
         for key, followed in list(self._followed.items()):
             yield from self._read_one(key, followed)
@@ -141,6 +153,7 @@ class TrainingKernels:
 
     def close(self) -> None:
         """Give the files back; what was read and not released is read again."""
+        self._closed = {key: followed.mark() for key, followed in self._followed.items()}
         for followed in self._followed.values():
             followed.close_steps()
             followed.file.close()
@@ -182,6 +195,9 @@ class TrainingKernels:
             return
         if file is not None:
             self._followed[key] = Followed(file, name, found, dropped=dict(file.standing().dropped))
+            if self._was_put is not None:
+                mark = self._closed.pop(key, None) or found_mark(file, self._was_put)
+                self._followed[key].go_on(mark, self._clock_ns())
             self._followed[key].look_for_steps(folder)
 
     def _read_one(self, key: str, followed: Followed) -> Iterator[Rows]:
@@ -192,11 +208,12 @@ class TrainingKernels:
         if lives:
             file.say(time.monotonic_ns(), self._control(followed, standing, now_ns))
         texts = file.read_texts()
+        taken = file.taken
         events, records = file.read("events", final=not lives), file.read("kernels", final=not lives)
         operations = file.read("nccl", final=not lives)
         followed.take_steps()
         followed.take_events(events, standing, now_ns)
-        followed.take_records(records, operations)
+        followed.take_records(records, operations, taken, now_ns)
         ripe = followed.ripe(now_ns - int(LATE_SECONDS * 1e9), final=not lives)
         if ripe.kernels is not None:
             yield from self._kernels(followed, ripe.kernels, ripe.whole)
@@ -204,8 +221,10 @@ class TrainingKernels:
             yield from self._operations(followed, ripe.operations, ripe.over)
         yield from self._communicators(followed, texts)
         yield from _losses(followed, standing)
-        self._health[key] = list(_troubles(file, standing))
-        if not lives and not len(records) and not len(operations):
+        self._health[key] = list(_troubles(followed, standing))
+        if self._was_put is not None:
+            file.make_room()
+        if not lives and file.is_done:
             self._done(key, followed)
 
     def _kernels(self, followed: Followed, kernels: Kernels, whole: list[StepSpan]) -> Iterator[Rows]:
@@ -285,20 +304,22 @@ def _losses(followed: Followed, standing: Standing) -> Iterator[Rows]:
         yield Rows(COLLECTIVES.name, COLLECTIVES.empty(), min(lost["nccl"], 1 << 40))
 
 
-def _troubles(file: RingFile, standing: Standing) -> Iterator[Health]:
+def _troubles(followed: Followed, standing: Standing) -> Iterator[Health]:
     """What a channel says is wrong, and what was counted."""
+    file = followed.file
     process = f"pid {file.process.pid}"
     for channel, (state, reason) in standing.channels.items():
         if state in TROUBLE:
             yield Health(f"{channel} of {process}", TROUBLE[state], file.text(reason) or state)
     counters = standing.counters
-    said = [
-        f"{counters[name]} {what}"
-        for name, what in (("invalid", "records with impossible times"), ("dropped_cupti", "dropped by CUPTI"))
-        if counters[name]
-    ]
-    if said:
-        yield Health(f"records of {process}", "dropped", " and ".join(said))
+    counted = (
+        (counters["invalid"] + followed.impossible, "records with impossible times"),
+        (counters["dropped_cupti"], "dropped by CUPTI"),
+        (file.lost, "begun and never whole"),
+    )
+    said = [f"{count} {what}" for count, what in counted if count] + [followed.lost_before(standing)]
+    if any(said):
+        yield Health(f"records of {process}", "dropped", " and ".join(filter(None, said)))
 
 
 def _nccl_version(number: int) -> str | None:
