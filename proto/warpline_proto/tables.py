@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from .columns import CLOCK, FLAG, INT, INTS, LONGS, REAL, SMALL, TEXT, TEXTS, UNSIGNED, place, ranked
 from .errors import SchemaError
+from .power_tables import ENERGY_INTERVALS, GPU_PROCESSES, GUARD_ACTIONS
 from .table import Column, Table
 
 DEVICE_SAMPLES = Table(
@@ -541,6 +542,9 @@ TABLES: Final[Mapping[str, Table]] = {
         SOURCE_HEALTH,
         FINDINGS,
         CAPTURES,
+        ENERGY_INTERVALS,
+        GPU_PROCESSES,
+        GUARD_ACTIONS,
     )
 }
 
