@@ -15,6 +15,7 @@ import pyarrow as pa
 from .columns import CLOCK, FLAG, INT, INTS, LONGS, REAL, SMALL, TEXT, TEXTS, UNSIGNED, place, ranked
 from .errors import SchemaError
 from .power_tables import ENERGY_INTERVALS, GPU_PROCESSES, GUARD_ACTIONS
+from .progress_table import PROGRESS
 from .table import Column, Table
 
 DEVICE_SAMPLES = Table(
@@ -339,7 +340,25 @@ STACKS = Table(
         Column("thread_name", TEXT, "", "thread name"),
         Column("active", FLAG, "", "on a CPU"),
         Column("owns_gil", FLAG, "", "holds the interpreter lock"),
-        Column("frames", TEXTS, "", "innermost first, `function (file:line)`"),
+        Column(
+            "frames",
+            TEXTS,
+            "",
+            "innermost first, `function (file:line)`; NULL of a thread that runs no Python, or where denied",
+        ),
+        Column("os_state", TEXT, "", "running, sleeping, disk (cannot be interrupted), stopped, zombie, dead or idle"),
+        Column(
+            "waits_in",
+            TEXT,
+            "",
+            "function of the operating system that it sleeps in; NULL where it runs, or where denied",
+        ),
+        Column(
+            "kernel_frames",
+            TEXTS,
+            "",
+            "functions of the operating system it is in, innermost first; root alone sees them",
+        ),
         Column("count", INT, "", "times it was seen"),
     ),
     large=True,
@@ -507,7 +526,7 @@ CAPTURES = Table(
         Column("updated_ns", INT, "ns", "when this state was written"),
         Column("job", TEXT, "", "job"),
         Column("rank", SMALL, "", "rank"),
-        Column("what", TEXT, "", "kernels, stacks or flight_recorder"),
+        Column("what", TEXT, "", "kernels, stacks, flight_recorder or trace"),
         Column("start_ns", INT, "ns", "from when"),
         Column("duration_ns", INT, "ns", "for how long"),
         Column("reason", TEXT, "", "finding that asked"),
@@ -517,6 +536,35 @@ CAPTURES = Table(
         Column("delivered_start_ns", INT, "ns", "start of the time that they cover, on their own clock"),
         Column("delivered_end_ns", INT, "ns", "end of that time"),
         Column("missing_ns", INT, "ns", "time asked for of which no record is or was held"),
+    ),
+)
+
+CAPTURE_OVERHEAD = Table(
+    "capture_overhead",
+    "what capturing kernels costs a training job, as one rank's own steps tell: those with capture against those without, close in "
+    "time; the view capture_costs has the newest estimate of each job",
+    "time_ns",
+    (
+        *place(),
+        *rank(),
+        Column("time_ns", INT, "ns", "when this was written"),
+        Column("step", INT, "", "step by which it was measured"),
+        Column("mode", TEXT, "", "how much is captured: full, windows, short_windows, graphs or off"),
+        Column("blocks", INT, "", "stretches of steps with capture that were set against steps before and after them"),
+        Column("on_steps", INT, "", "steps with capture in them"),
+        Column("off_steps", INT, "", "steps without capture that they were set against"),
+        Column("on_percent", REAL, "%", "time that capture adds to a step in which it is on"),
+        Column(
+            "overhead_percent",
+            REAL,
+            "%",
+            "time that capture adds to the job in this mode, turning it on and off included",
+        ),
+        Column("low_percent", REAL, "%", "from where that lies with a confidence of 99 %"),
+        Column("high_percent", REAL, "%", "to where"),
+        Column("budget_percent", REAL, "%", "what it may add: overhead_percent_max of [sources.kernels]"),
+        Column("verdict", TEXT, "", "within, over, or cannot tell yet"),
+        Column("action", TEXT, "", "what was done about it, in words; NULL where nothing was"),
     ),
 )
 
@@ -538,6 +586,7 @@ TABLES: Final[Mapping[str, Table]] = {
         METRICS,
         PROBES,
         PROCESS_EVENTS,
+        PROGRESS,
         JOBS,
         SOURCE_HEALTH,
         FINDINGS,
@@ -545,6 +594,7 @@ TABLES: Final[Mapping[str, Table]] = {
         ENERGY_INTERVALS,
         GPU_PROCESSES,
         GUARD_ACTIONS,
+        CAPTURE_OVERHEAD,
     )
 }
 
