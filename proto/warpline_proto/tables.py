@@ -12,6 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from .capture_tables import CAPTURE_OVERHEAD
 from .columns import CLOCK, FLAG, INT, INTS, LONGS, REAL, SMALL, TEXT, TEXTS, UNSIGNED, place, ranked
 from .errors import SchemaError
 from .power_tables import ENERGY_INTERVALS, GPU_PROCESSES, GUARD_ACTIONS
@@ -536,35 +537,6 @@ CAPTURES = Table(
         Column("delivered_start_ns", INT, "ns", "start of the time that they cover, on their own clock"),
         Column("delivered_end_ns", INT, "ns", "end of that time"),
         Column("missing_ns", INT, "ns", "time asked for of which no record is or was held"),
-    ),
-)
-
-CAPTURE_OVERHEAD = Table(
-    "capture_overhead",
-    "what capturing kernels costs a training job, as one rank's own steps tell: those with capture against those without, close in "
-    "time; the view capture_costs has the newest estimate of each job",
-    "time_ns",
-    (
-        *place(),
-        *rank(),
-        Column("time_ns", INT, "ns", "when this was written"),
-        Column("step", INT, "", "step by which it was measured"),
-        Column("mode", TEXT, "", "how much is captured: full, windows, short_windows, graphs or off"),
-        Column("blocks", INT, "", "stretches of steps with capture that were set against steps before and after them"),
-        Column("on_steps", INT, "", "steps with capture in them"),
-        Column("off_steps", INT, "", "steps without capture that they were set against"),
-        Column("on_percent", REAL, "%", "time that capture adds to a step in which it is on"),
-        Column(
-            "overhead_percent",
-            REAL,
-            "%",
-            "time that capture adds to the job in this mode, turning it on and off included",
-        ),
-        Column("low_percent", REAL, "%", "from where that lies with a confidence of 99 %"),
-        Column("high_percent", REAL, "%", "to where"),
-        Column("budget_percent", REAL, "%", "what it may add: overhead_percent_max of [sources.kernels]"),
-        Column("verdict", TEXT, "", "within, over, or cannot tell yet"),
-        Column("action", TEXT, "", "what was done about it, in words; NULL where nothing was"),
     ),
 )
 
