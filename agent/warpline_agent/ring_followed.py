@@ -65,7 +65,7 @@ def _end(span: StepSpan) -> int:
 
 @dataclass
 class Followed:
-    """`dropped` is what has been told by lane, `told_names` how many names; `rate` is a moment and the records by then.
+    """`dropped` is what has been told by lane, `told_names` how many names.
 
     `impossible` counts records of a time to come.
     """
@@ -81,8 +81,6 @@ class Followed:
     losses: deque[Window] = field(default_factory=lambda: deque(maxlen=WINDOWS_MAX))
     told_names: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
-    windowed: bool = False
-    rate: tuple[int, int] = (0, 0)
     impossible: int = 0
     _pending: list[_Part] = field(default_factory=list)
     _operations: list[Records] = field(default_factory=list)

@@ -85,6 +85,10 @@ class CaptureTimes:
             forced = bool(event["name"]) and not mask
             self.changes.append(Change(begun_ns, begun_ns + int(event["duration_ns"]), None if forced else mask))
 
+    def begin(self, now_ns: int, mask: int) -> None:
+        """Capture had begun before anything was read."""
+        self.changes.append(Change(now_ns, now_ns, mask))
+
     @property
     def on(self) -> bool:
         """Whether capture is on since the last change."""

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from warpline_agent.capture_duty import PLANS, Level
 from warpline_agent.ring_file import RingFile, open_ring
-from warpline_agent.sources.kernels import WINDOW_STEPS
 from warpline_hook.library import LIBRARY
 from warpline_hook.native_build import FLAGS, SOURCES, compile_library, system_compiler
 
@@ -184,6 +184,7 @@ def measure(folder: Path, quick: bool) -> Costs:
     read, records, dropped = reading(program(folder, "ring_writer", "ring.c"), folder / "ring", rounds)
     source = agent(folder, library, 6 if quick else 40)
     percent = source["ns_per_record"] * 50_000 / 1e9 * 100
+    window, period = PLANS[Level.WINDOWS].steps
     idle = source["idle_ns_per_read"] * READS_A_SECOND / GPUS / 1e9 * 100
     by_bytes = {size: room for size, (room, _, _) in decoded.items()}
     return Costs(
@@ -196,7 +197,7 @@ def measure(folder: Path, quick: bool) -> Costs:
         ring_read_ns_per_record=read,
         agent_ns_per_record=source["ns_per_record"],
         agent_core_percent_per_gpu=percent,
-        agent_core_percent_per_gpu_in_windows=percent * WINDOW_STEPS[0] / WINDOW_STEPS[1] + idle,
+        agent_core_percent_per_gpu_in_windows=percent * window / period + idle,
         agent_rss_mb=source["rss_mb"],
         records=records + int(source["records"]),
         dropped=dropped + int(source["dropped"]),

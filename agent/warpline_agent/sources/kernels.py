@@ -19,6 +19,7 @@ from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS
 
+from ..capture_duty import MODES, CaptureDuty
 from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..identity import stamp
 from ..kernel_budget import KernelBudget
@@ -34,37 +35,31 @@ from ..source import Delivered, Health, Rows
 
 LATE_SECONDS: Final = 2.0
 """Records come at the latest so long after their kernel ended: four flushes."""
-ALL: Final = ring.KERNELS | ring.COPIES | ring.SETS
-RATE_MAX: Final = 20_000
-"""Kernels a second beyond which a process is captured in windows; below half of it, all the time again."""
-RATE_NS: Final = 5_000_000_000
-"""Over so long it is judged."""
-WINDOW_STEPS: Final = (3, 50)
-"""Steps captured of each so many, the same on all ranks."""
-WINDOW_UNITS: Final = (20, 200)
-"""The same where no steps are told: 2 seconds of each 20, by the clock that nodes share."""
-MODES: Final = ("auto", "full", "windows", "off")
 TROUBLE: Final = {"busy": "busy", "denied": "denied", "dead": "dead", "paused": "busy"}
 """States of a channel that are told, and as what."""
 
 
 @dataclass(frozen=True)
 class KernelsConfig:
-    """Settings. `mode` is auto (all the time below 20,000 kernels a second, windows above), full, windows or off.
+    """Settings. `mode` is auto (all the time where that costs little, windows or less elsewhere), full, windows or off.
 
-    `directories` are where WARPLINE_DIRECTORY may point, here and with `containers` in containers too.
+    `directories` are where WARPLINE_DIRECTORY may point, here and with `containers` in containers too. With auto capture is to
+    make a job slower by no more than `overhead_percent_max`.
     """
 
     period_seconds: float = 0.25
     directories: tuple[str, ...] = (DIRECTORY_DEFAULT,)
     containers: bool = True
     mode: str = "auto"
+    overhead_percent_max: float = 1.0
 
     def __post_init__(self) -> None:
         if self.period_seconds <= 0:
             raise ValueError("period_seconds must be above 0")
         if self.mode not in MODES:
             raise ValueError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+        if not 0 < self.overhead_percent_max <= 100:
+            raise ValueError("overhead_percent_max must be above 0 and at most 100")
         if not all(each.startswith("/") for each in self.directories):
             raise ValueError("directories must be absolute paths")
 
@@ -97,6 +92,7 @@ class TrainingKernels:
         self._health: dict[str, list[Health]] = {}
         self._ring: RawRing | None = None
         self._budget = KernelBudget()
+        self._duty = CaptureDuty(config.mode, config.overhead_percent_max)
         self._was_put: WasPut | None = None
         self._closed: dict[str, Mark] = {}
 
@@ -142,6 +138,7 @@ class TrainingKernels:
         for told in self._health.values():
             yield from told
         yield from self._budget.health()
+        yield from self._duty.health()
         if self._ring is not None:
             yield from self._ring.health()
 
@@ -206,7 +203,7 @@ class TrainingKernels:
         now_ns = self._clock_ns()
         standing = file.standing()
         if lives:
-            file.say(time.monotonic_ns(), self._control(followed, standing, now_ns))
+            file.say(time.monotonic_ns(), self._duty.control(key, followed.identity, standing, now_ns))
         texts = file.read_texts()
         taken = file.taken
         events, records = file.read("events", final=not lives), file.read("kernels", final=not lives)
@@ -219,6 +216,7 @@ class TrainingKernels:
             yield from self._kernels(followed, ripe.kernels, ripe.whole)
         if ripe.operations is not None:
             yield from self._operations(followed, ripe.operations, ripe.over)
+        yield from self._duty.take(key, events, records, ripe.over, now_ns)
         yield from self._communicators(followed, texts)
         yield from _losses(followed, standing)
         self._health[key] = list(_troubles(followed, standing))
@@ -260,36 +258,13 @@ class TrainingKernels:
             told = {name: value for name, value in own.items() if name in columns}
             yield Rows(COMMUNICATORS.name, COMMUNICATORS.from_rows([told | row for row in known]))
 
-    def _control(self, followed: Followed, standing: Standing, now_ns: int) -> int:
-        """What the process is asked to capture."""
-        mode = self._config.mode
-        if mode == "off":
-            return ring.control(ring.OFF, 0)
-        if mode == "auto":
-            self._judge(followed, standing, now_ns)
-        if mode == "full" or (mode == "auto" and not followed.windowed):
-            return ring.control(ring.FULL, ALL)
-        window, period = WINDOW_STEPS if standing.step >= 0 else WINDOW_UNITS
-        return ring.control(ring.STEPS if standing.step >= 0 else ring.TIME, ALL, window=window, period=period)
-
-    def _judge(self, followed: Followed, standing: Standing, now_ns: int) -> None:
-        """Whether kernels come too fast to capture them all the time; judged while they are captured."""
-        began_ns, records = followed.rate
-        if not standing.capturing & ring.KERNELS or not began_ns:
-            followed.rate = (now_ns if standing.capturing & ring.KERNELS else 0, standing.counters["records"])
-            return
-        if now_ns - began_ns < (RATE_NS if not followed.windowed else RATE_NS // 5):
-            return
-        rate = (standing.counters["records"] - records) * 1e9 / (now_ns - began_ns)
-        followed.windowed = rate > RATE_MAX / (2 if followed.windowed else 1)
-        followed.rate = (now_ns, standing.counters["records"])
-
     def _done(self, key: str, followed: Followed) -> None:
         """Nothing more will come: its rows of the round before are safe, and the file is ours to take away."""
         followed.close_steps()
         followed.file.close()
         del self._followed[key]
         self._health.pop(key, None)
+        self._duty.forget(key)
         self._finished.add(key)
         take_away(followed.name, followed.found, followed.file.owner)
 
