@@ -55,8 +55,10 @@ class Desk:
     def settle(
         self, asked: Asked, refusal: str | None, rows: int, delivered: Delivered | None = None
     ) -> Iterator[Rows]:
-        """What the source said: rows taken, or why it could not; then the next source is asked."""
+        """What the source said: rows taken, or why it could not, then the next source is asked; or that it answers by itself."""
         name = asked.left.popleft()
+        if delivered is not None and delivered.later and refusal is None:
+            return
         if refusal is None:
             yield answer(asked.capture, DONE, f"{name}: {rows} rows", delivered)
             return

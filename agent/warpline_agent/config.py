@@ -17,6 +17,7 @@ from .raw_ring import OFF, KeepsRaw, RawRing, RawRingConfig
 from .source import Source
 from .sources import SOURCES
 from .spool import AGE_SECONDS_MAX, BYTES_MAX, MEMORY_BYTES_MAX, Limits
+from .traced import GivesWay, Traced, Traces
 
 MADE_UP: Final = frozenset({"synthetic"})
 """Sources that invent rows: never on unless they are named."""
@@ -78,9 +79,14 @@ def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
     sources: dict[str, Source] = {name: kinds[name](settings[f"sources.{name}"]) for name in names}
     ring: RawRingConfig = settings["agent.raw_ring"]
     directory = Path(ring.directory or Path(config.spool_directory) / "raw")
+    traced = Traced()
     for name, source in sources.items():
         if isinstance(source, KeepsRaw) and ring.grade != OFF:
             source.keep_raw_in(RawRing(ring, directory / name))
         if isinstance(source, TellsKernels):
             source.tell_within(KernelBudget(settings["agent.kernels"]))
+        if isinstance(source, Traces):
+            source.tell_traced(traced)
+        if isinstance(source, GivesWay):
+            source.give_way_to(traced)
     return sources

@@ -38,6 +38,36 @@ def training_processes(search: Search, folders: Iterable[Found]) -> Iterator[Tra
                     yield training
 
 
+def steps_within(search: Search, folders: Iterable[Found], pid: int, start_ns: int, end_ns: int) -> list[int]:
+    """Numbers of the steps of one process that began and ended between two times, as far as its file still holds them."""
+    for found in folders:
+        with opened(found.path) as folder:
+            for name in found.names if folder is not None else ():
+                steps = _steps_of(search, found, name, folder, pid)
+                if steps is not None:
+                    return [step for step, begun, took in steps if start_ns <= begun and begun + took <= end_ns]
+    return []
+
+
+def _steps_of(
+    search: Search, found: Found, name: str, folder: int | None, pid: int
+) -> list[tuple[int, int, int]] | None:
+    """Number, start and duration of the steps in a file; None where it is not the file of that process."""
+    try:
+        file = HookFile(open_file(name, folder))
+    except (SourceError, Refused, OSError):
+        return None
+    try:
+        if search.pid_of(file.process, found) != pid:
+            return None
+        steps = [each for each in file.newest(layout.CAPACITY) if each.phase is None]
+        return [(each.step, each.times["start"] or 0, each.times["duration"] or 0) for each in steps]
+    except (Refused, OSError):
+        return None
+    finally:
+        file.close()
+
+
 def _training(search: Search, found: Found, name: str, folder: int | None) -> Training | None:
     try:
         file = HookFile(open_file(name, folder))

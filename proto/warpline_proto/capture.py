@@ -27,12 +27,14 @@ OPEN_STATES: Final = (REQUESTED, SENT)
 KERNELS: Final = "kernels"
 STACKS: Final = "stacks"
 FLIGHT_RECORDER: Final = "flight_recorder"
+TRACE: Final = "trace"
+"""A trace by the training process's own profiler library, of a time that is still to come."""
 DETAIL_CHARS_MAX: Final = 500
 
 
 @dataclass(frozen=True)
 class Capture:
-    """A request to look closer. `what` is kernels, stacks or flight_recorder; `reason` is the finding that asked.
+    """A request to look closer. `what` is kernels, stacks, flight_recorder or trace; `reason` is the finding that asked.
 
     `start_ns` counts from the Unix epoch on the collector's clock.
     """

@@ -23,6 +23,7 @@ from .nvidia_smi import NvidiaSmi, NvidiaSmiCapture, ZeusMonitor
 from .nvidia_smi_xml import NvidiaSmiXml
 from .nvml import Nvml
 from .perfquery import Perfquery
+from .profiler import Profiler
 from .prometheus import Prometheus
 from .ras import Ras
 from .rocm_smi import RocmSmi
@@ -36,6 +37,7 @@ SOURCES: dict[str, type[Source]] = {
     "hook": Hook,
     "kernels": TrainingKernels,
     "stacks": Stacks,
+    "profiler": Profiler,
     "host": Host,
     "infiniband": Infiniband,
     "kernel_log": KernelLog,

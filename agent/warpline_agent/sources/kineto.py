@@ -8,7 +8,6 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,35 +15,19 @@ from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, Unsupported
 
 from ..identity import stamp
-from ..kernels import Kernels, clean_name, digest
-from ..parsers import values
-from ..parsers.kineto import Trace, read_trace
-from ..parsers.kineto_cpu import cpu_collective_rows, with_cpu_times
-from ..parsers.kineto_rows import (
-    Distributed,
-    communicator_rows,
-    distributed,
-    group_memberships,
-    phase_rows,
-    told_collectives,
-)
+from ..kernels import Kernels
+from ..kineto_reading import clock_of, reading_of, trace_of
 from ..raw_block import Process
 from ..raw_capture import deliver
 from ..raw_ring import RawRing
-from ..raw_rows import recorded_rows
 from ..recordings.archive import Limits, file_input
 from ..source import Delivered, Health, Input, Origin, Reading, Rows
-from ..timeline import collective_rows, timeline_facts, timeline_rows
 
 _KINETO: Final = re.compile(
     rb'"(?:deviceProperties|computeProperties|baseTimeNanoseconds)"\s*:'
     rb'|"cat"\s*:\s*"(?:kernel|Kernel|cpu_op|Operator|cuda_runtime|cuda_driver|Runtime|user_annotation'
     rb'|gpu_user_annotation|gpu_memcpy|gpu_memset|python_function|cpu_instant_event|ac2g|async_cpu_to_gpu)"'
 )
-_RANK_IN_NAME: Final = re.compile(r"(?<![A-Za-z])(worker|rank)([-_]?)\d+")
-_MOMENT_IN_NAME: Final = re.compile(r"(?<=[._-])\d{10,19}(?=[._-])[._-]")
-_HOST_KEYS: Final = ("host_name", "hostname")
-_RUN_KEYS: Final = ("run_id", "mast_job_name", "job_id")
 
 
 class Kineto:
@@ -58,87 +41,7 @@ class Kineto:
 
     def read(self, candidate: Input) -> Reading:
         """Steps, clusters, names, collectives, communicators and phases of the trace."""
-        return _reading(_trace(candidate), candidate.name)
-
-
-def _trace(candidate: Input) -> Trace:
-    with candidate.open() as stream:
-        return read_trace(stream)
-
-
-def _reading(trace: Trace, name: str) -> Reading:
-    job = distributed(trace.members)
-    content = digest(trace.kernels)
-    node = _first(trace.members, _HOST_KEYS)
-    clock = _clock(node, content)
-    phases, phases_dropped = phase_rows(trace, job, clock)
-    rows = timeline_rows(trace.kernels, with_cpu_times(trace), rank=job.rank, clock=clock, whole=trace.whole)
-    told = told_collectives(trace, job)
-    rows += [
-        collective_rows(trace.kernels, trace.launch_ns, told, rank=job.rank, clock=clock),
-        cpu_collective_rows(trace, job, clock),
-        Rows("communicators", communicator_rows(job)),
-        Rows("phases", phases, phases_dropped + trace.annotations_dropped),
-    ]
-    origin = Origin(
-        run_id=_first(trace.members, _RUN_KEYS),
-        rank=job.rank,
-        world_size=job.world_size,
-        communicators=group_memberships(job),
-        node=node,
-        content=content,
-        sibling=_sibling(name),
-    )
-    raw = partial(recorded_rows, trace.kernels, clock)
-    return Reading([each for each in rows if each.batch.num_rows], _facts(trace, job), origin, _notes(trace), [raw])
-
-
-def _clock(node: str | None, content: str | None) -> str | None:
-    """Times of one host can be compared. Where no host is named, only times of one and the same trace can."""
-    if node is not None:
-        return f"trace@{node}"
-    return f"trace@{content[:16]}" if content is not None else None
-
-
-def _first(members: dict[str, Any], keys: tuple[str, ...]) -> str | None:
-    found = next((text for key in keys if (text := values.text(members.get(key)))), None)
-    return None if found is None else clean_name(found)[:200]
-
-
-def _sibling(name: str) -> str | None:
-    """The name without rank and moment, where it has a rank: `worker3_step_12.1694128201554` -> `worker*_step_12`."""
-    if not _RANK_IN_NAME.search(name):
-        return None
-    return _MOMENT_IN_NAME.sub("", _RANK_IN_NAME.sub(r"\1\2*", name, count=1))
-
-
-def _facts(trace: Trace, job: Distributed) -> dict[str, Any]:
-    properties = trace.members.get("deviceProperties") or trace.members.get("computeProperties")
-    named = [values.text(values.mapping(each).get("name")) for each in properties] if values.is_list(properties) else []
-    names = [clean_name(each) for each in named if each]
-    return {
-        "events": trace.events,
-        "malformed_events": trace.malformed,
-        "rank": job.rank,
-        "world_size": job.world_size,
-        "steps": len(trace.steps),
-        "gpu_names": {each: names.count(each) for each in dict.fromkeys(names)},
-        "nccl_version": job.library_version,
-    } | timeline_facts(trace.kernels)
-
-
-def _notes(trace: Trace) -> list[str]:
-    notes = []
-    if not len(trace.kernels):
-        seen = ", ".join(sorted(clean_name(each) for each in trace.categories)[:8]) or "no events with a duration"
-        notes.append(f"no GPU activity was recorded (only {seen}): GPU times are not known")
-    if trace.malformed:
-        notes.append(f"{trace.malformed} events without a name, or with times that are none, were left out")
-    if trace.records_dropped:
-        notes.append(f"{trace.records_dropped} records of GPU activity beyond the bound were left out")
-    if trace.annotations_dropped:
-        notes.append(f"{trace.annotations_dropped} annotations beyond the bound were left out")
-    return notes
+        return reading_of(trace_of(candidate), candidate.name)
 
 
 @dataclass(frozen=True)
@@ -212,8 +115,8 @@ class KinetoFolder:
         for path, mark in ready[:FILES_A_ROUND_MAX]:
             _remember(self._done, path, mark)
             try:
-                trace = _trace(self._input(path))
-                read = _reading(trace, path.name)
+                trace = trace_of(self._input(path))
+                read = reading_of(trace, path.name)
             except Refused as error:
                 self._refused[str(path)] = str(error)
             else:
@@ -233,7 +136,7 @@ class KinetoFolder:
 
     def _keep_raw(self, kernels: Kernels, origin: Origin) -> None:
         if self._ring is not None and len(kernels):
-            process = Process.of(_clock(origin.node, origin.content), **self._owner(origin))
+            process = Process.of(clock_of(origin.node, origin.content), **self._owner(origin))
             self._ring.append(process, kernels, mark=origin.content or "")
 
     def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
