@@ -9,7 +9,7 @@ from typing import Any
 from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
-from . import closer_look, continuous, pool
+from . import accounting, closer_look, continuous, pool
 from .stores import duckdb as duckdb_store
 
 
@@ -35,6 +35,7 @@ class Settings:
     sql: pool.Config = field(default_factory=pool.Config)
     analysis: continuous.Config = field(default_factory=continuous.Config)
     captures: closer_look.Config = field(default_factory=closer_look.Config)
+    energy: accounting.Config = field(default_factory=accounting.Config)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -45,6 +46,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.sql": pool.Config,
         "collector.analysis": continuous.Config,
         "collector.captures": closer_look.Config,
+        "collector.energy": accounting.Config,
     }
 
 

@@ -12,6 +12,7 @@ from warpline_analysis.detector import Detector
 from warpline_analysis.detectors import DETECTORS
 
 from . import continuous, pool, server
+from .accounting import Accounting
 from .captures import CaptureBoard
 from .closer_look import CloserLook
 from .config import Settings
@@ -51,6 +52,9 @@ async def serve(
         analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)
         stack.callback(analysis.close)
         analysis.start()
+        accounting = Accounting(store, stack.enter_context(CatalogReader(directory)), settings.energy, clock)
+        stack.callback(accounting.close)
+        accounting.start()
         ready(address)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((stopped, storing), return_when=asyncio.FIRST_COMPLETED)

@@ -72,3 +72,9 @@ FROM collectives GROUP BY job, source, operation;
 CREATE OR REPLACE VIEW collective_size_distribution AS
 SELECT job, source, communicator, operation, message_bytes, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
 FROM collectives GROUP BY job, source, communicator, operation, message_bytes;
+
+-- Energy: what each GPU was doing and what it drew, the newest account of each window.
+CREATE OR REPLACE VIEW energy_states AS
+SELECT * FROM energy_intervals QUALIFY updated_ns = max(updated_ns) OVER (
+    PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), window_ns
+);

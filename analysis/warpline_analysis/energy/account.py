@@ -19,6 +19,8 @@ from .runs import METHODS, Runs, runs
 from .signals import RESIDENCY_SECONDS_MAX, Samples, load
 from .states import STATES
 
+SOURCE: Final = "energy"
+"""What wrote the rows that no agent's source did."""
 WINDOW_SECONDS: Final = 600
 """A run is cut at each multiple of this, so that hours, days and tariffs add up."""
 AROUND_SECONDS: Final = RESIDENCY_SECONDS_MAX

@@ -11,12 +11,20 @@ from typing import Final
 
 import numpy as np
 
+from ..detector import Reader
 from .runs import Runs
 from .signals import Gpu
 from .states import State
 
 EMPTY_SECONDS_MIN: Final = 30.0
 """A GPU that was empty for less has not come to rest: clocks and fans take their time."""
+
+_STORED: Final = f"""
+SELECT gpu_name, median(watts) AS watts, count(*) AS gpus, sum(seconds) AS seconds FROM (
+  SELECT gpu_name, node, coalesce(gpu_uuid, gpu_index::VARCHAR) AS gpu, sum(seconds - unmeasured_seconds) AS seconds,
+    sum(joules) / nullif(sum(seconds - unmeasured_seconds), 0) AS watts
+  FROM energy_intervals WHERE state = 'deep_idle' AND run_seconds >= {EMPTY_SECONDS_MIN} AND joules IS NOT NULL
+  GROUP BY gpu_name, node, gpu) WHERE watts IS NOT NULL GROUP BY gpu_name"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,12 @@ def floors(gpus: Iterable[Gpu], found: Runs) -> dict[str | None, Floor]:
         name: Floor(float(np.median([watts for watts, _ in each])), len(each), sum(seconds for _, seconds in each))
         for name, each in seen.items()
     }
+
+
+def stored_floors(reader: Reader) -> dict[str | None, Floor]:
+    """Floor by model, from the account of the past."""
+    rows = reader.query(_STORED).to_pylist()
+    return {row["gpu_name"]: Floor(row["watts"], row["gpus"], row["seconds"]) for row in rows}
 
 
 def watts(learned: Mapping[str | None, Floor]) -> dict[str | None, float]:

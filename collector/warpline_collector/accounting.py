@@ -1,0 +1,142 @@
+"""The energy account that never stops: each window of ten minutes of each node, again where samples of it came late."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from warpline_analysis.energy.account import AROUND_SECONDS, SOURCE, WINDOW_SECONDS, account
+from warpline_analysis.energy.floors import Floor, stored_floors, watts
+from warpline_analysis.parts import by_part
+from warpline_proto.batch import Batch
+from warpline_proto.errors import WarplineError
+from warpline_proto.power_tables import ENERGY_INTERVALS
+
+from .reader import CatalogReader
+from .store import Store
+
+PERIOD_SECONDS: Final = 60.0
+NODES_MAX: Final = 64
+"""Nodes of one question: 512 GPUs, 0.4 GB at most."""
+WINDOWS_MAX: Final = 64
+"""(Window, nodes) accounted in one pass; what is left follows in the next, the oldest first."""
+LATE_SECONDS: Final = 900.0
+"""A window whose node went silent in it is accounted once it has been over for so long."""
+AGAIN_WINDOWS: Final = 12
+"""So many of the newest windows are accounted anew after a start: samples may have come before the last account was written."""
+STOP_SECONDS: Final = 5.0
+_WINDOW_NS: Final = WINDOW_SECONDS * 10**9
+_COUNTS: Final = (
+    f"SELECT node, time_ns // {_WINDOW_NS} * {_WINDOW_NS} AS window_ns, count(*) AS samples, max(time_ns) AS newest_ns "
+    "FROM device_samples WHERE node IS NOT NULL AND time_ns > 0 GROUP BY ALL"
+)
+_LOG = logging.getLogger(__name__)
+Key = tuple[str, int]
+"""Node and start of the window."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the energy account; without `account` nothing of it is stored, and reports reckon from samples."""
+
+    account: bool = True
+
+
+class Accounting:
+    """`start` and `close`, or `one_pass` by itself; `clock` gives nanoseconds since the epoch."""
+
+    def __init__(
+        self, store: Store, reader: CatalogReader, config: Config = Config(), clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._config = config
+        self._clock = clock
+        self._accounted: dict[Key, int] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="energy", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the passes, in a thread of their own."""
+        if self._config.account:
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop the pass that runs, and let the thread end."""
+        self._stop.set()
+        end = time.monotonic() + STOP_SECONDS
+        while self._thread.is_alive() and time.monotonic() < end:
+            self._reader.interrupt()
+            self._thread.join(STOP_SECONDS / 100)
+
+    def one_pass(self) -> int:
+        """Account what is ripe; how many (window, nodes) were. Durable when it returns."""
+        counts, newest = self._counted()
+        if self._accounted is None:
+            self._accounted = self._remembered(counts)
+        due = [key for key, count in counts.items() if self._accounted.get(key) != count and self._ripe(key, newest)]
+        floors = stored_floors(self._reader) if due else {}
+        done = 0
+        for window_ns, nodes in _together(due):
+            if done >= WINDOWS_MAX or self._stop.is_set():
+                break
+            self._account(window_ns, nodes, floors)
+            self._accounted |= {(node, window_ns): counts[node, window_ns] for node in nodes}
+            done += 1
+        self._accounted = {key: count for key, count in self._accounted.items() if key in counts}
+        return done
+
+    def _account(self, window_ns: int, nodes: Sequence[str], floors: Mapping[str | None, Floor]) -> None:
+        rows = account(self._reader, window_ns, watts(floors), self._clock(), nodes)
+        if rows.num_rows:
+            self._store.write([Batch(ENERGY_INTERVALS.name, SOURCE, rows)])
+
+    def _counted(self) -> tuple[dict[Key, int], dict[str, int]]:
+        """Samples by node and window, and the newest of each node."""
+        counts: dict[Key, int] = defaultdict(int)
+        newest: dict[str, int] = defaultdict(int)
+        for part in by_part(self._reader, "device_samples", _COUNTS).values():
+            for row in part.to_pylist():
+                counts[row["node"], row["window_ns"]] += row["samples"]
+                newest[row["node"]] = max(newest[row["node"]], row["newest_ns"])
+        return dict(counts), dict(newest)
+
+    def _remembered(self, counts: Mapping[Key, int]) -> dict[Key, int]:
+        """What was accounted before the collector was started, but for the newest windows."""
+        rows = self._reader.query("SELECT DISTINCT node, window_ns FROM energy_intervals").to_pylist()
+        known = {(row["node"], row["window_ns"]) for row in rows}
+        last = max((window_ns for _, window_ns in known), default=0) - AGAIN_WINDOWS * _WINDOW_NS
+        return {key: count for key, count in counts.items() if key in known and key[1] <= last}
+
+    def _ripe(self, key: Key, newest: Mapping[str, int]) -> bool:
+        """Whether nothing more is to be expected of the window: its node has gone on, or has been silent since for long."""
+        node, window_ns = key
+        end_ns = window_ns + _WINDOW_NS
+        later_ns = int(AROUND_SECONDS * 1e9)
+        return newest[node] >= end_ns + later_ns or self._clock() >= end_ns + int(LATE_SECONDS * 1e9)
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            begun = time.monotonic()
+            try:
+                self.one_pass()
+            except WarplineError as error:
+                if not self._stop.is_set():
+                    _LOG.error("the energy account failed and is tried again: %s", error)
+            self._stop.wait(max(PERIOD_SECONDS, time.monotonic() - begun))
+
+
+def _together(due: Sequence[Key]) -> Iterator[tuple[int, list[str]]]:
+    """Windows with the nodes to be accounted in them, the oldest first, NODES_MAX nodes at once."""
+    nodes: dict[int, list[str]] = defaultdict(list)
+    for node, window_ns in due:
+        nodes[window_ns].append(node)
+    for window_ns, named in sorted(nodes.items()):
+        named.sort()
+        for at in range(0, len(named), NODES_MAX):
+            yield window_ns, named[at : at + NODES_MAX]

@@ -1,0 +1,116 @@
+"""The energy account in the store: it adds up to the counters, whatever comes late and whenever the collector is started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from warpline_collector.accounting import Accounting
+from warpline_collector.reader import CatalogReader
+from warpline_collector.stores.duckdb import DuckDBStore
+from warpline_proto.batch import Batch
+from warpline_proto.tables import DEVICE_SAMPLES
+
+WINDOW = 600
+BEGIN = 1_700_000_400 // WINDOW * WINDOW
+NS = 10**9
+PLACE = {"source": "nvml", "gpu_index": 0, "gpu_name": "H100"}
+
+
+def samples(node: str, seconds: range) -> Batch:
+    """One reading a second: a minute of work, a minute with the program idle, and so on; 600 and 120 W."""
+    rows: list[dict[str, Any]] = []
+    for second in seconds:
+        busy = second // 60 % 2 == 0
+        joules = (second // 120) * 60 * 720.0 + min(second % 120, 60) * 600.0 + max(second % 120 - 60, 0) * 120.0
+        rows.append(
+            {
+                **PLACE,
+                "node": node,
+                "gpu_uuid": f"GPU-{node}",
+                "time_ns": (BEGIN + second) * NS,
+                "power_watts": 600.0 if busy else 120.0,
+                "energy_joules": 1e6 + joules,
+                "gpu_utilization_percent": 97.0 if busy else 0.0,
+                "resident_processes": 1,
+            }
+        )
+    return Batch(DEVICE_SAMPLES.name, "nvml", DEVICE_SAMPLES.from_rows(rows))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[DuckDBStore]:
+    made = DuckDBStore(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def reader(store: DuckDBStore) -> Iterator[CatalogReader]:
+    with CatalogReader(store.directory) as made:
+        yield made
+
+
+def totals(reader: CatalogReader, node: str = "a") -> dict[str, tuple[float, float]]:
+    """Seconds and joules by state."""
+    rows = reader.query(
+        "SELECT state, sum(seconds) AS seconds, sum(joules) AS joules FROM energy_states WHERE node = ? GROUP BY state",
+        [node],
+    ).to_pylist()
+    return {row["state"]: (round(row["seconds"], 6), round(row["joules"], 3)) for row in rows}
+
+
+def at(second: int) -> int:
+    return (BEGIN + second) * NS
+
+
+def test_windows_that_are_over_are_accounted_once_and_add_up(store: DuckDBStore, reader: CatalogReader) -> None:
+    store.write([samples("a", range(1300))])
+    accounting = Accounting(store, reader, clock=lambda: at(1300))
+    assert accounting.one_pass() == 2
+    assert totals(reader) == {"active": (600.0, 360_000.0), "execution_idle": (600.0, 72_000.0)}
+    assert accounting.one_pass() == 0
+
+
+def test_a_window_whose_samples_come_late_is_accounted_again(store: DuckDBStore, reader: CatalogReader) -> None:
+    store.write([samples("a", range(300)), samples("a", range(420, 700))])
+    accounting = Accounting(store, reader, clock=lambda: at(700))
+    accounting.one_pass()
+    assert totals(reader)["unobserved"] == (121.0, 600.0 * 61 + 120.0 * 60)
+    store.write([samples("a", range(300, 420))])
+    assert accounting.one_pass() == 1
+    assert totals(reader) == {"active": (300.0, 180_000.0), "execution_idle": (300.0, 36_000.0)}
+
+
+def test_a_node_that_went_silent_is_accounted_in_the_end(store: DuckDBStore, reader: CatalogReader) -> None:
+    store.write([samples("a", range(300)), samples("b", range(700))])
+    now = at(700)
+    accounting = Accounting(store, reader, clock=lambda: now)
+    accounting.one_pass()
+    assert (totals(reader), totals(reader, "b") != {}) == ({}, True)
+    now = at(2000)
+    accounting.one_pass()
+    assert sum(seconds for seconds, _ in totals(reader).values()) == 299.0
+
+
+def test_a_collector_that_is_started_again_goes_on(store: DuckDBStore, reader: CatalogReader) -> None:
+    store.write([samples("a", range(1300))])
+    Accounting(store, reader, clock=lambda: at(1300)).one_pass()
+    store.write([samples("a", range(1300, 2600))])
+    Accounting(store, reader, clock=lambda: at(2600)).one_pass()
+    assert totals(reader) == {"active": (1200.0, 720_000.0), "execution_idle": (1200.0, 144_000.0)}
+
+
+def test_what_an_empty_gpu_draws_is_learned_from_the_account(store: DuckDBStore, reader: CatalogReader) -> None:
+    from warpline_analysis.energy.floors import stored_floors
+
+    empty = samples("a", range(700)).rows.to_pylist()
+    for row in empty:
+        row |= {"resident_processes": 0, "gpu_utilization_percent": 0.0, "power_watts": 71.0, "energy_joules": None}
+    store.write([Batch(DEVICE_SAMPLES.name, "nvml", DEVICE_SAMPLES.from_rows(empty))])
+    Accounting(store, reader, clock=lambda: at(700)).one_pass()
+    [(name, floor)] = stored_floors(reader).items()
+    assert (name, round(floor.watts, 6), floor.gpus) == ("H100", 71.0, 1)
