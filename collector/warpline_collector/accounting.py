@@ -58,6 +58,7 @@ class Accounting:
         self._config = config
         self._clock = clock
         self._accounted: dict[Key, int] | None = None
+        self._updated_ns = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="energy", daemon=True)
 
@@ -92,7 +93,8 @@ class Accounting:
         return done
 
     def _account(self, window_ns: int, nodes: Sequence[str], floors: Mapping[str | None, Floor]) -> None:
-        rows = account(self._reader, window_ns, watts(floors), self._clock(), nodes)
+        self._updated_ns = max(self._clock(), self._updated_ns + 1)  # the clock may stand still, or be set back
+        rows = account(self._reader, window_ns, watts(floors), self._updated_ns, nodes)
         if rows.num_rows:
             self._store.write([Batch(ENERGY_INTERVALS.name, SOURCE, rows)])
 
@@ -108,7 +110,10 @@ class Accounting:
 
     def _remembered(self, counts: Mapping[Key, int]) -> dict[Key, int]:
         """What was accounted before the collector was started, but for the newest windows."""
-        rows = self._reader.query("SELECT DISTINCT node, window_ns FROM energy_intervals").to_pylist()
+        rows = self._reader.query(
+            "SELECT node, window_ns, max(updated_ns) AS updated_ns FROM energy_intervals GROUP BY ALL"
+        ).to_pylist()
+        self._updated_ns = max((row["updated_ns"] for row in rows), default=0)
         known = {(row["node"], row["window_ns"]) for row in rows}
         last = max((window_ns for _, window_ns in known), default=0) - AGAIN_WINDOWS * _WINDOW_NS
         return {key: count for key, count in counts.items() if key in known and key[1] <= last}
