@@ -22,7 +22,7 @@ from .hook_rows import Identity
 from .kernels import StepSpan
 from .ring_file import Records, Standing
 from .source import Health, Rows
-from .step_overhead import ON, CaptureTimes, Estimate, Steps, estimate
+from .step_overhead import BLOCKS_MAX, ON, CaptureTimes, Estimate, Steps, estimate
 
 ALL: Final = ring.KERNELS | ring.COPIES | ring.SETS
 GRAPHS: Final = ring.GRAPHS | ring.COPIES | ring.SETS
@@ -41,13 +41,13 @@ EPOCH_STEPS: Final = 8_192
 """Where capture is on all the time, some steps of each so many are used to measure what it costs: CALIBRATION_STEPS of them after
 the first FIRST_STEPS. Of these a little under half run without capture, which is 3 % of all steps."""
 EARLY_EPOCH_STEPS: Final = 1_024
-"""The same until the first estimate is made, for agents that come to a running job."""
+"""The same until it can be told on which side of the budget the cost lies, or BLOCKS_MAX blocks have been measured in vain."""
 FIRST_STEPS: Final = 64
 CALIBRATION_STEPS: Final = 512
 CALIBRATION: Final = (12, 23)
-ESTIMATE_BLOCKS: Final = 16
 RETRY_EPOCHS_MAX: Final = 32
 """What was found too dear is tried again after 1, 2, 4, ... epochs, at most so many."""
+UNCLEAR: Final = "cannot tell yet"
 ROW_BLOCKS: Final = 32
 """A row at least every so many blocks."""
 JOBS_MAX: Final = 1_024
@@ -142,6 +142,7 @@ class _Process:
     kernels: int = 0
     graphs: int = 0
     judged: int = 0
+    verdict: str = UNCLEAR
     told: tuple[int, str] = (0, "")
 
     def graph_share(self) -> float:
@@ -262,7 +263,7 @@ class CaptureDuty:
         """A new block has been made: whether capture costs too much, and a row where that is news."""
         level = self._level(process)
         found = estimate(process.steps.blocks, PLANS[level].share, PLANS[level].turns)
-        verdict = _verdict(found, self._percent_max)
+        process.verdict = verdict = _verdict(found, self._percent_max)
         action = None
         if verdict == "over" and self._fixed is None and found is not None:
             action = self._fall(process, level, found)
@@ -297,18 +298,18 @@ class CaptureDuty:
             level = Level.SHORT_WINDOWS
         cost = estimate(process.steps.blocks, PLANS[level].share, PLANS[level].turns)
         if cost is not None and cost.low > self._percent_max:
-            job.fallen += 1
-            job.again = process.step // EPOCH_STEPS + _wait(job.fallen)
+            job.again = process.step // EPOCH_STEPS + 1  # its windows say that it would cost too much still
             return None
         job.level = level
         job.again = process.step // EPOCH_STEPS + _wait(job.fallen + 1)
         self._measure_anew(process.job)
-        return self._row(process, level, None, "cannot tell yet", f"tried again: captured {PLANS[level].words}")
+        return self._row(process, level, None, UNCLEAR, f"tried again: captured {PLANS[level].words}")
 
     def _measure_anew(self, job: str) -> None:
         for process in self._processes.values():
             if process.job == job:
                 process.steps.clear()
+                process.verdict = UNCLEAR
 
     def _row(
         self, process: _Process, level: Level, found: Estimate | None, verdict: str, action: str | None
@@ -333,7 +334,8 @@ class CaptureDuty:
 
 def _calibrates(process: _Process, step: int) -> bool:
     """Whether capture is turned off and on now to measure it."""
-    epoch = EPOCH_STEPS if len(process.steps.blocks) >= ESTIMATE_BLOCKS else EARLY_EPOCH_STEPS
+    measured = process.verdict != UNCLEAR or len(process.steps.blocks) == BLOCKS_MAX
+    epoch = EPOCH_STEPS if measured else EARLY_EPOCH_STEPS
     return FIRST_STEPS <= step % epoch < FIRST_STEPS + CALIBRATION_STEPS
 
 
@@ -348,7 +350,7 @@ def _wait(fallen: int) -> int:
 
 def _verdict(found: Estimate | None, percent_max: float) -> str:
     if found is None or found.low <= percent_max < found.high:
-        return "cannot tell yet"
+        return UNCLEAR
     return "over" if found.low > percent_max else "within"
 
 
