@@ -17,7 +17,7 @@ from .ring_file import RingFile
 FRAME_BYTES: Final = 16
 """By so many a frame is named."""
 NO_FRAME: Final = bytes(FRAME_BYTES)
-_COUNT_MAX: Final = 2**53
+_NUMBERS: Final = 2**62 - 1
 
 WasPut = Callable[[bytes], bool]
 """Whether a frame was written before this agent began, by its name."""
@@ -56,14 +56,14 @@ class RingMark:
         self._written = True
         number = self.file.number(ring.SETTLED_AT) + 1
         counts = [count for lane in self.mark.lanes for count in lane]
-        block = ring.MARK.pack(number & _COUNT_MAX, frame, self.mark.told_ns, self.mark.whole_ns, *counts)
+        block = ring.MARK.pack(number & _NUMBERS, frame, self.mark.told_ns, self.mark.whole_ns, *counts)
         self.file.write(_place(number), block)
 
     def settle(self) -> None:
         """It is written, or there was nothing to write: what it holds needs no room in the ring any more."""
         if not self._written:
             self.intend(NO_FRAME)
-        self.file.write(ring.SETTLED_AT, (self.file.number(ring.SETTLED_AT) + 1 & _COUNT_MAX).to_bytes(8, "little"))
+        self.file.write(ring.SETTLED_AT, (self.file.number(ring.SETTLED_AT) + 1 & _NUMBERS).to_bytes(8, "little"))
         for lane, position in zip(ring.LANES, self.mark.keep, strict=True):
             self.file.release_to(lane, position)
 
