@@ -14,6 +14,12 @@ SELECT * FROM captures QUALIFY row_number() OVER (
     ORDER BY list_position(['requested', 'sent', 'expired', 'denied', 'done'], state) DESC NULLS LAST, updated_ns DESC
 ) = 1;
 
+-- What capture costs each job, as the rank tells that finds it dearest. `mode` is how much is captured.
+CREATE OR REPLACE VIEW capture_costs AS
+SELECT * FROM (
+    SELECT * FROM capture_overhead QUALIFY row_number() OVER (PARTITION BY job, rank ORDER BY time_ns DESC) = 1
+) QUALIFY row_number() OVER (PARTITION BY job ORDER BY overhead_percent DESC NULLS LAST, time_ns DESC) = 1;
+
 -- The newest reading of each GPU.
 CREATE OR REPLACE VIEW latest_device_samples AS
 SELECT * FROM device_samples

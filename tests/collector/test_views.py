@@ -67,6 +67,22 @@ def test_source_state_is_the_newest_of_each_subject(ask: Ask) -> None:
     ]
 
 
+def test_capture_costs_are_the_newest_of_the_rank_that_finds_them_dearest(ask: Ask) -> None:
+    """A rank that cannot tell yet says nothing against one that can."""
+    rows = [
+        {"job": "j", "rank": 0, "time_ns": 1, "overhead_percent": 9.0},
+        {"job": "j", "rank": 0, "time_ns": 2, "overhead_percent": 0.2},
+        {"job": "j", "rank": 1, "time_ns": 1, "overhead_percent": 0.3},
+        {"job": "j", "rank": 2, "time_ns": 3},
+        {"job": "k", "rank": 0, "time_ns": 1},
+    ]
+    found = ask({"capture_overhead": rows}, "SELECT job, rank, overhead_percent FROM capture_costs ORDER BY job")
+    assert found == [
+        {"job": "j", "rank": 1, "overhead_percent": 0.3},
+        {"job": "k", "rank": 0, "overhead_percent": None},
+    ]
+
+
 def test_kernel_totals_add_up_and_have_names(ask: Ask) -> None:
     """Clusters and steps are summed; a kernel that was named by two nodes counts once, one without a name keeps its id."""
     cluster = {"job": "j", "rank": 0, "kernel_id": 7, "category": "compute", "count": 2, "sum_ns": 60}

@@ -196,6 +196,24 @@ async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Databa
         assert "dmesg_restrict=1" in words(pilot, "#sources")
 
 
+async def test_what_capture_costs_a_job_is_shown_with_how_sure_it_is(database: Database) -> None:
+    fill(database)
+    told = {"time_ns": NOW, "mode": "short_windows", "budget_percent": 1.0}
+    sure = {"overhead_percent": 0.31, "low_percent": 0.1, "high_percent": 0.62, "verdict": "within"}
+    older = {"overhead_percent": 7.0, "low_percent": 6.0, "high_percent": 8.0, "verdict": "over", "time_ns": NOW - 1}
+    database.add(
+        "capture_overhead", [told | sure | {"job": "train", "rank": 0}, told | older | {"job": "train", "rank": 0}]
+    )
+    database.add("capture_overhead", [told | {"job": "tune", "rank": 0, "mode": "full", "verdict": "cannot tell yet"}])
+    async with app_over(database).run_test(size=(120, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("4")
+        await settle(pilot)
+        shown = words(pilot, "#costs")
+        assert "capture of train (short windows) makes it slower by 0.3 % (0.1 to 0.6); budget 1 %" in shown
+        assert "capture of tune (full) makes it slower by what cannot be told yet" in shown
+
+
 async def test_when_the_collector_goes_away_the_last_picture_stays_and_says_so(database: Database) -> None:
     fill(database)
     async with app_over(database).run_test(size=(160, 30)) as pilot:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from warpline_proto.errors import WarplineError
 from warpline_proto.finding import OPEN, from_json
 
-from .snapshot import Gpu, Incident, Kernel, Rank, RankKey, Snapshot, SourceState
+from .snapshot import CaptureCost, Gpu, Incident, Kernel, Rank, RankKey, Snapshot, SourceState
 
 Query = Callable[[str], pa.Table]
 """SQL in, rows out; raises a WarplineError when it cannot."""
@@ -25,6 +25,7 @@ RECENT_STEPS = 64
 ROWS_MAX = 2_000
 KERNELS_MAX = 200
 INCIDENTS_MAX = 200
+COSTS_MAX = 3
 
 GPUS = f"""
 SELECT node, gpu_index, gpu_uuid, gpu_name, job, time_ns, power_watts, power_limit_watts,
@@ -53,6 +54,15 @@ SOURCES = f"""
 SELECT node, source, subject, state, reason, time_ns, coalesce(dropped, 0) AS dropped FROM source_health
 QUALIFY row_number() OVER (PARTITION BY node, source, subject ORDER BY time_ns DESC) = 1
 ORDER BY state = 'fresh', node, source, subject LIMIT {ROWS_MAX}
+"""
+
+COSTS = f"""
+WITH newest AS (
+    SELECT * FROM capture_overhead QUALIFY row_number() OVER (PARTITION BY job, rank ORDER BY time_ns DESC) = 1
+)
+SELECT coalesce(job, '-') AS job, mode, overhead_percent, low_percent, high_percent, budget_percent, verdict FROM newest
+QUALIFY row_number() OVER (PARTITION BY job ORDER BY overhead_percent DESC NULLS LAST, time_ns DESC) = 1
+ORDER BY time_ns DESC LIMIT {COSTS_MAX}
 """
 
 
@@ -104,6 +114,7 @@ class Feed:
             ranks=ranks,
             incidents=incidents,
             sources=tuple(SourceState(**_texts(row)) for row in self._query(SOURCES).to_pylist()),
+            costs=tuple(CaptureCost(**row) for row in self._query(COSTS).to_pylist()),
             selected=chosen,
             kernels=tuple(Kernel(**row) for row in kernels),
         )

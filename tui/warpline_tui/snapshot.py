@@ -93,6 +93,19 @@ class SourceState:
 
 
 @dataclass(frozen=True)
+class CaptureCost:
+    """What capturing kernels adds to the time of a job; None where it cannot be told yet; `verdict` is within, over, or that."""
+
+    job: str
+    mode: str
+    overhead_percent: float | None
+    low_percent: float | None
+    high_percent: float | None
+    budget_percent: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything a refresh draws. `error` says why this one is not newer than the last; `taken_ns` is the viewer's clock."""
 
@@ -102,6 +115,7 @@ class Snapshot:
     ranks: tuple[Rank, ...] = ()
     incidents: tuple[Incident, ...] = ()
     sources: tuple[SourceState, ...] = ()
+    costs: tuple[CaptureCost, ...] = ()
     selected: RankKey | None = None
     kernels: tuple[Kernel, ...] = ()
     error: str | None = None

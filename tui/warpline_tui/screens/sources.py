@@ -4,28 +4,42 @@ from __future__ import annotations
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.widgets import Static
 
-from ..snapshot import Snapshot, SourceState
+from ..snapshot import CaptureCost, Snapshot, SourceState
 from ..widgets.table import Cell, LiveTable
 from ..words import age
 from .page import Page
 
 COLUMNS = ("node", "source", "subject", "state", "age", "dropped", "reason")
 STYLES = {"fresh": "green", "unsupported": "dim", "stale": "yellow", "busy": "yellow", "denied": "yellow"}
+COST_STYLES = {"within": "green", "over": "bold red"}
 
 
 class SourcesScreen(Page):
     """One row a source and subject, those with trouble first."""
 
     def content(self) -> ComposeResult:
-        """The table."""
+        """What capture costs, and the table."""
+        yield Static("", id="costs")
         yield LiveTable(COLUMNS, id="sources")
 
     def draw(self, snapshot: Snapshot) -> None:
-        """Fill the table."""
+        """Fill them."""
+        costs = self.query_one("#costs", Static)
+        costs.display = bool(snapshot.costs)
+        costs.update(Text("\n").join(map(_cost, snapshot.costs)))
         self.query_one("#sources", LiveTable).show(
             [(f"{each.node}/{each.source}/{each.subject}", _row(each, snapshot.taken_ns)) for each in snapshot.sources]
         )
+
+
+def _cost(cost: CaptureCost) -> Text:
+    told = Text.assemble("capture of ", (cost.job, "bold"), f" ({cost.mode.replace('_', ' ')}) makes it slower by ")
+    if cost.overhead_percent is None:
+        return told.append("what cannot be told yet", "dim")
+    told.append(f"{cost.overhead_percent:.1f} %", COST_STYLES.get(cost.verdict, ""))
+    return told.append(f" ({cost.low_percent:.1f} to {cost.high_percent:.1f}); budget {cost.budget_percent:g} %")
 
 
 def _row(state: SourceState, now_ns: int) -> list[Cell]:
