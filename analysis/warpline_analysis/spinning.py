@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from .devices import CELL_SECONDS, Grid, typical
-from .intervals import PERCENT_MAX
+from .energy.signals import PERCENT_MAX
 from .robust import Array, Flags, longest_run
 
 UTILIZATION: Final = 90.0

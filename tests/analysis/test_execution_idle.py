@@ -13,7 +13,9 @@ import pytest
 
 from warpline_analysis.detector import Reader
 from warpline_analysis.detectors import execution_idle
-from warpline_analysis.intervals import intervals_sql, load_idle
+from warpline_analysis.energy.runs import runs
+from warpline_analysis.energy.signals import load
+from warpline_analysis.idleness import load_idle
 from warpline_proto.finding import FindingKind, Report, Severity, Verdict
 
 ReaderOf = Callable[[Mapping[str, Any]], Reader]
@@ -190,9 +192,36 @@ def test_the_baseline_capture_accuses_nobody_and_gives_both_bounds(data: Path, r
 def test_the_long_capture_integrates_to_the_known_energy(data: Path, reader_of: ReaderOf) -> None:
     rows = capture(data / "D-telemetry/nanogpt_8gpu/b443a1c3_gpu_metrics.csv.gz")
     reader = reader_of({"device_samples": rows})
-    energy = reader.query(
-        f"SELECT gpu, sum(joules) AS joules FROM ({intervals_sql()}) GROUP BY gpu ORDER BY gpu"
-    ).to_pylist()
+    samples = load(reader)
+    found = runs(samples, {})
+    energy = [found.joules[found.gpu == gpu].sum() for gpu in range(len(samples.gpus))]
     known = [575603.8, 591208.8, 573512.3, 568154.8, 599205.7, 582080.6, 595565.3, 586148.0]
-    assert [row["joules"] for row in energy] == pytest.approx(known, rel=1e-4)
+    assert energy == pytest.approx(known, rel=1e-4)
     assert execution_idle.detect(reader).findings == ()
+
+
+def test_what_was_accounted_is_not_reckoned_again_and_gives_the_same(reader_of: ReaderOf) -> None:
+    """Live, the store holds an account of the past; offline there is none."""
+    from warpline_analysis.energy.account import account, windows
+
+    rows = samples(("a" * 20 + "i" * 8 + "a" * 5 + "i" * 30) * 30)
+    begin = rows[0]["time_ns"]
+    plain = reader_of({"device_samples": rows})
+    done = [account(plain, window, {}, 1) for window in windows(begin, begin + 1200 * 10**9)]
+    later = [row for row in rows if row["time_ns"] >= begin + 300 * 10**9]
+    told = reader_of(
+        {"device_samples": later, "energy_intervals": [row for batch in done for row in batch.to_pylist()]}
+    )
+    (live,), (offline,) = load_idle(told), load_idle(plain)
+    assert live.observed > 1800 and live.idle == pytest.approx(offline.idle)
+    assert (live.intervals, live.first_ns) == (offline.intervals, offline.first_ns)
+    assert live.idle_joules == pytest.approx(offline.idle_joules)
+
+
+def test_residency_read_every_half_a_minute_is_enough(reader_of: ReaderOf) -> None:
+    """As NVML's processes are read: in between it is not known by itself."""
+    rows = samples("a" * 100 + "i" * 101)
+    for number, row in enumerate(rows):
+        row["resident_processes"] = 1 if number % 30 == 0 else None
+    (finding,) = judge(reader_of, rows).findings
+    assert "did nothing for" in finding.summary

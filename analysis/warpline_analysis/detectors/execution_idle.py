@@ -16,7 +16,11 @@ from warpline_proto.finding import Check, Cost, Finding, FindingKind, Onset, Rep
 
 from ..blame import percent
 from ..detector import Reader, literal, show
-from ..intervals import DEFINED, GAP_SECONDS_MAX, THRESHOLDS, Idle, intervals_sql, load_idle
+from ..devices import KEY
+from ..energy.account import RESIDENCY
+from ..energy.signals import PERCENT_MAX
+from ..energy.states import GAP_SECONDS_MAX, THRESHOLDS
+from ..idleness import DEFINED, Idle, load_idle
 
 DETECTOR: Final = "execution_idle"
 SHARE_GATE: Final = 0.10
@@ -28,7 +32,6 @@ OBSERVED_SECONDS_MIN: Final = 30.0
 """Shorter observation says nothing about a share."""
 NAMED_MAX: Final = 64
 """GPUs named in the query that shows the evidence."""
-RESIDENCY: Final = "program residency"
 
 
 @dataclass(frozen=True)
@@ -144,10 +147,12 @@ def _finding(reader: Reader, group: Group, floors: dict[str | None, float]) -> F
         evidence=(
             show(
                 reader,
-                "SELECT node, gpu, CAST(make_timestamp(start_ns // 1000) AS VARCHAR) AS start, round(seconds, 1) AS seconds, "
-                f"round(joules) AS joules FROM ({intervals_sql()}) WHERE state = 'low' AND seconds >= {THRESHOLDS[DEFINED]} "
-                "AND gpu IN "
-                f"({', '.join(literal(gpu.gpu) for gpu in group.gpus[:NAMED_MAX])}) ORDER BY seconds DESC, gpu, start_ns",
+                "SELECT node, coalesce(gpu_uuid, gpu_index::VARCHAR) AS gpu, CAST(date_trunc('minute', make_timestamp("
+                "time_ns // 1000)) AS VARCHAR) AS minute, count(*) AS readings, count(*) FILTER (coalesce(sm_active_percent, "
+                f"gpu_utilization_percent) < {PERCENT_MAX:.0f}) AS idle_readings, round(avg(power_watts)) AS watts "
+                f"FROM device_samples WHERE {KEY} IN "
+                f"({', '.join(literal(gpu.gpu) for gpu in group.gpus[:NAMED_MAX])}) GROUP BY ALL ORDER BY idle_readings DESC, "
+                "minute, gpu",
             ),
         ),
         ruled_out=(
@@ -162,7 +167,7 @@ def _joules(gpus: Sequence[Idle], floors: dict[str | None, float]) -> tuple[floa
     """Joules of the intervals above what an empty GPU draws, and how the sentence calls them: an upper bound of the saving."""
     total, grounded = 0.0, True
     for gpu in gpus:
-        joules = gpu.idle_joules[DEFINED]
+        joules = gpu.idle_joules
         if joules is None:
             return None, ""
         floor = floors.get(gpu.name)

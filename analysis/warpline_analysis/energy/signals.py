@@ -87,13 +87,18 @@ class Samples:
         return len(self.time_ns)
 
 
-def load(reader: Reader, start_ns: int | None = None, end_ns: int | None = None, nodes: Sequence[str] = ()) -> Samples:
-    """Samples from `start_ns` to before `end_ns` (None: all there are) of `nodes` (none: all).
+def load(
+    reader: Reader,
+    start_ns: int | None = None,
+    end_ns: int | None = None,
+    nodes: Sequence[str] = (),
+    keys: Sequence[str] = (),
+) -> Samples:
+    """Samples from `start_ns` to before `end_ns` (None: all there are) of `nodes` and of GPUs by their `keys` (none: all).
 
     Where several sources sampled a GPU, those of the one that gave most signals.
     """
-    found = reader.query(_sql(start_ns, end_ns, nodes))
-    return samples_of(found)
+    return samples_of(reader.query(_sql(start_ns, end_ns, nodes, keys)))
 
 
 def samples_of(found: pa.Table) -> Samples:
@@ -248,12 +253,13 @@ def _real(found: pa.Table, name: str) -> Reals:
     return values
 
 
-def _sql(start_ns: int | None, end_ns: int | None, nodes: Sequence[str]) -> str:
+def _sql(start_ns: int | None, end_ns: int | None, nodes: Sequence[str], keys: Sequence[str]) -> str:
     links = [f"{link}_bytes{what}" for link in LINKS for what in ("", "_per_second")]
     where = ["coalesce(gpu_uuid, gpu_index::VARCHAR) IS NOT NULL"]
     where += [f"time_ns >= {start_ns}"] if start_ns is not None else []
     where += [f"time_ns < {end_ns}"] if end_ns is not None else []
     where += [f"node IN ({', '.join(map(literal, nodes))})"] if nodes else []
+    where += [f"{KEY} IN ({', '.join(map(literal, keys))})"] if keys else []
     offered = " + ".join(f"(count({name}) > 0)::INT" for name in (*_READ, *links))
     return f"""
 WITH rows AS (SELECT {KEY} AS gpu, cluster, node, source, gpu_uuid, gpu_index, gpu_name, job, time_ns, power_method,
