@@ -12,6 +12,7 @@ from warpline_proto.config import check_address, nearest
 from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DIRECTORY
 from warpline_proto.errors import ConfigError
 
+from .gpu_activity import GpuActivity, SeesActivity, TellsActivity
 from .kernel_budget import KernelBudget, KernelBudgetConfig, TellsKernels
 from .raw_ring import OFF, KeepsRaw, RawRing, RawRingConfig
 from .source import Source
@@ -79,7 +80,7 @@ def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
     sources: dict[str, Source] = {name: kinds[name](settings[f"sources.{name}"]) for name in names}
     ring: RawRingConfig = settings["agent.raw_ring"]
     directory = Path(ring.directory or Path(config.spool_directory) / "raw")
-    traced = Traced()
+    traced, activity = Traced(), GpuActivity()
     for name, source in sources.items():
         if isinstance(source, KeepsRaw) and ring.grade != OFF:
             source.keep_raw_in(RawRing(ring, directory / name))
@@ -89,4 +90,8 @@ def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
             source.tell_traced(traced)
         if isinstance(source, GivesWay):
             source.give_way_to(traced)
+        if isinstance(source, TellsActivity):
+            source.tell_activity(activity)
+        if isinstance(source, SeesActivity):
+            source.see_activity(activity)
     return sources

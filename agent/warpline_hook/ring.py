@@ -84,8 +84,8 @@ COMMUNICATOR_HEAD: Final = struct.Struct("<QiiiI")
 STATES: Final = ("none", "ok", "busy", "denied", "dead", "paused", "ended")
 GAP_CAUSES: Final = ("", "the ring was full", "CUPTI dropped them")
 
-OFF, FULL, STEPS, TIME = range(4)
-"""Modes of capture: never, always, in windows of steps, in windows of time."""
+OFF, FULL, STEPS, TIME, AWAY = range(5)
+"""Modes of capture: never, always, in windows of steps, in windows of time; AWAY leaves CUPTI to a trace that was asked for."""
 KERNELS, COPIES, SETS, GRAPHS = 1, 2, 4, 8
 """What is captured; with GRAPHS whole graph launches in place of their kernels."""
 WINDOW_UNIT_SECONDS: Final = 0.1

@@ -115,7 +115,7 @@ def test_python_and_c_know_the_same_numbers(compile_program: Callable[..., Path]
     assert [c[f"STATE_{name.upper()}"] for name in ring.STATES] == list(range(len(ring.STATES)))
     assert [c[f"COUNT_{name.upper()}"] for name in ring.COUNTERS] == list(range(c["COUNTERS"]))
     assert [c["GAP_RING_FULL"], c["GAP_CUPTI_DROPPED"]] == list(range(1, len(ring.GAP_CAUSES)))
-    assert [c[f"MODE_{mode}"] for mode in ("OFF", "FULL", "STEPS", "TIME")] == [0, 1, 2, 3]
+    assert [c[f"MODE_{mode}"] for mode in ("OFF", "FULL", "STEPS", "TIME", "AWAY")] == [0, 1, 2, 3, 4]
     captured = [c[f"CAPTURE_{what}"] for what in ("KERNELS", "MEMCPY", "MEMSET", "GRAPHS")]
     assert captured == [ring.KERNELS, ring.COPIES, ring.SETS, ring.GRAPHS]
     assert ring.control(0, 0, unread=True) == c["WARPLINE_UNREAD"]

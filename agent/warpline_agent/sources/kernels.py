@@ -19,7 +19,9 @@ from warpline_proto.capture import KERNELS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError, Unsupported
 from warpline_proto.tables import COLLECTIVES, COMMUNICATORS, KERNEL_CLUSTERS
 
+from ..blind_channel import BlindChannels
 from ..capture_duty import MODES, CaptureDuty
+from ..gpu_activity import GpuActivity
 from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..identity import stamp
 from ..kernel_budget import KernelBudget
@@ -32,6 +34,7 @@ from ..ring_followed import Followed, complete_steps, new_names
 from ..ring_mark import Mark, Marks, RingMark, WasPut, found_mark
 from ..ring_records import communicator_row, operation_rows
 from ..source import Delivered, Health, Rows
+from ..traced import Traced
 
 LATE_SECONDS: Final = 2.0
 """Records come at the latest so long after their kernel ended: four flushes."""
@@ -93,6 +96,8 @@ class TrainingKernels:
         self._ring: RawRing | None = None
         self._budget = KernelBudget()
         self._duty = CaptureDuty(config.mode, config.overhead_percent_max)
+        self._blind = BlindChannels()
+        self._traced = Traced()
         self._was_put: WasPut | None = None
         self._closed: dict[str, Mark] = {}
 
@@ -107,6 +112,14 @@ class TrainingKernels:
     def tell_within(self, budget: KernelBudget) -> None:
         """Tell kernels as finely as it allows."""
         self._budget = budget
+
+    def see_activity(self, activity: GpuActivity) -> None:
+        """Learn there how busy GPUs are: kernels that are missing of a busy one were not recorded."""
+        self._blind.see(activity)
+
+    def give_way_to(self, traced: Traced) -> None:
+        """Leave CUPTI to the traces that are told of there."""
+        self._traced = traced
 
     def keep_raw_in(self, ring: RawRing) -> None:
         """Keep the records there, one by one."""
@@ -203,7 +216,7 @@ class TrainingKernels:
         now_ns = self._clock_ns()
         standing = file.standing()
         if lives:
-            file.say(time.monotonic_ns(), self._duty.control(key, followed.identity, standing, now_ns))
+            file.say(time.monotonic_ns(), self._control(key, followed, standing, now_ns))
         texts = file.read_texts()
         taken = file.taken
         events, records = file.read("events", final=not lives), file.read("kernels", final=not lives)
@@ -219,11 +232,18 @@ class TrainingKernels:
         yield from self._duty.take(key, events, records, ripe.over, now_ns)
         yield from self._communicators(followed, texts)
         yield from _losses(followed, standing)
-        self._health[key] = list(_troubles(followed, standing))
+        blind = self._blind.look(key, f"pid {file.process.pid}", followed.identity.gpu_uuid, standing, now_ns)
+        self._health[key] = [*_troubles(followed, standing), *blind]
         if self._was_put is not None:
             file.make_room()
         if not lives and file.is_done:
             self._done(key, followed)
+
+    def _control(self, key: str, followed: Followed, standing: Standing, now_ns: int) -> int:
+        """What the process is asked to capture."""
+        if self._traced.now(self._search.pid_of(followed.file.process, followed.found), now_ns):
+            return ring.control(ring.AWAY, 0)
+        return self._duty.control(key, followed.identity, standing, now_ns)
 
     def _kernels(self, followed: Followed, kernels: Kernels, whole: list[StepSpan]) -> Iterator[Rows]:
         identity = followed.identity
@@ -265,6 +285,7 @@ class TrainingKernels:
         del self._followed[key]
         self._health.pop(key, None)
         self._duty.forget(key)
+        self._blind.forget(key)
         self._finished.add(key)
         take_away(followed.name, followed.found, followed.file.owner)
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warpline_proto.errors import Denied, SourceError, Unsupported
+from warpline_proto.tables import DEVICE_SAMPLES
 
 from ..child import Child
+from ..gpu_activity import GpuActivity
 from ..nvml.counters import COUNTERS
 from ..nvml.messages import Inbox
 from ..nvml.plan import Counter, Plan
@@ -80,6 +82,11 @@ class Nvml:
         self._avoid: dict[int, tuple[float, float]] = {}
         self._left_out: tuple[int, ...] = ()
         self._trouble: Health | None = None
+        self._activity = GpuActivity()
+
+    def tell_activity(self, activity: GpuActivity) -> None:
+        """Tell there how busy GPUs are."""
+        self._activity = activity
 
     @property
     def child_pid(self) -> int | None:
@@ -108,7 +115,11 @@ class Nvml:
             self._start()
         self._listen()
         self._judge()
-        return self._inbox.take()
+        taken = self._inbox.take()
+        for rows in taken:
+            if rows.table == DEVICE_SAMPLES.name:
+                self._activity.tell_samples(rows.batch)
+        return taken
 
     def health(self) -> Iterable[Health]:
         """The driver's silence, GPUs that are gone or left out, counters that a GPU does not offer, and NVML's own time."""

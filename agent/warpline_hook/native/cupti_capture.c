@@ -136,16 +136,21 @@ static void judge(struct warpline_header *ring)
         change(ring, wanted(ring), "kernels of graphs come damaged: whole graphs are captured");
 }
 
-/* 1: the user's profiler has CUPTI, or has just had it. Nothing is disabled for it: that could take from it what it has enabled
- * itself. Its registration replaces ours, so ours is made anew afterwards. */
+/* 1: the user's profiler, or a trace that was asked for, has CUPTI, or has just had it. Nothing is disabled for it: that could
+ * take from it what it has enabled itself. Its registration replaces ours, so ours is made anew afterwards. */
 static int gives_way(struct warpline_header *ring)
 {
-    int user = atomic_load(&profiling);
-    if (user && !paused) {
+    int user = atomic_load(&profiling), asked = (load(&ring->control) & 0xff) == MODE_AWAY;
+    if ((user || asked) && !paused) {
+        const char *why = user ? "the user's profiler runs" : "a trace was asked for";
         paused = 1;
         enabled = 0;
-        ring_state(CHANNEL_KERNELS, STATE_PAUSED, "the user's profiler runs");
-        tell_capture(ring, clock_ns(CLOCK_REALTIME), "the user's profiler runs");
+        ring_state(CHANNEL_KERNELS, STATE_PAUSED, why);
+        tell_capture(ring, clock_ns(CLOCK_REALTIME), why);
+    }
+    if (asked) {
+        atomic_store(&profiled_ns, clock_ns(CLOCK_MONOTONIC));
+        user = 1;
     }
     if (paused && !user && clock_ns(CLOCK_MONOTONIC) > atomic_load(&profiled_ns) + AFTER_PROFILER_SECONDS * 1000000000ull) {
         paused = 0;

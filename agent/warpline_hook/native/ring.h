@@ -87,13 +87,14 @@ enum warpline_counter {
 };
 
 /* The control word: what the agent wants captured.
- *   bits 0-7   mode: 0 off, 1 all the time, 2 windows of steps, 3 windows of time
+ *   bits 0-7   mode: 0 off, 1 all the time, 2 windows of steps, 3 windows of time, 4 leave CUPTI to a
+ *              trace that the agent has asked the process for
  *   bits 8-15  what: enum warpline_capture
  *   bits 16-31 milliseconds between flushes, 0 for the default
  *   bits 32-47 length of a window, in steps or in units of 100 ms
  *   bits 48-62 its period, in the same unit: on while (step or time) % period < length
  *   bit  63    also where no agent reads */
-enum warpline_mode { MODE_OFF = 0, MODE_FULL = 1, MODE_STEPS = 2, MODE_TIME = 3 };
+enum warpline_mode { MODE_OFF = 0, MODE_FULL = 1, MODE_STEPS = 2, MODE_TIME = 3, MODE_AWAY = 4 };
 enum warpline_capture { CAPTURE_KERNELS = 1, CAPTURE_MEMCPY = 2, CAPTURE_MEMSET = 4, CAPTURE_GRAPHS = 8 };
 #define WARPLINE_UNREAD (1ull << 63)
 
