@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import warpline_hook.step_ring
-from warpline_agent.capture_duty import RATE_MAX
+from warpline_agent.capture_duty import CALIBRATION, FIRST_STEPS, RATE_MAX, Level, level_of
 from warpline_agent.raw_ring import RawRing, RawRingConfig
 from warpline_agent.ring_records import readable
 from warpline_agent.source import Health
@@ -366,3 +366,29 @@ def test_where_there_is_no_such_directory_the_source_says_so(tmp_path: Path) -> 
 )
 def test_mangled_names_can_be_read_and_stay_apart(mangled: str, name: str) -> None:
     assert readable(mangled) == name
+
+
+def test_capture_that_costs_too_much_is_found_on_the_steps_of_the_process_and_becomes_less(
+    node: Any, train: Any
+) -> None:
+    """Here a step takes a third longer while its kernels are captured."""
+    here, trainer = node(), train()
+    capturing(here)
+    for number in range(FIRST_STEPS + 12 * CALIBRATION[1]):
+        trainer.ask(f"step {number}")
+        here.round()
+        captured = trainer.ask("enabled")
+        begun = time.time_ns()
+        trainer.ask(f"kernels 10 {GEMM}")
+        lasts_ns = 4_000_000 if captured else 3_000_000
+        trainer.steps.step(number, 0, (begun, lasts_ns, *UNKNOWN))
+        while time.time_ns() < begun + lasts_ns:
+            pass
+    here.later()
+    here.round()
+    (row,) = [row for row in here.rows["capture_overhead"] if row["action"]]
+    assert (row["job"], row["rank"], row["mode"], row["verdict"]) == ("train", 3, "full", "over")
+    assert 20 < row["overhead_percent"] < 50
+    (followed,) = here.source._followed.values()
+    assert level_of(followed.file.standing().control) > Level.FULL
+    assert "more than 1 %" in here.health()["capture of train"].reason
