@@ -285,13 +285,14 @@ class CpuTimes:
 
 @dataclass(frozen=True)
 class StepSpan:
-    """One step as the framework marked it; `data_wait_ns` and `cpu` are None where the trace does not tell."""
+    """One step as the framework marked it, or as `boundary` says; `data_wait_ns` and `cpu` are None where nothing tells them."""
 
     step: int
     start_ns: int
     duration_ns: int
     data_wait_ns: int | None = None
     cpu: CpuTimes | None = None
+    boundary: str | None = None
 
 
 def steps_at(times_ns: Times, spans: Sequence[StepSpan]) -> Times:
@@ -337,8 +338,8 @@ def step_rows(
         for span in spans:
             part = None if records is None else parts.get(span.step, records.select(_NOTHING))
             row = {"scope": "step", "step": span.step, "start_ns": span.start_ns, "duration_ns": span.duration_ns}
-            cpu = {} if span.cpu is None else asdict(span.cpu)
-            rows.append(place | row | {"data_wait_ns": span.data_wait_ns} | cpu | _times(part))
+            row |= {"data_wait_ns": span.data_wait_ns, "boundary": span.boundary}
+            rows.append(place | row | ({} if span.cpu is None else asdict(span.cpu)) | _times(part))
     return STEPS.from_rows(rows)
 
 

@@ -19,6 +19,7 @@ from warpline_proto.errors import Refused, SourceError
 from .hook_file import HookFile, open_file
 from .hook_rows import Identity, identity_of
 from .hook_search import Found
+from .inferred_steps import InferredSteps
 from .kernels import NO_STEP, Kernels, StepSpan, steps_at
 from .ring_file import Records, RingFile, Standing
 from .ring_mark import LaneMark, Mark
@@ -65,7 +66,7 @@ def _end(span: StepSpan) -> int:
 
 @dataclass
 class Followed:
-    """`dropped` is what has been told by lane, `told_names` how many names.
+    """`dropped` is what has been told by lane, `told_names` how many names; `inferred` is None once the hook has told a step.
 
     `impossible` counts records of a time to come.
     """
@@ -76,6 +77,7 @@ class Followed:
     kernels: RingKernels = field(default_factory=RingKernels)
     identity: Identity = field(default_factory=Identity)
     steps: HookFile | None = None
+    inferred: InferredSteps | None = field(default_factory=InferredSteps)
     spans: deque[StepSpan] = field(default_factory=lambda: deque(maxlen=SPANS_MAX))
     windows: deque[Window] = field(default_factory=lambda: deque(maxlen=WINDOWS_MAX))
     losses: deque[Window] = field(default_factory=lambda: deque(maxlen=WINDOWS_MAX))
@@ -86,6 +88,7 @@ class Followed:
     _operations: list[Records] = field(default_factory=list)
     _operations_from: int = 0
     _told_to_ns: int = 0
+    _stepless_to_ns: int = 0
     _lost: int = 0
     _lost_step: int | None = None
     _told: Mapping[str, Any] = field(default_factory=dict)
@@ -159,6 +162,7 @@ class Followed:
                 start, duration = record.times["start"], record.times["duration"]
                 if record.phase is not None or start is None or duration is None:
                     continue
+                self._use_marked()
                 if start + duration > self._told_to_ns:
                     self.spans.append(StepSpan(record.step, start, duration))
             if self._lost and self._lost_step is None and self.spans:
@@ -170,7 +174,13 @@ class Followed:
         if told and told is not self._told:
             self._told, self.identity = told, identity_of(told)
         elif self.identity.job is None and self.identity.rank is None:
-            self.identity = identity_of(_environment(self.file))
+            self.identity = identity_of(environment(self.file))
+
+    def _use_marked(self) -> None:
+        """The hook tells steps: none are inferred any more."""
+        if self.inferred is not None:
+            self.inferred = None
+            self.spans = deque((span for span in self.spans if span.boundary is None), maxlen=SPANS_MAX)
 
     def take_events(self, events: Records, standing: Standing, now_ns: int) -> None:
         """When capture began and ended, and when CUPTI lost records."""
@@ -190,10 +200,14 @@ class Followed:
             self._lose(kernels)
             if len(found := self.kernels.kernels(kernels, self.file)):
                 self._pending.append(_Part(before["kernels"], found))
+                if self.inferred is not None:
+                    self.spans.extend(self.inferred.take_kernels(found))
         if len(operations):
             if not self._operations:
                 self._operations_from = before["nccl"]
             self._operations.append(operations)
+            if self.inferred is not None:
+                self.spans.extend(self.inferred.take_operations(operations, self.file))
 
     def _not_to_come(self, records: Records, now_ns: int) -> Records:
         """Less those of a time to come: they would wait for ever."""
@@ -212,10 +226,15 @@ class Followed:
             self._told_to_ns = _EVER
         elif over:
             self._told_to_ns = max(self._told_to_ns, _end(over[-1]))
-        elif self.steps is None or self._waits_in_vain(horizon_ns):
-            self._told_to_ns = max(self._told_to_ns, horizon_ns)
+        elif not self._has_steps or self._waits_in_vain(horizon_ns):
+            self._told_to_ns = self._stepless_to_ns = max(self._told_to_ns, horizon_ns)
         whole = [span for span in over if self._whole(span)]
         return Ripe(self._ripe_kernels(whole), whole, self._ripe_operations(), over)
+
+    @property
+    def _has_steps(self) -> bool:
+        """Whether steps are told, or were to be."""
+        return self.steps is not None or (self.inferred is not None and self.inferred.boundary is not None)
 
     def _waits_in_vain(self, horizon_ns: int) -> bool:
         """Whether steps that are told at all have not been for too long."""
@@ -266,18 +285,30 @@ class Followed:
     def _capture(self, at_ns: int, on: bool) -> None:
         if on and not self._captures:
             self.windows.append((at_ns, None))
+            if self.inferred is not None:
+                self.inferred.window(at_ns)
         elif not on and self._captures:
             self.windows[-1] = (self.windows[-1][0], at_ns)
 
     def _lose(self, records: Records) -> None:
         for gap in records[records["kind"] == ring.GAP]:
             self.losses.append((int(gap["start_ns"]), int(gap["start_ns"]) + int(gap["duration_ns"])))
+            if self.inferred is not None:
+                self.inferred.hole(int(gap["start_ns"]))
 
     def _whole(self, span: StepSpan) -> bool:
-        """Whether capture was on all through a step, and nothing of it was lost."""
+        """Whether capture was on all through a step, nothing of it was lost, and none of it was told without a step."""
         start, end = span.start_ns, span.start_ns + span.duration_ns
+        if span.boundary is not None and start < self._stepless_to_ns:
+            return False
         lost = any(begun < end and (over is None or over >= start) for begun, over in self.losses)
         return not lost and any(begun <= start and (over is None or over >= end) for begun, over in self.windows)
+
+
+def inferred_only(ripe: Ripe) -> list[StepSpan]:
+    """Steps that were inferred and of which no kernels are told."""
+    with_kernels = ripe.kernels is not None and len(complete_steps(ripe.kernels)) > 0
+    return [span for span in ripe.over if span.boundary is not None and not (with_kernels and span in ripe.whole)]
 
 
 def complete_steps(kernels: Kernels) -> Kernels:
@@ -292,7 +323,7 @@ def new_names(followed: Followed, kernels: Kernels) -> Kernels | None:
     return fresh if len(fresh) else None
 
 
-def _environment(file: RingFile) -> Mapping[str, Any]:
+def environment(file: RingFile) -> Mapping[str, Any]:
     """Rank and job by the variables of launchers."""
     text = next((each.content for each in file.texts.values() if each.kind == ring.ENVIRONMENT), b"")
     lines = (line.partition("=") for line in text.decode("utf-8", "replace").splitlines())

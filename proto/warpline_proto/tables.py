@@ -203,6 +203,13 @@ STEPS = Table(
         Column("start_ns", INT, "ns", "start"),
         CLOCK,
         Column("duration_ns", INT, "ns", "wall time of the step"),
+        Column(
+            "boundary",
+            TEXT,
+            "",
+            "NULL where the framework or a profiler marked the step; nccl or kernels where its end was inferred from what recurs "
+            "once a step, and its number counts NCCL's operations in steps or the time, alike on all ranks, and may skip",
+        ),
         Column("span_ns", INT, "ns", "first GPU activity to last"),
         Column("busy_ns", INT, "ns", "union of all GPU activity"),
         Column(

@@ -25,12 +25,12 @@ from ..gpu_activity import GpuActivity
 from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..identity import stamp
 from ..kernel_budget import KernelBudget
-from ..kernels import Kernels, StepSpan, name_rows, step_rows
+from ..kernels import KernelLog, Kernels, StepSpan, name_rows, step_rows
 from ..raw_block import Process
 from ..raw_capture import deliver
 from ..raw_ring import RawRing
 from ..ring_file import Records, Standing, Text, open_ring
-from ..ring_followed import Followed, complete_steps, new_names
+from ..ring_followed import Followed, complete_steps, inferred_only, new_names
 from ..ring_mark import Mark, Marks, RingMark, WasPut, found_mark
 from ..ring_records import communicator_row, operation_rows
 from ..source import Delivered, Health, Rows
@@ -227,9 +227,11 @@ class TrainingKernels:
         ripe = followed.ripe(now_ns - int(LATE_SECONDS * 1e9), final=not lives)
         if ripe.kernels is not None:
             yield from self._kernels(followed, ripe.kernels, ripe.whole)
+        yield from self._inferred(followed, inferred_only(ripe))
         if ripe.operations is not None:
             yield from self._operations(followed, ripe.operations, ripe.over)
-        yield from self._duty.take(key, events, records, ripe.over, now_ns)
+        marked = [span for span in ripe.over if span.boundary is None]
+        yield from self._duty.take(key, events, records, marked, now_ns)
         yield from self._communicators(followed, texts)
         yield from _losses(followed, standing)
         blind = self._blind.look(key, f"pid {file.process.pid}", followed.identity.gpu_uuid, standing, now_ns)
@@ -243,7 +245,8 @@ class TrainingKernels:
         """What the process is asked to capture."""
         if self._traced.now(self._search.pid_of(followed.file.process, followed.found), now_ns):
             return ring.control(ring.AWAY, 0)
-        return self._duty.control(key, followed.identity, standing, now_ns)
+        word = self._duty.control(key, followed.identity, standing, now_ns)
+        return word if followed.inferred is None else followed.inferred.control(word)
 
     def _kernels(self, followed: Followed, kernels: Kernels, whole: list[StepSpan]) -> Iterator[Rows]:
         identity = followed.identity
@@ -259,6 +262,12 @@ class TrainingKernels:
         fresh = new_names(followed, kernels)
         if fresh is not None:
             yield Rows("kernel_names", name_rows(fresh))
+
+    def _inferred(self, followed: Followed, spans: list[StepSpan]) -> Iterator[Rows]:
+        if spans:
+            told = step_rows(KernelLog().finish(), spans, rank=followed.identity.rank, clock=self._clock, whole=None)
+            place = {name: value for name, value in followed.identity.columns.items() if name != "rank"}
+            yield Rows("steps", stamp(told, **place))
 
     def _operations(self, followed: Followed, records: Records, over: list[StepSpan]) -> Iterator[Rows]:
         place = {**followed.identity.columns, "clock": self._clock}
