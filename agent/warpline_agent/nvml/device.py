@@ -52,16 +52,17 @@ class Device:
         self._nvml = nvml
         self._handle = handle
         self._stretch = stretch
-        self._ways = {item: list(item.ways) for item in counters}
-        self._due_at: dict[Counter, float] = {}
+        self._counters = tuple(counters)
+        self._ways = {item.column: list(item.ways) for item in self._counters}  # by name: hashing a counter takes long
+        self._due_at: dict[str, float] = {}
         self._gpm_offered: bool | None = None
         self._gpm_sample: Any = None
 
     def visit(self, now: float) -> Visit:
         """Read every counter that is due at `now` (monotonic seconds); raises Gone."""
-        due = [item for item, ways in self._ways.items() if ways and self._due_at.get(item, now) <= now]
+        due = [item for item in self._counters if self._ways[item.column] and self._due_at.get(item.column, now) <= now]
         for item in due:
-            self._due_at[item] = now + (item.period_seconds - 0.5) * self._stretch
+            self._due_at[item.column] = now + (item.period_seconds - 0.5) * self._stretch
         visit = Visit()
         while due:
             due = self._attempt(due, visit)
@@ -69,12 +70,13 @@ class Device:
 
     def _attempt(self, counters: Sequence[Counter], visit: Visit) -> list[Counter]:
         """Try the present way of each counter; gives back those that have another way to try."""
-        batch = self._fields({pair for item in counters for pair in self._ways[item][0].fields})
-        metrics = self._metrics(sorted({self._ways[item][0].gpm for item in counters} - {0}))
+        batch = self._fields({pair for item in counters for pair in self._ways[item.column][0].fields})
+        metrics = self._metrics(sorted({self._ways[item.column][0].gpm for item in counters} - {0}))
         called: dict[tuple[str, tuple[int, ...]], Any] = {}
         again = []
         for item in counters:
-            way = self._ways[item][0]
+            ways = self._ways[item.column]
+            way = ways[0]
             try:
                 visit.values[item.column] = _scaled(self._value(way, batch, metrics, called), way.scale)
                 visit.values.update(way.also)
@@ -83,8 +85,8 @@ class Device:
                 if trouble.code:
                     visit.failed[item.column] = trouble.code
                 if trouble.code in NOT_OFFERED or trouble.code == NO_PERMISSION:
-                    self._ways[item].pop(0)
-                    again += [item] if self._ways[item] else []
+                    ways.pop(0)
+                    again += [item] if ways else []
         return again
 
     def _value(
