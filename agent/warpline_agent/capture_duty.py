@@ -48,7 +48,7 @@ CALIBRATION: Final = (12, 23)
 RETRY_EPOCHS_MAX: Final = 32
 """What was found too dear is tried again after 1, 2, 4, ... epochs, at most so many."""
 UNCLEAR: Final = "cannot tell yet"
-ROW_BLOCKS: Final = 32
+ROW_BLOCKS: Final = 16
 """A row at least every so many blocks."""
 JOBS_MAX: Final = 1_024
 
