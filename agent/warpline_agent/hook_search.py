@@ -46,9 +46,11 @@ class Found:
 
 class Search:
     """`folders` are paths as this process sees them; containers are looked into at the same paths. `suffix` is what the names
-    of the files end in."""
+    of the files end in, or several of it."""
 
-    def __init__(self, folders: Sequence[str], containers: bool, proc: str = "/proc", suffix: str = SUFFIX) -> None:
+    def __init__(
+        self, folders: Sequence[str], containers: bool, proc: str = "/proc", suffix: str | tuple[str, ...] = SUFFIX
+    ) -> None:
         self._folders = tuple(folders)
         self._containers = containers
         self._proc = proc
@@ -250,7 +252,7 @@ def _identity_of(path: str) -> Folder | None:
     return status.st_dev, status.st_ino
 
 
-def _names(folder: int | None, suffix: str) -> list[str]:
+def _names(folder: int | None, suffix: str | tuple[str, ...]) -> list[str]:
     """Names of files of the hook, the newest first."""
     if folder is None:
         return []

@@ -24,6 +24,7 @@ from .nvidia_smi_xml import NvidiaSmiXml
 from .nvml import Nvml
 from .perfquery import Perfquery
 from .profiler import Profiler
+from .progress import Progress
 from .prometheus import Prometheus
 from .ras import Ras
 from .rocm_smi import RocmSmi
@@ -37,6 +38,7 @@ SOURCES: dict[str, type[Source]] = {
     "hook": Hook,
     "kernels": TrainingKernels,
     "stacks": Stacks,
+    "progress": Progress,
     "profiler": Profiler,
     "host": Host,
     "infiniband": Infiniband,
