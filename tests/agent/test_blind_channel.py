@@ -10,17 +10,21 @@ from typing import Any
 
 import pytest
 
+import warpline_hook.step_ring
 from warpline_agent.gpu_activity import GpuActivity
 from warpline_agent.source import Health
 from warpline_agent.sources.kernels import KernelsConfig, TrainingKernels
 from warpline_agent.sources.nvml import Nvml, NvmlConfig
 from warpline_agent.traced import Traced
-from warpline_hook import ring
+from warpline_hook import layout, ring
+from warpline_hook.process import Process, start_ticks
+from warpline_hook.step_ring import create
 
 PATIENCE_SECONDS = 20.0
 GPU = "GPU-fa4e0003-0000-4000-8000-000000000000"
 ALL = ring.KERNELS | ring.COPIES | ring.SETS
 LOOK_NS = 1_000_000_000
+UNKNOWN = [layout.UNKNOWN] * (len(layout.TIMES) - 2 + len(layout.STARTS))
 
 
 class Watched:
@@ -113,9 +117,7 @@ def test_a_busy_gpu_without_records_is_a_dead_channel_until_they_come_again(watc
     assert told is not None and told.state == "dead"
     assert "no kernel has been recorded since" in told.reason and "the channel is dead, not the GPU" in told.reason
     here.process.ask("profiler 1")
-    here.until(lambda: bool(here.standing().channels["kernels"][0] == "paused"))
-    told = here.health()
-    assert told is not None and told.state == "busy", "why nothing comes is known"
+    here.until(lambda: (told := here.health()) is not None and told.state == "busy")  # why nothing comes is known
 
 
 def test_a_channel_that_gives_records_again_is_well(watch: Callable[..., Watched]) -> None:
@@ -170,6 +172,27 @@ def test_capture_gives_way_to_a_trace_that_was_asked_for(watch: Callable[..., Wa
     assert int(here.process.ask("registered")) == registered + 1
     here.process.ask("kernels 100 after")
     here.until(lambda: here.health() is None)
+
+
+def test_a_step_without_one_record_is_not_told_as_an_idle_one(
+    watch: Callable[..., Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernels were taken by another tool: how busy the GPU was is not known."""
+    here = watch()
+    process = Process(here.process.pid, start_ticks(here.process.pid), Path("/proc/self/ns/pid").stat().st_ino)
+    monkeypatch.setattr(warpline_hook.step_ring, "this_process", lambda: process)
+    steps = create(str(tmp_path), None, time.time_ns())
+    steps.identify({"job": "train", "evidence": "a test", "rank": 3, "world_size": 8})
+    here.capturing()
+    for step in range(3):
+        begun = time.time_ns()
+        here.process.ask("kernels 100 gemm" if step < 2 else "kernels 0 gemm")
+        threading.Event().wait(0.001)
+        steps.step(step, 0, (begun, time.time_ns() - begun, *UNKNOWN))
+    here.until(lambda: bool(here.standing().counters["records"] == 200))
+    here.ahead_ns += 60_000_000_000
+    told = [row for table, batch, _ in here.source.read() if table == "steps" for row in batch.to_pylist()]
+    assert [(row["step"], row["kernels"]) for row in told] == [(0, 100), (1, 100)]
 
 
 def test_how_busy_gpus_are_is_told_as_they_are_read(

@@ -77,7 +77,7 @@ def of_capture(query: Query, capture: str) -> Selection:
     if not rows:
         raise ConfigError(f"there is no capture {capture!r}", 'warpline sql "SELECT id, state FROM current_captures"')
     row = rows[0]
-    if row["what"] != "kernels" or row["state"] != "done":
+    if row["what"] not in ("kernels", "trace") or row["state"] != "done":
         raise ConfigError(f"capture {capture!r} of {row['what']} is {row['state']}: {row['detail']}")
     start_ns, end_ns = row["delivered_start_ns"], row["delivered_end_ns"]
     return Selection(capture, row["job"], (row["rank"],), start_ns, end_ns)

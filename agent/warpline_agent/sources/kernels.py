@@ -254,7 +254,9 @@ class TrainingKernels:
         if self._ring is not None:
             self._ring.append(Process.of(self._clock, rank=identity.rank, **place), kernels)
         within = complete_steps(kernels)
-        if len(within) and whole:
+        seen = set(within.step.tolist())
+        whole = [span for span in whole if span.step in seen]  # one without any is not known to have been idle
+        if whole:
             told = step_rows(within, whole, rank=identity.rank, clock=self._clock, whole=None)
             yield Rows("steps", stamp(told, **place))
         packed = self._budget.compress(kernels, rank=identity.rank, clock=self._clock)
