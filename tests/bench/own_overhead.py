@@ -1,8 +1,8 @@
 """Whether warpline knows what it costs: a real PyTorch job without it and with it, in turn, beside its own estimate.
 
-    WARPLINE_TEST_TORCH=/path/to/python/with/torch python tests/bench/overhead.py [--rounds N] [--cost PERCENT] [--json]
+    WARPLINE_TEST_TORCH=/path/to/python/with/torch python tests/bench/own_overhead.py [--rounds N] [--cost PERCENT] [--json]
 
-Two processes on CPUs over gloo with a made-up GPU: `tests/bench/overhead_job.py`. Each round runs the job three times, by turns:
+Two processes on CPUs over gloo with a made-up GPU: `tests/bench/own_overhead_job.py`. Each round runs it three times, by turns:
 without warpline, with the hook and kernels captured all the time, and with capture as it is by default, in which the agent
 measures it. `step_overhead_percent` is how much longer the median step of the second is than that of the first, the median
 over rounds; `own_estimate` is what the third says, from steps of one and the same run. --cost makes steps longer by so much while
@@ -58,7 +58,7 @@ class Bench:
         """Median seconds of a step of one run, and what the agent in `mode` tells of its cost; no warpline where that is None."""
         with tempfile.TemporaryDirectory(dir="/dev/shm") as rings:
             taken = Path(rings) / "taken.json"
-            job = [str(ROOT / "tests/bench/overhead_job.py"), str(STEPS), str(self.cost_percent), str(taken)]
+            job = [str(ROOT / "tests/bench/own_overhead_job.py"), str(STEPS), str(self.cost_percent), str(taken)]
             launcher = [str(self.python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
             variables = {
                 "PATH": os.environ["PATH"],

@@ -1,6 +1,6 @@
 """A small data-parallel PyTorch job over gloo that uses a made-up CUDA, if one is given; how long its steps took goes to a file.
 
-    torchrun --nproc-per-node 2 overhead_job.py STEPS COST_PERCENT FILE
+    torchrun --nproc-per-node 2 own_overhead_job.py STEPS COST_PERCENT FILE
 
 While the stand-in for libcupti records kernels each step is made longer by COST_PERCENT, beside what recording takes in truth.
 """
