@@ -257,7 +257,7 @@ class Agent:
         listed = list(rows)
         if listed:
             common = {**self._place, "source": slot.name, "time_ns": self._clock.wall_ns()}
-            health = SOURCE_HEALTH.from_rows({**common, **row} for row in listed)
+            health = SOURCE_HEALTH.from_rows({**common, **_writable(row)} for row in listed)
             self._gathering.add(Batch("source_health", slot.name, scrub_rows(health)))
 
     def _take(self, slot: Slot, result: Round) -> None:
@@ -296,6 +296,14 @@ class Agent:
         row = {**self._place, "source": OWN, "time_ns": self._clock.wall_ns(), "subject": batch.source}
         lost = {"state": "dropped", "reason": f"a row of {batch.table}: {error}", "dropped": batch.rows.num_rows}
         self._gathering.add(Batch("source_health", OWN, SOURCE_HEALTH.from_rows([row | lost])))
+
+
+def _writable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Words may hold the name of a file, and that any bytes."""
+    return {
+        name: value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 def _settled(settlements: Iterable[Settlement]) -> None:

@@ -257,10 +257,15 @@ def _names(folder: int | None, suffix: str | tuple[str, ...]) -> list[str]:
     if folder is None:
         return []
     try:
-        names = [name for name in os.listdir(folder) if name.startswith(PREFIX) and name.endswith(suffix)]
+        names = [name for name in os.listdir(folder) if _is_ours(name, suffix)]
     except OSError:
         return []
     return names if len(names) <= FILES_MAX else sorted(names, key=lambda name: -_made(name, folder))
+
+
+def _is_ours(name: str, suffix: str) -> bool:
+    """Whether a hook could have given a file this name; one that others made up may hold anything, also what no row can."""
+    return name.startswith(PREFIX) and name.endswith(suffix) and name.isascii() and name.isprintable()
 
 
 def _made(name: str, folder: int) -> float:

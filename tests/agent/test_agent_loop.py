@@ -276,6 +276,16 @@ def test_parts_of_a_source_are_told_when_they_change(tmp_path: Path) -> None:
     assert [(row["state"], row["reason"]) for row in told] == [("stale", "lost"), ("fresh", None)]
 
 
+def test_a_part_whose_name_no_text_can_hold_does_not_end_the_agent(tmp_path: Path) -> None:
+    """A file may be named by any bytes."""
+    source = Fake(sample)
+    source.parts = [Health("/dev/shm/warpline-\udcff", "refused", "\udcff is no ring file")]
+    bench = Bench(tmp_path, kernels=source)
+    bench.run(3.0)
+    assert ("refused", "? is no ring file") in bench.states("kernels")
+    assert source.reads > 1
+
+
 def test_many_rows_make_several_frames_and_none_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gathering, "FRAME_ROWS_MAX", 1_000)
     bench = Bench(tmp_path, burst=Fake(lambda: sample(4_500), period_seconds=100.0))
