@@ -47,6 +47,7 @@ class Job:
         self.kept: list[Records] = []
         self.keep = False
         self.flush_ms = FLUSH_MS
+        self._silent = False
         self._reader: RingFile | None = None
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -73,6 +74,8 @@ class Job:
     def send(self, do: str, **how: Any) -> None:
         """Ask without waiting."""
         assert self._process.stdin
+        if self._silent:
+            raise Missing(f"the process {self.name} has not answered before")
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"do": do, **how}).encode() + b"\n")
             self._process.stdin.flush()
@@ -83,6 +86,7 @@ class Job:
         ready = select.select([self._process.stdout], [], [], ANSWER_SECONDS)[0]
         line = self._process.stdout.readline() if ready else b""
         if not line:
+            self._silent = True
             said = (self.folder / "errors").read_text(errors="replace").strip().splitlines()
             raise Missing(f"the process {self.name} {'ended' if ready else 'hangs'}: {said[-1] if said else 'no word'}")
         found: dict[str, Any] = json.loads(line)
@@ -151,7 +155,8 @@ class Job:
         """Let it end in order; its figures stay."""
         self._over.set()
         assert self._process.stdin
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:

@@ -66,6 +66,14 @@ class Setup:
         self.notes.append(text)
         say(text)
 
+    def attempt(self, what: str, part: Callable[[], Any]) -> Any:
+        """What a part gives; None where something is missing for it, which becomes a note: the other parts go on."""
+        try:
+            return part()
+        except Missing as missing:
+            self.note(f"{what}: {missing}")
+            return None
+
     def say(self, text: str) -> None:
         """Progress, with the seconds since the start."""
         say(f"{time.monotonic() - self.began:6.1f} s  {text}")

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 from gpu_job import COPIES, Job, jobs, machine, until
-from gpu_setup import FAKES, Figures, Missing, Setup, compiler, main, rows
+from gpu_setup import FAKES, Figures, Setup, compiler, main, rows
 
 from warpline_agent.ring_file import open_ring
 from warpline_hook import ring
@@ -134,10 +134,9 @@ def measure(setup: Setup) -> Figures:
         if figures["machine"]["gpus"] < ranks:
             setup.note(f"a communicator of {ranks} ranks is not measured: there is one GPU")
             continue
-        try:
-            figures["runs"][str(ranks)] = real(setup, ranks)
-        except Missing as missing:
-            setup.note(f"{ranks} ranks: {missing}")
+        found = setup.attempt(f"{ranks} ranks", lambda ranks=ranks: real(setup, ranks))  # type: ignore[misc]
+        if found:
+            figures["runs"][str(ranks)] = found
     return figures
 
 

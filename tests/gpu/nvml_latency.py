@@ -88,12 +88,14 @@ class Polling:
     def __init__(self, read: Callable[[], int]) -> None:
         self._read = read
         self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> None:
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread.start()
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
+        self._thread.join()
 
     def _run(self) -> None:
         while not self._over.wait(POLL_SECONDS):
@@ -105,9 +107,9 @@ class Polled(Condition):
 
     read: Callable[[], int]
 
-    def window(self, workload: str, steps: int) -> None:
+    def window(self, workload: str, steps: int, number: int) -> None:
         with Polling(self.read):
-            super().window(workload, steps)
+            super().window(workload, steps, number)
 
 
 def disturbance(setup: Setup, job: Job, read: Callable[[], int]) -> dict[str, Any]:

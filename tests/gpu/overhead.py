@@ -30,33 +30,34 @@ PROCESSES: Final[Mapping[str, dict[str, Any]]] = {
 }
 
 
-def conditions(running: Mapping[str, Job]) -> dict[str, Condition]:
-    """By name, the base first."""
-    return {
+def conditions(running: Mapping[str, Job], graphs: bool) -> dict[str, Condition]:
+    """By name, the base first; whole graphs where this CUPTI knows them."""
+    found = {
         "plain": Condition(running["plain"]),
         "hook": Condition(running["hook"]),
         "library at rest": Condition(running["captured"], 0),
         "kernels": Condition(running["captured"], KERNELS),
         "kernels, copies, sets": Condition(running["captured"], COPIES),
-        "whole graphs": Condition(running["graphs"], GRAPHS),
     }
+    return found | ({"whole graphs": Condition(running["graphs"], GRAPHS)} if graphs else {})
 
 
-def make(running: Mapping[str, Job], workload: str) -> None:
-    """The workload in every process, captured where it will be."""
-    for name, what in (("captured", KERNELS), ("graphs", GRAPHS)):
-        running[name].capture(what)
+def make(setup: Setup, running: Mapping[str, Job], workload: str) -> bool:
+    """The workload in every process, captured where it will be; whether whole graphs can be."""
+    running["captured"].capture(KERNELS)
+    graphs = setup.attempt("whole graphs", lambda: running["graphs"].capture(GRAPHS)) is not None
     for job in running.values():
         job.send("make", workload=workload)
     for job in running.values():
         job.answer()
     for name in ("captured", "graphs"):
         running[name].capture(0)
+    return graphs
 
 
 def rates(told: Mapping[str, Any], plain_ms: float) -> dict[str, Any]:
     """Nanoseconds that a record costs the step, at the median and at the upper end, and rates that keep it within bounds."""
-    records = told["records_per_step"]
+    records = told.get("records_per_step")
     if not records:
         return {}
     middle, high = (
@@ -69,17 +70,22 @@ def rates(told: Mapping[str, Any], plain_ms: float) -> dict[str, Any]:
     return found
 
 
+def compare(setup: Setup, running: Mapping[str, Job], workload: str) -> dict[str, dict[str, Any]]:
+    """All conditions of one workload beside the first."""
+    listed = conditions(running, make(setup, running, workload))
+    interleave(setup, workload, listed, int(setup.pick(ROUNDS, 2)))
+    return {name: beside(each, listed["plain"]) for name, each in listed.items()}
+
+
 def measure(setup: Setup) -> Figures:
     """By workload and condition."""
     figures: Figures = {"machine": machine(setup), "workloads": {}}
     with jobs(setup, **PROCESSES) as running:
         for workload in WORKLOADS:
-            make(running, workload)
-            listed = conditions(running)
-            interleave(setup, workload, listed, int(setup.pick(ROUNDS, 2)))
-            told = {name: beside(each, listed["plain"]) for name, each in listed.items()}
-            found = rates(told["kernels"], told["plain"]["step_ms"])
-            figures["workloads"][workload] = {"conditions": told, "kernels": found}
+            told = setup.attempt(workload, lambda workload=workload: compare(setup, running, workload))  # type: ignore[misc]
+            if told:
+                found = rates(told["kernels"], told["plain"]["step_ms"])
+                figures["workloads"][workload] = {"conditions": told, "kernels": found}
         standing = running["captured"].standing()
         figures["counters"] = dict(standing.counters)
         figures["dropped"] = dict(standing.dropped)
@@ -93,7 +99,7 @@ def measure(setup: Setup) -> Figures:
 def table(figures: Mapping[str, Any]) -> str:
     """One line a workload and condition."""
     listed = [
-        (name, condition, told["step_ms"], told.get("records_per_second", ""), interval_text(told))
+        (name, condition, told.get("step_ms", ""), told.get("records_per_second", ""), interval_text(told))
         for name, workload in figures["workloads"].items()
         for condition, told in workload["conditions"].items()
     ]

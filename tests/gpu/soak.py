@@ -23,6 +23,8 @@ WINDOW_STEPS: Final = 300
 """Replays of 500 kernels between two looks."""
 KINDS: Final = {"kernels": KERNELS, "kernels, copies, sets": COPIES}
 SETTLE_SECONDS: Final = 3.0
+PATIENCE_SECONDS: Final = 3.0
+"""The library switches off and on again where it sees damage, before it gives kernels up."""
 MEBIBYTE: Final = 2**20
 
 
@@ -49,7 +51,7 @@ def soak(setup: Setup, job: Job, what: int) -> dict[str, Any]:
         looks.append({"seconds": round(time.monotonic() - begun, 1), **look(job)})
         if len(looks) % 20 == 0:
             setup.say(f"{job.name}: {looks[-1]['records']:,} records, {looks[-1]['invalid']:,} invalid")
-        if job.standing().capturing != what:
+        if not until(lambda: job.standing().capturing == what, PATIENCE_SECONDS):
             setup.note(f"{job.name}: the library stopped capturing this: {job.why()}")
             break
     took = time.monotonic() - begun
@@ -83,13 +85,19 @@ def told(
     }
 
 
+def one(setup: Setup, process: str, what: int) -> dict[str, Any]:
+    """One run in a process of its own."""
+    with jobs(setup, **{process: {}}) as running:
+        return soak(setup, running[process], what)
+
+
 def measure(setup: Setup) -> Figures:
     """By what was captured."""
     figures: Figures = {"machine": machine(setup), "runs": {}}
     for number, (name, what) in enumerate(KINDS.items()):
-        with jobs(setup, **{f"soak{number}": {}}) as running:
-            (job,) = running.values()
-            figures["runs"][name] = soak(setup, job, what)
+        found = setup.attempt(name, lambda number=number, what=what: one(setup, f"soak{number}", what))  # type: ignore[misc]
+        if found:
+            figures["runs"][name] = found
     return figures
 
 

@@ -97,27 +97,26 @@ def measure(setup: Setup) -> Figures:
         used.ask("window", workload="launches", steps=int(setup.pick(CYCLE_STEPS, 20)))
         used.capture(0)
         figures["captured_before"] = used.records()
-        figures["residue"] = residue(setup, running)
-        figures["latency"] = latency(setup, used)
-        figures["memory"] = memory(setup, used)
+        figures["residue"] = setup.attempt("residue", lambda: residue(setup, running))
+        figures["latency"] = setup.attempt("latency", lambda: latency(setup, used))
+        figures["memory"] = setup.attempt("memory", lambda: memory(setup, used))
     return figures
 
 
 def table(figures: Mapping[str, Any]) -> str:
     """Residue, then latency and memory as sentences."""
     listed = [
-        (workload, name, told["step_ms"], interval_text(told))
-        for workload, conditions in figures["residue"].items()
+        (workload, name, told.get("step_ms", ""), interval_text(told))
+        for workload, conditions in (figures["residue"] or {}).items()
         for name, told in conditions.items()
     ]
     text = rows(("workload", "library", "step, ms", "overhead %, 95 % interval"), listed)
-    told = figures["latency"]
-    for name in ("on_ms", "off_ms", "step_ms_in_peace", "step_ms_meanwhile"):
-        text += f"\n\n{name}: median {told[name]['median']}, worst {told[name]['worst']}"
+    for name, took in (figures["latency"] or {}).items():
+        text += f"\n\n{name}: median {took['median']}, worst {took['worst']}"
     return (
         text
         + "\n\nGPU MiB after each on and off: "
-        + ", ".join(f"{each['on_mib']:.0f} / {each['off_mib']:.0f}" for each in figures["memory"])
+        + ", ".join(f"{each['on_mib']:.0f} / {each['off_mib']:.0f}" for each in figures["memory"] or ())
     )
 
 

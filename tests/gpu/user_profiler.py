@@ -78,12 +78,11 @@ def measure(setup: Setup) -> Figures:
     figures: Figures = {"machine": machine(setup), "cases": {}}
     listed = list(CASES.items())[: int(setup.pick(len(CASES), 1))]
     for number, (name, (environment, capture_first)) in enumerate(listed):
-        try:
-            with jobs(setup, **{f"profiled{number}": environment}) as running:
-                (job,) = running.values()
-                figures["cases"][name] = case(setup, job, capture_first)
-        except Missing as missing:
-            setup.note(f"{name}: {missing}")
+        with jobs(setup, **{f"profiled{number}": environment}) as running:
+            (job,) = running.values()
+            found = setup.attempt(name, lambda job=job, first=capture_first: case(setup, job, first))  # type: ignore[misc]
+        if found:
+            figures["cases"][name] = found
         setup.say(f"{name}: done")
     return figures
 
