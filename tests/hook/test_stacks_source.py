@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from warpline_agent.parsers.py_spy import FRAMES_MAX, counted, stacks
+from warpline_agent.process_states import process_state
 from warpline_agent.py_spy import DUMP_BYTES_MAX, dump
 from warpline_agent.sources.stacks import Stacks, StacksConfig
 from warpline_hook.step_ring import StepRing, create
@@ -147,6 +149,39 @@ def test_all_ranks_of_a_node_are_dumped_once_when_one_ends_no_more_steps(
     assert len(machine.asked) == 2
 
 
+def test_threads_of_a_hang_are_told_with_what_they_wait_in(
+    machine: Machine, tmp_path: Path, children: list[int]
+) -> None:
+    """Each process here sleeps in a read; as root its stack in the kernel is seen as well."""
+    source = machine.source(tmp_path, every_seconds=1000.0)
+    for _ in range(3):
+        source.read()
+    machine.seconds = 31
+    for pid in children:
+        while (standing := process_state(pid)) is not None and standing.os_state == "running":
+            threading.Event().wait(0.01)
+    found = {row["thread"]: row for row in rows(source)}
+    for pid in children:
+        assert (found[pid]["os_state"], found[pid]["rank"] in (0, 1), found[pid]["frames"]) == ("sleeping", True, None)
+        assert os.geteuid() != 0 or found[pid]["kernel_frames"]
+    assert found[11]["frames"], "what py-spy saw is there as before"
+
+
+def test_where_py_spy_is_denied_threads_of_a_hang_are_told_all_the_same(machine: Machine, tmp_path: Path) -> None:
+    trainer(tmp_path, 0)
+    source = machine.source(tmp_path, every_seconds=1000.0)
+
+    def denied() -> bytes:
+        raise Denied("reading another process's memory is not permitted (uid 1000, kernel.yama.ptrace_scope=1)")
+
+    machine.answer = denied
+    assert rows(source) == []
+    machine.seconds = 31
+    told = {row["thread"]: row for row in rows(source)}
+    assert told[os.getpid()]["os_state"] == "running"
+    assert [(each.state, "ptrace_scope=1" in each.reason) for each in source.health()] == [("denied", True)]
+
+
 def test_a_job_with_long_steps_does_not_hang_so_soon(machine: Machine, tmp_path: Path) -> None:
     trainer(tmp_path, 0, step_ns=60 * 10**9)
     source = machine.source(tmp_path, every_seconds=10_000.0)
@@ -154,7 +189,7 @@ def test_a_job_with_long_steps_does_not_hang_so_soon(machine: Machine, tmp_path:
     machine.seconds = 599
     assert rows(source) == []
     machine.seconds = 601
-    assert len(rows(source)) == 2
+    assert [row["thread"] for row in rows(source)][:2] == [11, 12]
 
 
 def test_a_closer_look_takes_ten_a_second_and_counts_equal_ones(machine: Machine, tmp_path: Path) -> None:

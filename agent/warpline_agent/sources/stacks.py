@@ -1,5 +1,6 @@
-"""Stacks of training processes by py-spy: rarely at all times, all of a node's ranks once when one ends no more steps, often when
-a closer look asks for a rank."""
+"""Stacks of training processes by py-spy: rarely at all times, all of a node's ranks once when one ends no more steps, often
+when a closer look asks for a rank. Of those that hang every thread is told with what it waits in, be py-spy permitted or not.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +15,12 @@ from warpline_proto.errors import Denied, Refused, SourceError
 from warpline_proto.tables import STACKS as TABLE
 
 from ..hook_processes import Training, training_processes
-from ..hook_search import Found, Search
+from ..hook_search import Search
 from ..parsers.py_spy import counted, stacks
+from ..process_states import ThreadState, thread_states
 from ..py_spy import dump, found
 from ..source import Delivered, Health, Rows
 
-CONTAINERS_SECONDS: Final = 30.0
-"""How often it is looked for containers."""
 PROCESSES_MAX: Final = 64
 """Training processes of a node that are looked at."""
 BURST_SECONDS_MAX: Final = 10.0
@@ -77,8 +77,6 @@ class Stacks:
         self._pause = pause
         self._take = take
         self._search = Search(config.directories, config.containers)
-        self._contained: list[Found] = []
-        self._containers_due = 0.0
         self._command = ""
         self._due: dict[int, float] = {}
         self._seen_hanging: dict[int, int] = {}
@@ -104,7 +102,7 @@ class Stacks:
         rows: list[dict[str, Any]] = []
         for each in turn:
             self._due[each.pid] = now + self._config.every_seconds
-            rows += self._one(each)
+            rows += self._with_threads(each, self._one(each)) if hanging else self._one(each)
         return [Rows(TABLE.name, TABLE.from_rows(rows))] if rows else []
 
     def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
@@ -129,11 +127,7 @@ class Stacks:
         self._due = {}
 
     def _processes(self) -> list[Training]:
-        now = self._monotonic()
-        if now >= self._containers_due:
-            self._containers_due = now + CONTAINERS_SECONDS
-            self._contained = self._search.in_containers()
-        folders = (*self._search.here(), *self._contained)
+        folders, _ = self._search.everywhere(self._clock_ns())
         every: Iterator[Training] = training_processes(self._search, folders)
         return [training for training, _ in zip(every, range(PROCESSES_MAX), strict=False)]
 
@@ -163,10 +157,33 @@ class Stacks:
         self._failed.pop(training.pid, None)
         return rows
 
+    def _with_threads(self, training: Training, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The stacks of a process with what the operating system says of its threads, of those that run no Python too."""
+        by_thread = {row["thread"]: row for row in rows}
+        at_ns = self._clock_ns()
+        for each in thread_states(training.pid):
+            row = by_thread.get(each.thread)
+            if row is None:
+                row = {
+                    "time_ns": at_ns,
+                    "pid": training.pid,
+                    "thread": each.thread,
+                    "thread_name": each.name,
+                    "count": 1,
+                }
+                rows.append(row | training.identity.columns | _waits(each))
+            else:
+                row |= _waits(each)
+        return rows
+
     def _dumped(self, training: Training) -> list[dict[str, Any]]:
         at_ns = self._clock_ns()
         text = self._take(self._command, training.pid, self._config.deadline_seconds)
         return [row | training.identity.columns | {"pid": training.pid} for row in stacks(text, at_ns)]
+
+
+def _waits(thread: ThreadState) -> dict[str, Any]:
+    return {"os_state": thread.os_state, "waits_in": thread.waits_in, "kernel_frames": thread.kernel_frames}
 
 
 def _state(error: SourceError) -> str:
