@@ -105,6 +105,9 @@ class KinetoDaemon:
     def close(self) -> None:
         """Give the name back."""
         self._stop.set()
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # which wakes the thread
         if self._thread is not None:
             self._thread.join(JOIN_SECONDS)
         if self._socket is not None:
@@ -150,7 +153,7 @@ class KinetoDaemon:
                 self._floods += 1
                 self._stop.wait(1.0 - (now - began))
                 continue
-            if select.select([found], [], [], WAKE_SECONDS)[0]:
+            if select.select([found], [], [], WAKE_SECONDS)[0] and not self._stop.is_set():
                 taken += 1
                 with suppress(BlockingIOError):
                     self._answer(found, *found.recvmsg(DATAGRAM_BYTES_MAX, socket.CMSG_SPACE(_CREDENTIALS.size)))
