@@ -407,6 +407,18 @@ def test_on_a_hang_every_rank_of_the_node_is_asked_for_its_dump_once(
     assert (finding.subject.rank, finding.missing) == (3, ())
 
 
+@pytest.mark.data
+def test_dumps_that_nccl_jobs_have_left_are_delivered_whole(recording: Any, data: Path) -> None:
+    """The recorded dump of rank 0 of sixteen: 20 operations, all scheduled."""
+    recorded = data / "C-collectives/flight_recorder/gpu_error_1st/_dump_0"
+    node, _ = recording(content=recorded.read_bytes())
+    node.look(SILENT_SECONDS + 1)
+    wait_for_dumps(node, 4)
+    of_rank = [row for row in node.rows["collectives"] if row["rank"] == 0]
+    assert len(of_rank) == 20
+    assert {row["state"] for row in of_rank} == {"scheduled"}
+
+
 def test_a_dump_that_is_being_written_is_waited_for(recording: Any) -> None:
     node, ranks = recording("slow")
     node.look(SILENT_SECONDS + 1)
@@ -477,6 +489,70 @@ def test_a_pipe_behind_a_link_is_not_written_to(tmp_path: Path) -> None:
             ask(DumpFiles(os.getpid(), f"{tmp_path}/{pipe}0.pipe", f"{tmp_path}/d0"))
     assert os.read(reading, 10) == b""
     os.close(reading)
+
+
+def contained(folder: Path) -> Path:
+    """A made-up /proc in which process 7 lives in a container, whose files lie in `7/root`."""
+    proc = folder / "proc"
+    (proc / "7/root/dev/shm").mkdir(parents=True)
+    (proc / "7/root/tmp").mkdir()
+    variables = {
+        "TORCH_NCCL_DEBUG_INFO_PIPE_FILE": "/dev/shm/p",
+        "TORCH_FR_DUMP_TEMP_FILE": "/tmp/d",
+        "TORCH_FR_BUFFER_SIZE": "9",
+    }
+    (proc / "7/environ").write_bytes(b"\0".join(f"{name}={value}".encode() for name, value in variables.items()))
+    return proc
+
+
+def test_a_process_in_a_container_is_asked_through_its_own_root(tmp_path: Path) -> None:
+    proc = contained(tmp_path)
+    os.mkfifo(proc / "7/root/dev/shm/p3.pipe")
+    reading = os.open(proc / "7/root/dev/shm/p3.pipe", os.O_RDONLY | os.O_NONBLOCK)
+    named = dump_files(7, 3, str(proc))
+    before = ask(named, str(proc))
+    assert os.read(reading, 64)
+    assert fetch(named, before, str(proc)) is None
+    (proc / "7/root/tmp/d3").write_bytes(pickle.dumps(dump(3)))
+    found = fetch(named, before, str(proc))
+    assert found is not None and found[0].name == "d3"
+    os.close(reading)
+
+
+@pytest.mark.parametrize("way", ["absolute", "upwards"])
+def test_no_link_leads_out_of_a_container(tmp_path: Path, way: str) -> None:
+    """A link in a container that was followed by the agent would lead to files of the host."""
+    proc = contained(tmp_path)
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/d3").write_bytes(pickle.dumps(dump(3)))
+    os.mkfifo(tmp_path / "host/p3.pipe")
+    reading = os.open(tmp_path / "host/p3.pipe", os.O_RDONLY | os.O_NONBLOCK)
+    for folder in ("dev/shm", "tmp"):
+        (proc / "7/root" / folder).rmdir()
+        depth = "../" * (2 + folder.count("/") + 1)
+        (proc / "7/root" / folder).symlink_to(tmp_path / "host" if way == "absolute" else f"{depth}host")
+    named = dump_files(7, 3, str(proc))
+    with pytest.raises(Refused, match="cannot be opened"):
+        ask(named, str(proc))
+    assert fetch(named, None, str(proc)) is None
+    assert os.read(reading, 64) == b""
+    os.close(reading)
+
+
+@pytest.mark.parametrize(
+    ("without", "told"),
+    [
+        ("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", "has no pipe"),
+        ("TORCH_FR_BUFFER_SIZE", "is off"),
+        ("TORCH_FR_DUMP_TEMP_FILE", "where it writes dumps is not known"),
+    ],
+)
+def test_what_is_not_set_is_said(tmp_path: Path, without: str, told: str) -> None:
+    proc = contained(tmp_path)
+    content = (proc / "7/environ").read_bytes().split(b"\0")
+    (proc / "7/environ").write_bytes(b"\0".join(each for each in content if not each.startswith(without.encode())))
+    with pytest.raises(Unsupported, match=told):
+        dump_files(7, 3, str(proc))
 
 
 def test_only_pipes_are_written_to_and_only_files_are_read(tmp_path: Path) -> None:
