@@ -29,6 +29,9 @@ NO_RUN_ID: Final = "none"
 """What torchrun calls a run that nobody named."""
 _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """What torchrun --standalone calls a run: as good as no name."""
+PLACES: Final = ("CUDA_INJECTION64_PATH", "NCCL_PROFILER_PLUGIN")
+"""Variables that name one library each, which may be another's than warpline's."""
+OURS: Final = "libwarpline_hook"
 AXES: Final = {"tensor": "tp", "pipeline": "pp", "data": "dp", "expert": "ep", "context": "cp"}
 
 
@@ -37,6 +40,9 @@ def identity(environment: Mapping[str, str]) -> dict[str, Any]:
     place = (_place(environment) | _told(_distributed)) or {"rank": 0, "world_size": 1}
     job, evidence = job_name(environment, place)
     told = {"job": job, "evidence": evidence, "pid": os.getpid(), "user": os.getuid(), **place}
+    taken = {name: value[:NAME_CHARS_MAX] for name in PLACES if (value := environment.get(name)) and OURS not in value}
+    if taken:
+        told["taken"] = taken
     for part in (_device, _framework, _groups, _megatron):
         told |= _told(part)
     return told

@@ -13,6 +13,8 @@ INJECTION: Final = "CUDA_INJECTION64_PATH"
 """Read by the CUDA driver when a process initialises it; there is room for one library."""
 PLUGIN: Final = "NCCL_PROFILER_PLUGIN"
 """Read by NCCL 2.23 and later; one as well."""
+CHAIN: Final = "WARPLINE_CHAIN_INJECTION"
+"""An injection of another tool, which this library loads in its own place and leaves CUPTI to."""
 HOLD: Final = "WARPLINE_HOLD_CUPTI"
 """Where it is 1 the library keeps CUPTI's one place for a subscriber, which PyTorch from HOLD_FROM on leaves free where it is
 asked to."""
@@ -34,12 +36,24 @@ def capture_variables(environment: Mapping[str, str]) -> dict[str, str]:
     if found is None:
         return {}
     wanted = {INJECTION: str(found), PLUGIN: str(found)}
+    if environment.get(CHAIN) and environment.get(CHAIN) == environment.get(INJECTION):
+        return {INJECTION: str(found)} | {name: value for name, value in wanted.items() if name not in environment}
     if INJECTION not in environment:
         # PyTorch must not take CUPTI down after a profile while others use it.
         wanted["TEARDOWN_CUPTI"] = "0"
         if _torch_version() >= HOLD_FROM:
             wanted |= {"KINETO_USE_DAEMON": "1", HOLD: "1"}
     return {name: value for name, value in wanted.items() if name not in environment}
+
+
+def places_taken(environment: Mapping[str, str]) -> dict[str, str]:
+    """Places for a library that the given environment gives to other tools, and what is not captured for it."""
+    found = {INJECTION: "kernels", PLUGIN: "collective operations"}
+    own = library()
+    taken = {name: what for name, what in found.items() if environment.get(name, "") not in ("", str(own))}
+    if environment.get(INJECTION) == environment.get(CHAIN):
+        taken.pop(INJECTION, None)
+    return taken
 
 
 def _torch_version() -> tuple[int, ...]:

@@ -527,14 +527,48 @@ def test_windows_of_time_begin_and_end_by_the_clock_that_nodes_share(train: Star
 
 
 def test_an_injection_that_was_there_before_comes_first_and_keeps_cupti(
-    train: Start, native_library: Path, tmp_path: Path
+    train: Start, compile_fake: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
-    trainer = train(WARPLINE_CONTROL=AT_ONCE, WARPLINE_CHAIN_INJECTION="/nowhere/theirs.so")
-    assert trainer.state()[0] == "denied"
+    """It is begun once, here, with CUPTI free; what it answers does not end the program's use of CUDA."""
+    theirs, told = compile_fake("other_injection", "libother_injection.so"), tmp_path / "told"
+    trainer = train(WARPLINE_CONTROL=AT_ONCE, WARPLINE_CHAIN_INJECTION=str(theirs), FAKE_INJECTION_TOLD=str(told))
+    assert trainer.state() == ("busy", f"CUPTI is left to the injection {theirs}")
+    assert told.read_text() == f"{trainer.process.pid} subscribed 0\n"
+    assert (trainer.ask("registered"), trainer.ask("subscribed"), trainer.ask("kernels 10 k")) == (0, 1, 0)
+    trainer.process.ask("exit")
+    assert trainer.process.end() == 0
+
+
+@pytest.mark.parametrize("theirs", ["/nowhere/theirs.so", "libc.so.6"])
+def test_an_injection_that_is_none_is_told_and_the_program_goes_on(train: Start, theirs: str) -> None:
+    trainer = train(WARPLINE_CONTROL=AT_ONCE, WARPLINE_CHAIN_INJECTION=theirs)
+    assert trainer.state() == ("denied", f"the injection {theirs} that was there before cannot be loaded")
     assert trainer.ask("registered") == 0
-    trainer = train(WARPLINE_CONTROL=AT_ONCE, WARPLINE_CHAIN_INJECTION=str(native_library))
-    assert trainer.state() == ("busy", f"CUPTI is left to the injection {native_library}")
-    assert trainer.ask("registered") == 0
+
+
+def test_a_plugin_of_another_tool_keeps_its_place_in_nccl_and_that_is_told(train: Start, native_library: Path) -> None:
+    def nccl(**environment: str) -> tuple[str, str | None]:
+        trainer = train(**environment)
+        trainer.reader.read_texts()
+        state, reason = trainer.standing().channels["nccl"]
+        return state, trainer.reader.text(reason)
+
+    why = "NCCL has room for one profiler plugin, and NCCL_PROFILER_PLUGIN names inspector"
+    assert nccl(NCCL_PROFILER_PLUGIN="inspector") == ("busy", why)
+    assert nccl(NCCL_PROFILER_PLUGIN=str(native_library)) == ("none", None)
+    assert nccl(NCCL_PROFILER_PLUGIN="none") == ("none", None)
+
+
+@pytest.mark.parametrize("how", ["exit", "quit 1", "_exit 3", "signal 9", "signal 6"])
+def test_however_a_process_ends_what_was_delivered_is_there_and_its_end_is_its_own(train: Start, how: str) -> None:
+    trainer = train(WARPLINE_CONTROL=AT_ONCE)
+    trainer.ask("kernels 5000 k")
+    trainer.counted("records", 5000)
+    trainer.process.ask(how)
+    ended = {"exit": 0, "quit 1": 1, "_exit 3": 3, "signal 9": -9, "signal 6": -6}
+    assert trainer.process.end() == ended[how]
+    assert len(trainer.take(ring.KERNEL)) == 5000
+    assert trainer.state()[0] == ("ended" if how in ("exit", "quit 1") else "ok")
 
 
 def test_a_process_without_a_place_for_its_ring_goes_on(train: Start) -> None:

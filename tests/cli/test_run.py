@@ -42,6 +42,16 @@ def test_what_the_user_has_set_stays_and_a_named_job_is_passed_on() -> None:
     assert (found["WARPLINE_HOOK"], found["WARPLINE_RUN"], found["WARPLINE_JOB"]) == ("0", "outer", "night 7")
 
 
+def test_a_tool_of_the_users_that_keeps_its_place_is_named() -> None:
+    theirs = {"CUDA_INJECTION64_PATH": "/opt/nsight.so", "NCCL_PROFILER_PLUGIN": "inspector"}
+    done = run("--", "sh", "-c", "echo $CUDA_INJECTION64_PATH $NCCL_PROFILER_PLUGIN", **theirs)
+    assert done.stdout == "/opt/nsight.so inspector\n"
+    assert done.stderr.splitlines() == [
+        "warpline run: CUDA_INJECTION64_PATH names /opt/nsight.so, which keeps its place: kernels are not captured",
+        "warpline run: NCCL_PROFILER_PLUGIN names inspector, which keeps its place: collective operations are not captured",
+    ]
+
+
 @pytest.mark.parametrize("code", [0, 3, 255])
 def test_exit_code_and_output_are_the_commands_own(code: int) -> None:
     done = run("--", "sh", "-c", f"echo out; echo err >&2; exit {code}")

@@ -6,11 +6,13 @@
  *   exec                  the same program anew in the same process
  *   step N | profiler N   what the hook for Python tells the native library
  *   exit                  ends in order
+ *   quit N | _exit N | signal N    ends by exit(N), by _exit(N), or by a signal to itself
  *   anything else         goes to the fake libcupti, FAKE_CUPTI
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,6 +96,12 @@ int main(int count, char **arguments)
         }
         else if (!strcmp(line, "exit"))
             break;
+        else if (sscanf(line, "quit %ld", &a) == 1)
+            exit((int)a);
+        else if (sscanf(line, "_exit %ld", &a) == 1)
+            _exit((int)a);
+        else if (sscanf(line, "signal %ld", &a) == 1)
+            answer = raise((int)a);
         else if (sscanf(line, "threads %ld %8191[^\n]", &a, given) == 2)
             answer = threads((int)a);
         else if (sscanf(line, "fork %8191[^\n]", given) == 1)

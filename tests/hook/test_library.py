@@ -55,6 +55,25 @@ def test_a_tool_that_has_a_place_keeps_it(installed: Path, monkeypatch: pytest.M
     assert "NCCL_PROFILER_PLUGIN" not in library.capture_variables({"NCCL_PROFILER_PLUGIN": ""})
 
 
+def test_an_injection_that_is_to_be_chained_is_named_by_its_own_variable(
+    installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_torch(monkeypatch, None)
+    theirs = "/opt/nsight/libToolsInjection64.so"
+    chained = {"WARPLINE_CHAIN_INJECTION": theirs, "CUDA_INJECTION64_PATH": theirs}
+    assert environment_for(chained, 1)["CUDA_INJECTION64_PATH"] == str(installed)
+    other = {"WARPLINE_CHAIN_INJECTION": "/another.so", "CUDA_INJECTION64_PATH": theirs}
+    assert environment_for(other, 1)["CUDA_INJECTION64_PATH"] == theirs
+    assert library.places_taken(chained) == {}
+    assert library.places_taken(other) == {"CUDA_INJECTION64_PATH": "kernels"}
+    assert library.places_taken({"CUDA_INJECTION64_PATH": "", "NCCL_PROFILER_PLUGIN": str(installed)}) == {}
+
+
+def test_what_the_user_preloads_stays_as_it_is(installed: Path) -> None:
+    assert environment_for({"LD_PRELOAD": "/opt/theirs.so"}, 1)["LD_PRELOAD"] == "/opt/theirs.so"
+    assert "LD_PRELOAD" not in environment_for({}, 1)
+
+
 def test_where_the_hook_is_switched_off_nothing_is_captured(installed: Path) -> None:
     assert "CUDA_INJECTION64_PATH" not in environment_for({"WARPLINE_HOOK": "0"}, 1)
     assert environment_for({}, 1)["CUDA_INJECTION64_PATH"] == str(installed)

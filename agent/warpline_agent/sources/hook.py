@@ -34,6 +34,10 @@ POSITIONS_MAX: Final = 4096
 POSITIONS_BYTES_MAX: Final = 1024 * 1024
 """Size of the file of positions beyond which it is not believed."""
 
+PLACES: Final = {"CUDA_INJECTION64_PATH": "kernels", "NCCL_PROFILER_PLUGIN": "nccl"}
+"""Variables by which a process gives the one place for a library to another tool, and what is not captured then."""
+LIBRARY_CHARS_MAX: Final = 200
+
 Key = str
 """Name and inode of a file."""
 
@@ -119,6 +123,8 @@ class Hook:
         now_ns = self._clock_ns()
         self._told = {key: each for key, each in self._told.items() if now_ns - each[1] < TOLD_SECONDS * 1e9}
         yield from (health for health, _ in self._told.values())
+        for followed in self._followed.values():
+            yield from _taken(followed.file)
         if self._search.hidden:
             reason = (
                 f"{self._search.hidden} processes in containers cannot be looked into: run the agent as root or with "
@@ -252,6 +258,20 @@ class Hook:
         if trouble is not None:
             self._tell("positions", Health("positions", "denied", trouble))
         self._saved = dict(self._positions)
+
+
+def _taken(file: HookFile) -> Iterator[Health]:
+    """Places for a library that the process gave to other tools."""
+    try:
+        identity = file.identity()
+    except Refused:  # the next round says why
+        return
+    taken = identity.get("taken")
+    for name, what in PLACES.items():
+        library = taken.get(name) if isinstance(taken, dict) else None
+        if isinstance(library, str):
+            reason = f"{name} names {library[:LIBRARY_CHARS_MAX]}, and there is room for one library"
+            yield Health(f"{what} of pid {file.process.pid}", "busy", reason)
 
 
 def _load(path: Path) -> dict[Key, int]:

@@ -123,11 +123,21 @@ static int chained(void)
         ring_state(CHANNEL_KERNELS, STATE_DENIED, why);
         return 1;
     }
-    inject();
     char why[512];
     snprintf(why, sizeof why, "CUPTI is left to the injection %s", path);
     ring_state(CHANNEL_KERNELS, STATE_BUSY, why);
+    inject(); /* what it returns is for the driver to end the program by: it is not passed on */
     return 1;
+}
+
+/* NCCL asks one library alone, and where that is another's we hear nothing of it. */
+static void tell_of_plugin(void)
+{
+    const char *named = other_tool("NCCL_PROFILER_PLUGIN");
+    char why[512];
+    snprintf(why, sizeof why, "NCCL has room for one profiler plugin, and NCCL_PROFILER_PLUGIN names %s", named ? named : "");
+    if (named)
+        ring_state(CHANNEL_NCCL, STATE_BUSY, why);
 }
 
 /* Called by the CUDA driver when it is initialised; anything but 1 would end the program's use of CUDA. */
@@ -137,6 +147,7 @@ PUBLIC int InitializeInjection(void)
         return 1;
     owner = getpid();
     int there = ring_open();
+    tell_of_plugin();
     if (chained() || !there || !cupti_attach(wake))
         return 1;
     ring_state(CHANNEL_KERNELS, STATE_OK, NULL);

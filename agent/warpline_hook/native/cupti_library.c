@@ -85,6 +85,16 @@ static int look_for_holder(struct dl_phdr_info *library, size_t size, void *best
     return 0;
 }
 
+const char *other_tool(const char *variable)
+{
+    const char *named = getenv(variable), *slash;
+    Dl_info ours;
+    if (!named || !*named || !strcmp(named, "none") || !dladdr((void *)(uintptr_t)other_tool, &ours))
+        return NULL;
+    slash = strrchr(ours.dli_fname, '/');
+    return strstr(named, slash ? slash + 1 : ours.dli_fname) ? NULL : named;
+}
+
 /* CUPTI has room for one subscriber. Where PyTorch leaves the place free (from 2.7 on, with KINETO_USE_DAEMON, which the launcher
  * knows), holding it keeps others from taking CUPTI down under us; else we only look whether somebody sits there. */
 static int subscribe(void)

@@ -111,6 +111,16 @@ static void obey(struct warpline_header *ring, uint64_t now)
     __atomic_store_n(mask, USUAL | more, __ATOMIC_RELAXED);
 }
 
+/* CUDA has room for one injection as well. */
+static void tell_of_injection(void)
+{
+    const char *named = other_tool("CUDA_INJECTION64_PATH");
+    char why[512];
+    snprintf(why, sizeof why, "CUDA has room for one injection, and CUDA_INJECTION64_PATH names %s", named ? named : "");
+    if (named)
+        ring_state(CHANNEL_KERNELS, STATE_BUSY, why);
+}
+
 static struct communicator *begin(void **context, int *event_mask, uint32_t api)
 {
     struct communicator *made = ring_open() ? calloc(1, sizeof *made) : NULL;
@@ -125,6 +135,7 @@ static struct communicator *begin(void **context, int *event_mask, uint32_t api)
     atomic_store(&newest_api, api);
     store(&ring_header()->nccl_version, nccl_version());
     ring_state(CHANNEL_NCCL, STATE_OK, NULL);
+    tell_of_injection();
     return made;
 }
 

@@ -55,6 +55,7 @@ typedef int (*next_record)(uint8_t *buffer, size_t valid, void **record);
 void decode(next_record next, uint8_t *buffer, size_t valid, struct tally *tally);
 
 /* cupti.c; its parts share cupti.h */
+const char *other_tool(const char *variable); /* what else the variable names than this library; NULL where nothing */
 void cupti_profiler(int running); /* the user's profiler begins or has ended */
 void cupti_step(uint64_t number);
 

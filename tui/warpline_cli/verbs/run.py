@@ -27,17 +27,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Becomes the command; returns only where that cannot be."""
     from warpline_cli.streams import tell
+    from warpline_hook.environment import switched_on
     from warpline_hook.launch import environment_for
+    from warpline_hook.library import places_taken
 
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         from warpline_proto.errors import ConfigError
 
         raise ConfigError("there is no command to run", "warpline run -- torchrun --nproc-per-node 8 train.py")
+    environment = environment_for(os.environ, time.time_ns(), options.job)
+    for name, what in places_taken(os.environ).items() if switched_on(environment) else ():
+        tell(f"warpline run: {name} names {os.environ[name]}, which keeps its place: {what} are not captured")
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # ignored by this interpreter, and what is ignored is inherited
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvpe(command[0], command, environment_for(os.environ, time.time_ns(), options.job))
+        os.execvpe(command[0], command, environment)
     except FileNotFoundError:
         tell(f"warpline run: there is no command {command[0]!r}")
         return EXIT_NOT_FOUND
