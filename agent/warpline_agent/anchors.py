@@ -138,7 +138,7 @@ class Keys:
         period = np.full(count, np.nan)
         rows = total > 0
         if rows.any():
-            period[rows] = np.nanmedian(gaps[rows], axis=1)
+            period[rows] = np.maximum(np.nanmedian(gaps[rows], axis=1), 1.0)  # made-up times may all be one
         ratio = np.where(known, gaps / period[:, None], np.nan)
         many = np.rint(ratio)
         off = np.abs(ratio - many)
