@@ -101,7 +101,8 @@ def _entries(job: str | None) -> str:
     """WITH clause: `members`, one row a rank and group with something pending, and `entries`, one a rank and operation.
 
     Left out are sends and receives whose peer is not known and the brackets around batches of them: both are numbered by
-    each rank for itself and say nothing that can be compared.
+    each rank for itself and say nothing that can be compared. An operation that the group's own count has passed is done,
+    whatever an earlier dump, or a recorder that does not note it, says of it.
     """
     return (
         "WITH members AS (SELECT rank, communicator, communicator || ' ' || hash(any_value(ranks)) AS key, "
@@ -110,8 +111,9 @@ def _entries(job: str | None) -> str:
         f"{_of(job)} AND state != 'completed') GROUP BY rank, communicator), entries AS (SELECT rank, communicator, "
         "coalesce(members.key, communicator || ' ') AS key, sequence, operation, "
         f"CASE WHEN operation IN {POINT_TO_POINT} THEN peer END AS peer, operation IN {POINT_TO_POINT} AS paired, "
-        "bool_or(state = 'completed') AS done, min(start_ns) AS start_ns, max(elements) AS elements, any_value(datatype) AS "
-        "datatype, any_value(collectives.group_name) AS name FROM collectives LEFT JOIN members USING (rank, communicator) "
+        f"bool_or(state = 'completed' OR coalesce(operation NOT IN {POINT_TO_POINT} AND sequence <= members.completed, false)) "
+        "AS done, min(start_ns) AS start_ns, max(elements) AS elements, any_value(datatype) AS datatype, "
+        "any_value(collectives.group_name) AS name FROM collectives LEFT JOIN members USING (rank, communicator) "
         f"WHERE {_of(job)} AND sequence IS NOT NULL AND state IS NOT NULL AND coalesce(operation, '') NOT IN {BRACKETS} "
         f"AND (peer IS NOT NULL OR coalesce(operation, '') NOT IN {POINT_TO_POINT}) GROUP BY ALL) "
     )

@@ -359,3 +359,19 @@ def test_recorded_monitors_and_ras_reports(recorded: Any) -> None:
         assert all(words in finding.summary for finding in shown(report, store))
         assert all(finding.subject.rank is None for finding in report.findings)
         store.close()
+
+
+def test_what_an_earlier_dump_had_pending_and_a_later_one_has_passed_is_done(reader_of: ReaderOf) -> None:
+    """Dumps of one rank at two moments: the count of the later one is past the operation of the earlier."""
+    job = one_stuck()
+    tables = job.tables()
+    passed = [row | {"last_enqueued": 99, "last_completed": 99} for row in tables["communicators"]]
+    report = hang.detect(reader_of({**tables, "communicators": [*tables["communicators"], *passed]}))
+    assert report.findings == ()
+
+
+def test_a_dump_without_counts_says_by_its_entries_what_is_pending(reader_of: ReaderOf) -> None:
+    tables = one_stuck().tables()
+    uncounted = [row | {"last_completed": None} for row in tables["communicators"]]
+    report = hang.detect(reader_of({**tables, "communicators": uncounted}))
+    assert accused(report) == [5]
