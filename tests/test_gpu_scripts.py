@@ -107,6 +107,13 @@ def test_the_runner_gathers_goes_on_where_it_was_and_knows_its_scripts(native_li
     assert "there is no flops" in dry("run", tmp_path, native_library, "--only", "flops").stderr
 
 
+def test_a_cupti_that_refuses_is_named(native_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_CUPTI_FAIL", "cuptiActivityEnable=999")
+    done = dry("soak", tmp_path, native_library)
+    assert done.returncode == 75, done.stderr
+    assert "CUPTI records no kernels" in json.loads((tmp_path / "soak.json").read_text())["missing"]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is there")
 def test_what_is_missing_is_named_and_kept(native_library: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(GPU / "overhead.py"), "--out", str(tmp_path), "--library", str(native_library)]

@@ -138,14 +138,22 @@ class Job:
         """Have just this captured, 0 nothing; seconds until it was so."""
         begun = time.monotonic()
         self.control(ring.control(ring.FULL if what else ring.OFF, what, flush_ms=self.flush_ms))
-        if not until(lambda: self.standing().capturing == what, CHANGE_SECONDS):
+        until(lambda: self.standing().capturing == what or self.refused(), CHANGE_SECONDS)
+        if self.standing().capturing != what:
             raise Missing(f"{self.name}: capture does not become {what}: {self.why()}")
         return time.monotonic() - begun
 
     def why(self) -> str:
         """What the ring says of the kernels' channel."""
+        assert self._reader is not None
+        with self._lock:
+            self._reader.read_texts()
         state, number = self.standing().channels["kernels"]
         return f"{state} {self.text(number) or ''}".strip()
+
+    def refused(self) -> bool:
+        """Whether there will be no kernels, however long one waits."""
+        return self.standing().channels["kernels"][0] in ("busy", "denied", "dead")
 
     def records(self) -> int:
         """That CUPTI has handed over so far."""

@@ -74,6 +74,11 @@ class Setup:
             self.note(f"{what}: {missing}")
             return None
 
+    def demand(self, found: object) -> None:
+        """Missing, with all that was noted, where nothing at all could be measured."""
+        if not found:
+            raise Missing("; ".join(self.notes) or "there was no time")
+
     def say(self, text: str) -> None:
         """Progress, with the seconds since the start."""
         say(f"{time.monotonic() - self.began:6.1f} s  {text}")

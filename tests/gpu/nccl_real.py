@@ -137,6 +137,7 @@ def measure(setup: Setup) -> Figures:
         found = setup.attempt(f"{ranks} ranks", lambda ranks=ranks: real(setup, ranks))  # type: ignore[misc]
         if found:
             figures["runs"][str(ranks)] = found
+    setup.demand(figures["runs"])
     return figures
 
 

@@ -86,6 +86,7 @@ def measure(setup: Setup) -> Figures:
             if told:
                 found = rates(told["kernels"], told["plain"]["step_ms"])
                 figures["workloads"][workload] = {"conditions": told, "kernels": found}
+        setup.demand(figures["workloads"])
         standing = running["captured"].standing()
         figures["counters"] = dict(standing.counters)
         figures["dropped"] = dict(standing.dropped)
@@ -106,7 +107,8 @@ def table(figures: Mapping[str, Any]) -> str:
     text = rows(("workload", "condition", "step, ms", "records/s", "overhead %, 95 % interval"), listed)
     for percent in ALLOWED_PERCENT:
         rate = figures[f"recommended_records_per_second_for_{percent}_percent"]
-        text += f"\n\nSlow-down below {percent} % by the upper end of every interval: up to {rate} records a second."
+        allowed = f"up to {rate:,} records a second" if rate else "not known"
+        text += f"\n\nSlow-down below {percent} % by the upper end of every interval: {allowed}."
     return text
 
 

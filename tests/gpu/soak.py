@@ -98,6 +98,7 @@ def measure(setup: Setup) -> Figures:
         found = setup.attempt(name, lambda number=number, what=what: one(setup, f"soak{number}", what))  # type: ignore[misc]
         if found:
             figures["runs"][name] = found
+    setup.demand(figures["runs"])
     return figures
 
 

@@ -100,6 +100,7 @@ def measure(setup: Setup) -> Figures:
         figures["residue"] = setup.attempt("residue", lambda: residue(setup, running))
         figures["latency"] = setup.attempt("latency", lambda: latency(setup, used))
         figures["memory"] = setup.attempt("memory", lambda: memory(setup, used))
+        setup.demand(figures["residue"])
     return figures
 
 

@@ -84,6 +84,7 @@ def measure(setup: Setup) -> Figures:
         if found:
             figures["cases"][name] = found
         setup.say(f"{name}: done")
+    setup.demand(figures["cases"])
     return figures
 
 
