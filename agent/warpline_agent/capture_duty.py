@@ -264,13 +264,13 @@ class CaptureDuty:
         level = self._level(process)
         found = estimate(process.steps.blocks, PLANS[level].share, PLANS[level].turns)
         process.verdict = verdict = _verdict(found, self._percent_max)
-        action = None
+        row = self._row(process, level, found, verdict)
         if verdict == "over" and self._fixed is None and found is not None:
-            action = self._fall(process, level, found)
-        if action is None and verdict == process.told[1] and process.steps.made < process.told[0] + ROW_BLOCKS:
+            row["action"] = self._fall(process, level, found)
+        elif verdict == process.told[1] and process.steps.made < process.told[0] + ROW_BLOCKS:
             return None
         process.told = (process.steps.made, verdict)
-        return self._row(process, level, found, verdict, action)
+        return row
 
     def _fall(self, process: _Process, level: Level, found: Estimate) -> str:
         """To the next level that costs less than it may, as far as that is known."""
@@ -303,7 +303,7 @@ class CaptureDuty:
         job.level = level
         job.again = process.step // EPOCH_STEPS + _wait(job.fallen + 1)
         self._measure_anew(process.job)
-        return self._row(process, level, None, UNCLEAR, f"tried again: captured {PLANS[level].words}")
+        return self._row(process, level, None, UNCLEAR) | {"action": f"tried again: captured {PLANS[level].words}"}
 
     def _measure_anew(self, job: str) -> None:
         for process in self._processes.values():
@@ -311,9 +311,7 @@ class CaptureDuty:
                 process.steps.clear()
                 process.verdict = UNCLEAR
 
-    def _row(
-        self, process: _Process, level: Level, found: Estimate | None, verdict: str, action: str | None
-    ) -> dict[str, Any]:
+    def _row(self, process: _Process, level: Level, found: Estimate | None, verdict: str) -> dict[str, Any]:
         blocks = process.steps.blocks
         while_on = estimate(blocks, 1.0, 0.0)
         return {
@@ -328,7 +326,6 @@ class CaptureDuty:
             "high_percent": found and found.high,
             "budget_percent": self._percent_max,
             "verdict": verdict,
-            "action": action,
         }
 
 

@@ -33,7 +33,8 @@ TURN_NS = 50_000
 START_NS = 1_700_000_000_000_000_000
 LATE_STEPS = 10
 """Steps are told so much later than they end."""
-SEEDS = range(6)
+LOOK_STEPS = 4
+SEEDS = range(3)
 JOBS: dict[str, dict[str, Any]] = {
     "steady": {},
     "noisy": {"noise": 0.06},
@@ -97,10 +98,13 @@ class Job:
         self.kernel_records = 0
 
     def run(self, duty: CaptureDuty, steps: int, key: str = "a", name: str = "train") -> Job:
-        """So many steps more, with the agent's look at it after each."""
-        for _ in range(steps):
-            self._decide(duty, key, Identity(job=name, rank=0))
+        """So many steps more, with the agent's look at every fourth."""
+        for number in range(steps):
+            if number % LOOK_STEPS == 0:
+                self._decide(duty, key, Identity(job=name, rank=0))
             self._step()
+            if number % LOOK_STEPS and number < steps - 1:
+                continue
             over, self.waiting = self.waiting[:-LATE_STEPS], self.waiting[-LATE_STEPS:]
             events = np.concatenate(self.events) if self.events else np.zeros(0, RECORD)
             for told in duty.take(key, events, self._new_records(), over, self.now_ns):
@@ -200,13 +204,13 @@ def test_what_costs_too_much_is_found_and_captured_less(cost: float, kinds: tupl
 def test_the_estimate_is_what_capture_costs() -> None:
     """The interval holds it; it is told with how many steps it rests on."""
     held = 0
-    for seed in range(100):
+    for seed in range(40):
         job = Job(seed, cost={ALL: 0.005}).run(CaptureDuty(percent_max=5), 660)
         row = job.rows[-1]
         held += bool(row["low_percent"] <= 0.5 <= row["high_percent"])
         assert row["on_steps"] > 50 and row["off_steps"] > 50
         assert (row["job"], row["rank"], row["mode"], row["verdict"]) == ("train", 0, "full", "within")
-    assert held >= 95
+    assert held >= 38
 
 
 def test_one_cheap_job_is_told_to_be_within_and_before_that_nothing_is_claimed() -> None:
@@ -265,12 +269,12 @@ def test_what_costs_in_windows_too_is_captured_less_and_then_not_at_all() -> Non
 def test_a_job_of_cuda_graphs_is_captured_by_whole_graphs_before_not_at_all() -> None:
     duty = CaptureDuty()
     job = Job(0, cost={ALL: 0.5, GRAPHS: 0.001}, turn=0.0, graphs=0.9, noise=0.01)
-    job.run(duty, 30)
+    job.run(duty, 60)
     assert job.level() == Level.WINDOWS, "kernels of graphs may come damaged after too many"
     job.cost[ALL] = 5.0
     job.run(duty, 6_000)
     assert job.level() == Level.GRAPHS
-    job.run(duty, 30_000)
+    job.run(duty, 2 * EPOCH_STEPS)
     assert job.level() == Level.GRAPHS, "graphs stay: their kernels cannot be had again in this process"
     job.cost[GRAPHS] = 5.0
     assert job.run(duty, 6_000).level() == Level.OFF
@@ -281,17 +285,17 @@ def test_what_was_too_dear_is_captured_again_once_it_no_longer_is() -> None:
     duty = CaptureDuty()
     job = Job(0, cost={ALL: 0.03}).run(duty, 600)
     assert job.level() == Level.WINDOWS
-    job.run(duty, 3 * EPOCH_STEPS)
+    job.run(duty, 2 * EPOCH_STEPS)
     assert not tried(job)
     job.cost = {}
-    job.run(duty, 2 * EPOCH_STEPS)
+    job.run(duty, EPOCH_STEPS + 8)
     assert job.level() == Level.FULL
     assert len(tried(job)) == 1
     assert not list(duty.health())
 
 
 def test_what_was_turned_off_is_tried_again_ever_more_rarely() -> None:
-    job = Job(0, cost={ALL: 0.5}, turn=10.0).run(CaptureDuty(), 16 * EPOCH_STEPS)
+    job = Job(0, cost={ALL: 0.5}, turn=10.0).run(CaptureDuty(), 8 * EPOCH_STEPS)
     gaps = np.diff([row["step"] // EPOCH_STEPS for row in tried(job)])
     assert len(gaps) > 1
     assert (gaps[1:] >= 2 * gaps[:-1] - 1).all()
