@@ -21,6 +21,7 @@ from .hook_rows import Identity, identity_of
 from .hook_search import Found
 from .inferred_steps import InferredSteps
 from .kernels import NO_STEP, Kernels, StepSpan, steps_at
+from .nccl_join import NcclJoin, Operations
 from .ring_file import Records, RingFile, Standing
 from .ring_mark import LaneMark, Mark
 from .ring_records import RingKernels, joined, possible
@@ -45,11 +46,14 @@ _EVER: Final = 1 << 62
 
 
 class Ripe(NamedTuple):
-    """Kernels, given to the steps that were captured whole; those steps; NCCL operations; all steps that are over."""
+    """Kernels, given to the steps that were captured whole; those steps; NCCL operations; all steps that are over.
+
+    Operations come later than their step where it takes longer to know their kernels: `Followed.past` has the steps for them.
+    """
 
     kernels: Kernels | None
     whole: list[StepSpan]
-    operations: Records | None
+    operations: Operations | None
     over: list[StepSpan]
 
 
@@ -85,10 +89,11 @@ class Followed:
     dropped: dict[str, int] = field(default_factory=dict)
     impossible: int = 0
     _pending: list[_Part] = field(default_factory=list)
-    _operations: list[Records] = field(default_factory=list)
-    _operations_from: int = 0
+    operations: NcclJoin = field(default_factory=NcclJoin)
+    past: deque[StepSpan] = field(default_factory=lambda: deque(maxlen=SPANS_MAX))
     _told_to_ns: int = 0
     _stepless_to_ns: int = 0
+    _missing: bool = False
     _lost: int = 0
     _lost_step: int | None = None
     _told: Mapping[str, Any] = field(default_factory=dict)
@@ -132,10 +137,10 @@ class Followed:
     def mark(self) -> Mark:
         """What is safe once all that was told up to now is."""
         read = dict(zip(ring.LANES, self.file.taken, strict=True))
-        waiting = {"kernels": sum(len(part.kernels) for part in self._pending), "nccl": sum(map(len, self._operations))}
-        first = {"nccl": self._operations_from} if self._operations else {}
-        if self._pending:
-            first["kernels"] = self._pending[0].position
+        waiting = {"kernels": sum(len(part.kernels) for part in self._pending)}
+        first = {"kernels": self._pending[0].position} if self._pending else {}
+        if self.operations.position is not None:  # they are told in the order in which they lie there
+            first["nccl"] = read["nccl"] = self.operations.position
         begun = self.windows[-1][0] if self._captures else 0
         lost = max((over for _, over in self.losses if over is not None), default=0)
         lanes = (
@@ -189,6 +194,8 @@ class Followed:
                 on = bool(event["value"] & ring.KERNELS)
                 self._capture(int(event["start_ns"]) + (int(event["duration_ns"]) if on else 0), on)
             self._lose(events)
+            self.operations.take_events(events)
+        self._missing = standing.dropped["nccl"] > self.dropped.get("nccl", 0)
         if standing.capturing & ring.KERNELS and not self._captures:
             self.windows.append((now_ns, None))  # begun before this agent did
 
@@ -198,14 +205,14 @@ class Followed:
         kernels, operations = (self._not_to_come(records, now_ns) for records in (kernels, operations))
         if len(kernels):
             self._lose(kernels)
-            if len(found := self.kernels.kernels(kernels, self.file)):
+            found = self.kernels.kernels(kernels, self.file)
+            self.operations.take_kernels(kernels, found, self.file)
+            if len(found):
                 self._pending.append(_Part(before["kernels"], found))
                 if self.inferred is not None:
                     self.spans.extend(self.inferred.take_kernels(found))
-        if len(operations):
-            if not self._operations:
-                self._operations_from = before["nccl"]
-            self._operations.append(operations)
+        if len(operations) or self._missing:
+            self.operations.take_operations(operations, before["nccl"], missing=self._missing)
             if self.inferred is not None:
                 self.spans.extend(self.inferred.take_operations(operations, self.file))
 
@@ -229,7 +236,16 @@ class Followed:
         elif not self._has_steps or self._waits_in_vain(horizon_ns):
             self._told_to_ns = self._stepless_to_ns = max(self._told_to_ns, horizon_ns)
         whole = [span for span in over if self._whole(span)]
-        return Ripe(self._ripe_kernels(whole), whole, self._ripe_operations(), over)
+        self.operations.advance(horizon_ns, self.windows, self.file, final=final)
+        self._remember(over)
+        return Ripe(self._ripe_kernels(whole), whole, self.operations.ripe(self._told_to_ns), over)
+
+    def _remember(self, over: list[StepSpan]) -> None:
+        """Keep steps as long as operations of them wait."""
+        self.past.extend(over)
+        first_ns = self.operations.first_ns
+        while self.past and (first_ns is None or _end(self.past[0]) < first_ns) and self.past[0] not in over:
+            self.past.popleft()
 
     @property
     def _has_steps(self) -> bool:
@@ -239,10 +255,11 @@ class Followed:
     def _waits_in_vain(self, horizon_ns: int) -> bool:
         """Whether steps that are told at all have not been for too long."""
         kernels = sum(len(part.kernels) for part in self._pending)
-        if kernels + sum(map(len, self._operations)) > PENDING_RECORDS_MAX:
+        if kernels + self.operations.waiting > PENDING_RECORDS_MAX:
             return True
         firsts = [int(part.kernels.start_ns[0]) for part in self._pending[:1]]
-        firsts += [int(part["start_ns"][0]) for part in self._operations[:1]]
+        if self.operations.first_ns is not None:
+            firsts.append(self.operations.first_ns)
         return bool(firsts) and min(firsts) < horizon_ns - PENDING_NS
 
     def _ripe_kernels(self, whole: list[StepSpan]) -> Kernels | None:
@@ -262,15 +279,6 @@ class Followed:
             return None
         chosen = joined(told)
         return chosen.with_steps(steps_at(chosen.start_ns, whole))
-
-    def _ripe_operations(self) -> Records | None:
-        if not self._operations:
-            return None
-        operations: Records = np.concatenate(self._operations)
-        told = operations["start_ns"] < self._told_to_ns
-        self._operations = [] if told.all() else [operations[~told]]
-        chosen: Records = operations[told]
-        return chosen if len(chosen) else None
 
     def close_steps(self) -> None:
         """Give the file of the hook back."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from warpline_hook import ring
 
-from .kernels import COMPUTE, MEMCPY, MEMSET, NO_STEP, TIME_NS_MAX, Kernels, StepSpan, categorise, clean_name, steps_at
-from .parsers import nccl
+from .kernels import COMPUTE, MEMCPY, MEMSET, NO_STEP, TIME_NS_MAX, Kernels, categorise, clean_name
 from .ring_file import Records, RingFile, Text
 
 DURATION_NS_MAX: Final = 2**53
@@ -23,8 +22,6 @@ GRAPH_NAME: Final = "CUDA graph"
 DIRECTIONS: Final = {1: "HtoD", 2: "DtoH", 8: "DtoD", 10: "PtoP"}
 """Of copies, by CUPTI's number."""
 OPERATIONS: Final = (ring.COLLECTIVE, ring.POINT_TO_POINT)
-CHANNELS_MAX: Final = 1024
-ELEMENTS_MAX: Final = 2**62
 _UNSEEN: Final = -1
 _NO_DEVICE: Final = np.uint32(2**32 - 1)
 """-1 once it is signed."""
@@ -153,49 +150,3 @@ def communicator_row(text: Text) -> dict[str, Any] | None:
         "nnodes": nodes if nodes > 0 else None,
         "group_name": name or None,
     }
-
-
-def operation_rows(records: Records, file: RingFile, spans: Sequence[StepSpan]) -> list[dict[str, Any]]:
-    """Rows of `collectives`: every operation when NCCL enqueued it, which says nothing of when it ran."""
-    found = records[np.isin(records["kind"], OPERATIONS) & (records["start_ns"] < TIME_NS_MAX)]
-    steps = steps_at(found["start_ns"].astype(np.int64), spans)
-    communicators: dict[int, dict[str, Any] | None] = {}
-    rows = []
-    for each, step in zip(found, steps, strict=True):
-        number = int(each["extra"])
-        if number not in communicators:
-            text = file.texts.get(number)
-            communicators[number] = None if text is None else communicator_row(text)
-        rows.append(_operation(each, file, communicators[number] or {}) | {"step": None if step == NO_STEP else step})
-    return rows
-
-
-def _operation(record: Any, file: RingFile, communicator: Mapping[str, Any]) -> dict[str, Any]:
-    operation = nccl.operation(file.text(int(record["name"])) or "")
-    datatype = nccl.datatype(file.text(int(record["context"])) or "")
-    elements, channels, other = int(record["value"]), int(record["flags"]), int(record["correlation"])
-    nranks = communicator.get("nranks")
-    known = operation is not None and elements < ELEMENTS_MAX
-    size = nccl.message_bytes(operation, elements, datatype, nranks) if operation and known else None
-    return {
-        "communicator": communicator.get("communicator"),
-        "communicator_rank": communicator.get("communicator_rank"),
-        "group_name": communicator.get("group_name"),
-        "nranks": nranks,
-        "sequence": int(record["number"]) & (1 << 63) - 1,
-        "operation": operation,
-        "datatype": datatype,
-        "elements": elements if known else None,
-        "message_bytes": size if size is not None and size < ELEMENTS_MAX else None,
-        "peer": other if record["kind"] == ring.POINT_TO_POINT and other < 1 << 31 else None,
-        "algorithm": _lower(file.text(int(record["device"]))),
-        "protocol": _lower(file.text(int(record["stream"]))),
-        "channels": channels if 0 < channels <= CHANNELS_MAX else None,
-        "start_ns": int(record["start_ns"]),
-        "timing": "enqueue",
-        "state": "scheduled",
-    }
-
-
-def _lower(text: str | None) -> str | None:
-    return clean_name(text).lower() if text else None

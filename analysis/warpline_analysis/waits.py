@@ -23,7 +23,8 @@ from .robust import Array
 WINDOW_OPERATIONS: Final = 2000
 """Newest operations of each communicator that are looked at."""
 POINT_TO_POINT: Final = "('send', 'recv')"
-UNTIMED: Final = "('summary', 'enqueue')"
+UNTIMED: Final = "('summary', 'enqueue', 'kernel_shared')"
+"""Operations without a time of their own; the time of a kernel that did several is told with the first of them."""
 
 
 @dataclass(frozen=True)

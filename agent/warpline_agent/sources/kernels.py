@@ -26,13 +26,15 @@ from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..identity import stamp
 from ..kernel_budget import KernelBudget
 from ..kernels import KernelLog, Kernels, StepSpan, name_rows, step_rows
+from ..nccl_join import Operations
+from ..operation_rows import operation_rows
 from ..raw_block import Process
 from ..raw_capture import deliver
 from ..raw_ring import RawRing
-from ..ring_file import Records, Standing, Text, open_ring
+from ..ring_file import Standing, Text, open_ring
 from ..ring_followed import Followed, complete_steps, inferred_only, new_names
 from ..ring_mark import Mark, Marks, RingMark, WasPut, found_mark
-from ..ring_records import communicator_row, operation_rows
+from ..ring_records import communicator_row
 from ..source import Delivered, Health, Rows
 from ..traced import Traced
 
@@ -229,7 +231,7 @@ class TrainingKernels:
             yield from self._kernels(followed, ripe.kernels, ripe.whole)
         yield from self._inferred(followed, inferred_only(ripe))
         if ripe.operations is not None:
-            yield from self._operations(followed, ripe.operations, ripe.over)
+            yield from self._operations(followed, ripe.operations)
         marked = [span for span in ripe.over if span.boundary is None]
         yield from self._duty.take(key, events, records, marked, now_ns)
         yield from self._communicators(followed, texts)
@@ -271,11 +273,9 @@ class TrainingKernels:
             place = {name: value for name, value in followed.identity.columns.items() if name != "rank"}
             yield Rows("steps", stamp(told, **place))
 
-    def _operations(self, followed: Followed, records: Records, over: list[StepSpan]) -> Iterator[Rows]:
+    def _operations(self, followed: Followed, operations: Operations) -> Iterator[Rows]:
         place = {**followed.identity.columns, "clock": self._clock}
-        rows = operation_rows(records, followed.file, over)
-        if rows:
-            yield Rows(COLLECTIVES.name, COLLECTIVES.from_rows([place | row for row in rows]))
+        yield Rows(COLLECTIVES.name, operation_rows(operations, followed.file, followed.past, place))
 
     def _communicators(self, followed: Followed, texts: Mapping[int, Text]) -> Iterator[Rows]:
         known = [row for text in texts.values() if (row := communicator_row(text)) is not None]
