@@ -191,10 +191,10 @@ def main(
     text = f"**{name}**: {figures['missing']}" if "missing" in figures else table(figures)
     if options.dry:
         text = f"*A dry run against fakes: its figures mean nothing.*\n\n{text}"
-    notes = "".join(f"\n- {each}" for each in figures["notes"])
+    text = "\n\n".join(filter(None, (text, "\n".join(f"- {each}" for each in figures["notes"]))))
     (options.out / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (options.out / f"{name}.md").write_text(f"{text}\n{notes}\n")
-    print(text + notes)
+    (options.out / f"{name}.md").write_text(f"{text}\n")
+    print(text)
     sys.exit(75 if "missing" in figures else 0)
 
 

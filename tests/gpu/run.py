@@ -52,7 +52,9 @@ def state(figures: dict[str, Any]) -> str:
 def keep(out: Path, results: dict[str, dict[str, Any]]) -> None:
     """Write both files whole."""
     sections = [
-        f"### {name}\n\n{results[name].get('text') or state(results[name])}" for name in SCRIPTS if name in results
+        f"### {name}\n\n{results[name].get('text', state(results[name])).strip()}"
+        for name in SCRIPTS
+        if name in results
     ]
     for file, text in (("gpu.json", json.dumps(results, indent=1)), ("gpu.md", "\n\n".join(sections))):
         fresh = out / f"{file}.new"
