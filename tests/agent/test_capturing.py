@@ -16,11 +16,11 @@ import pytest
 from warpline_agent import capture_watch
 from warpline_agent.agent import Agent, Clock
 from warpline_agent.capture_watch import CaptureWatch
-from warpline_agent.capturing import PENDING_MAX, Desk
+from warpline_agent.capturing import PENDING_MAX, Desk, answer
 from warpline_agent.config import AgentConfig
 from warpline_agent.exporter import Sent
 from warpline_agent.slot import Round
-from warpline_agent.source import Health, Rows, Source
+from warpline_agent.source import LATER, Delivered, Health, Rows, Source
 from warpline_agent.sources.kineto import KinetoConfig, KinetoFolder
 from warpline_agent.sources.synthetic import Synthetic, SyntheticConfig
 from warpline_agent.spool import Spool
@@ -179,6 +179,25 @@ def test_rows_of_a_closer_look_are_sent_and_the_request_is_done(tmp_path: Path) 
 def test_a_source_that_cannot_denies_with_its_reason(tmp_path: Path, act: Any, words: str) -> None:
     row = the_answer(Bench(tmp_path, able=Able(act)).run(REQUEST))
     assert (row["state"], row["detail"]) == ("denied", words)
+
+
+class Slow(Plain):
+    """One that takes a request on, and has its answer in one of its next rounds."""
+
+    captures = frozenset({"stacks"})
+
+    def read(self) -> Iterable[Rows]:
+        self.reads += 1
+        return [answer(REQUEST, "done", "slow: it came")] if self.reads == 4 else []
+
+    def capture(self, request: Capture) -> Iterable[Rows | Delivered]:
+        return [LATER]
+
+
+def test_an_answer_that_takes_longer_comes_with_a_later_round(tmp_path: Path) -> None:
+    """Meanwhile the source is read on, and nothing is said of the request."""
+    found = the_answer(Bench(tmp_path, slow=Slow()).run(REQUEST))
+    assert (found["state"], found["detail"], found["source"]) == ("done", "slow: it came", "slow")
 
 
 def test_the_next_source_is_asked_where_the_first_cannot(tmp_path: Path) -> None:
