@@ -15,6 +15,7 @@ import pyarrow as pa
 from warpline_proto.power_tables import ENERGY_INTERVALS
 
 from ..detector import Reader
+from .causes import before, causes, load_hosts
 from .runs import METHODS, Runs, runs
 from .signals import RESIDENCY_SECONDS_MAX, Samples, load
 from .states import STATES
@@ -49,13 +50,17 @@ def account(
     """Rows of the window that starts at `window_ns`, of `nodes` (none: all); `floors` as `states.told` wants them."""
     end_ns = window_ns + WINDOW_SECONDS * 10**9
     around_ns = int(AROUND_SECONDS * 1e9)
-    samples = load(reader, window_ns - around_ns, end_ns + around_ns, nodes)
+    start_ns, until_ns = window_ns - around_ns, end_ns + around_ns
+    samples = load(reader, start_ns, until_ns, nodes)
     found = runs(samples, floors, window_ns, end_ns)
-    return rows(samples, found, {"window_ns": window_ns, "updated_ns": updated_ns})
+    went_before = before(samples, found, floors, load_hosts(reader, start_ns, until_ns, nodes))
+    told: dict[str, Any] = {f"before_{name}": _known(values) for name, values in went_before.signals.items()}
+    told |= {"cause": causes(went_before), "window_ns": window_ns, "updated_ns": updated_ns}
+    return rows(samples, found, told)
 
 
 def rows(samples: Samples, found: Runs, columns: Mapping[str, Any]) -> pa.RecordBatch:
-    """Runs as rows of `energy_intervals`; `columns` are the same in all."""
+    """Runs as rows of `energy_intervals`; `columns` are added: one value for all, or one a run."""
     lacking = missing(samples)
     gpus = [samples.gpus[number] for number in found.gpu.tolist()]
     told: dict[str, Any] = {
