@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Final
 
 import pyarrow as pa
@@ -29,6 +30,9 @@ CREATE: Final = (
 UPSERT: Final = "INSERT OR REPLACE INTO ledger SELECT * FROM ledger_rows"
 SOURCE: Final = "collector"
 """Name under which the collector reports what an agent lost on the way."""
+
+TOGETHER_NS: Final = 60_000_000_000
+"""Two boots of one agent that both send for so long are two agents: a restart ends the one before the other begins."""
 
 Key = tuple[str, str]
 
@@ -79,6 +83,8 @@ def admit(frames: Sequence[Frame], entries: Mapping[Key, Entry]) -> Admission:
         new.append(frame.sequence > entry.sequence)
         if new[-1]:
             losses += _losses(frame, entry)
+            if entry.frames and frame.created_ns // TOGETHER_NS != entry.last_ns // TOGETHER_NS:
+                losses += _namesakes(frame, entry, chain(changed.values(), entries.values()))
             changed[key] = entry.after(frame)
     return Admission(new, changed, losses)
 
@@ -106,6 +112,21 @@ def _losses(frame: Frame, entry: Entry) -> list[Mapping[str, Any]]:
         told = f"{missing} frames never arrived or were refused: {first} to {last} of boot {frame.boot}"
         found.append(_loss(frame, SOURCE, f"agent {frame.agent}", told, None))
     return found
+
+
+def _namesakes(frame: Frame, entry: Entry, entries: Iterable[Entry]) -> list[Mapping[str, Any]]:
+    """Said once a minute while another agent sends under the same name: their rows cannot be told apart."""
+    for other in entries:
+        if other.agent != frame.agent or other.boot == frame.boot:
+            continue
+        together = min(other.last_ns, frame.created_ns) - max(other.first_ns, entry.first_ns)
+        if together >= TOGETHER_NS and other.last_ns >= frame.created_ns - 2 * TOGETHER_NS:
+            told = (
+                f"two agents send as {frame.agent} at the same time (boots {frame.boot} and {other.boot}): give each machine a "
+                "node of its own in [agent], or end one of them"
+            )
+            return [{**_loss(frame, SOURCE, f"agent {frame.agent}", told, None), "state": "busy"}]
+    return []
 
 
 def _loss(frame: Frame, source: str, subject: str, reason: str, dropped: int | None) -> Mapping[str, Any]:
