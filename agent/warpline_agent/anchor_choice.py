@@ -31,6 +31,8 @@ SURE_PERIODS: Final = 8
 USUAL_PERIODS: Final = 24
 WATCHED_PERIODS: Final = 70
 """Of what could be a micro-batch: by then the end of a step of 32 of them has been seen."""
+LONG_PERIODS: Final = 200
+"""Of kernels of which none is known to be an optimizer's."""
 WATCHED_NS: Final = 120_000_000_000
 """And so long, or a part of it: layers recur too, hundreds of times within a step."""
 USUAL_NS_MIN: Final = 20_000_000
@@ -98,20 +100,37 @@ def from_kernels(keys: Keys, all_ns: int) -> Choice | None:
     stream = _stream(keys)
     if stream is None or not all_ns:
         return None
-    share = keys.weight / all_ns
-    named = stream.column("heavy", bool)
-    ends: list[float] = []
-    for period in np.unique(stream.habits.period_ns[stream.steady])[::-1]:
-        same = stream.steady & _near(stream.habits.period_ns, period)
-        if share[same].sum() >= SHARE_MIN or (same & named).any():
-            ends.append(float(np.median(stream.habits.period_ns[same])))
-            break
-    if not ends or _pending(stream, ends[0], named | (share >= SHARE_MIN / 4)):
+    share, named = keys.weight / all_ns, stream.column("heavy", bool)
+    period = _longest_running(stream, share, named)
+    if period is None or _rarer(stream, period, named | (share >= SHARE_MIN / 4)):
         return None
-    same = stream.steady & _near(stream.habits.period_ns, ends[0])
+    same = stream.steady & _near(stream.habits.period_ns, period)
     sure = bool((same & named).any())
-    needed = max(SURE_PERIODS, WATCHED_NS / 12 / ends[0]) if sure else max(WATCHED_PERIODS, WATCHED_NS / 4 / ends[0])
-    return _chosen(stream, ends[0], same) if int(stream.habits.begun[same].max()) >= needed else None
+    if named.any() and not sure:
+        return None
+    periods, watched_ns = (SURE_PERIODS, WATCHED_NS / 12) if sure else (LONG_PERIODS, WATCHED_NS)
+    enough = stream.habits.begun[same].max() >= periods and keys.watched_ns >= watched_ns
+    return _chosen(stream, period, same) if enough else None
+
+
+def _rarer(stream: _Stream, period: float, heavy: Flags) -> bool:
+    """Whether something that weighs recurs more rarely, and not steadily or not often enough to say."""
+    habits = stream.habits
+    seen_ns = float(habits.last_ns.max() - habits.first_ns.min())
+    apart = _apart(habits)
+    fresh = habits.last_ns.max() - habits.last_ns <= FRESH_PERIODS * np.maximum(apart, period)
+    rarer = apart * stream.keys.watched_ns > LONGER * period * seen_ns  # by the time in which it could be seen
+    return bool((heavy & ~stream.steady & (habits.begun >= 2) & fresh & rarer).any())
+
+
+def _longest_running(stream: _Stream, share: Floats, named: Flags) -> float | None:
+    """The longest period at which kernels of some weight recur."""
+    periods = stream.habits.period_ns
+    for period in np.unique(periods[stream.steady])[::-1]:
+        same = stream.steady & _near(periods, period)
+        if share[same].sum() >= SHARE_MIN or (same & named).any():
+            return float(np.median(periods[same]))
+    return None
 
 
 def near(keys: Keys, period_ns: float) -> Choice | None:

@@ -81,11 +81,16 @@ class Habits(NamedTuple):
 
 
 class Keys:
-    """The kinds of one process. Feed it in order of time."""
+    """The kinds of one process. Feed it in order of time.
+
+    `beyond` counts kinds that found no room, `watched_ns` is the time in which nothing was missing.
+    """
 
     def __init__(self) -> None:
         self.kinds: list[Kind] = []
         self.beyond = 0
+        self.watched_ns = 0
+        self._now_ns = 0
         self._numbers: dict[int, int] = {}
         self._known = np.empty(0, dtype=np.int64)  # kinds in order, and the number of each
         self._places = np.empty(0, dtype=np.int64)
@@ -116,6 +121,10 @@ class Keys:
 
     def take(self, events: Events, describe: Callable[[int], Kind]) -> None:
         """More events; `describe` tells the kind of an event by its place, for kinds that are new."""
+        begin, end = int(events.time_ns.min()), int(events.time_ns.max())
+        known = self._now_ns > 0 and not self.crosses(self._now_ns, begin)
+        self.watched_ns += max(end - (self._now_ns if known else begin), 0)
+        self._now_ns = max(self._now_ns, end)
         self._learn(events.kind, describe)
         number = self.number(events.kind)
         for begin in range(0, len(events.time_ns), CHUNK):
