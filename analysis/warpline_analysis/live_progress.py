@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from warpline_proto.progress_table import BLOCKED, ENDED, GONE, IN_COLLECTIVE, KERNELS, SILENT, STARTING, STEPS
@@ -73,7 +73,6 @@ class Live:
     communicators: Sequence[Together] = ()
     unheard: tuple[int, ...] = ()
     size: int | None = None
-    names: Mapping[Key, tuple[str, str]] = field(default_factory=dict)
 
     def at(self, *states: str) -> list[int]:
         """Ranks that stand at one of these."""
@@ -83,11 +82,11 @@ class Live:
 def live_jobs(reader: Reader) -> list[Live]:
     """Every job whose processes are watched."""
     rows = reader.query(
-        "WITH recent AS (SELECT * FROM progress WHERE job IS NOT NULL AND rank IS NOT NULL AND state IS NOT NULL AND time_ns >= "
-        f"(SELECT max(time_ns) FROM progress) - {WINDOW_NS}), newest AS (SELECT job, rank, max(time_ns) AS time_ns FROM recent "
-        "GROUP BY job, rank) SELECT job, rank, node, gpu_uuid, pid, time_ns, state, since_ns, reason, communicator, nranks, "
-        "group_name, operation, sequence, elements, datatype, enqueued_ns FROM recent JOIN newest USING (job, rank, time_ns) "
-        f"ORDER BY job, rank, communicator NULLS FIRST, operation LIMIT {ROWS_MAX}"
+        "SELECT job, rank, node, gpu_uuid, pid, time_ns, state, since_ns, reason, step, watched, communicator, nranks, "
+        "group_name, operation, sequence, elements, datatype, enqueued_ns FROM progress WHERE job IS NOT NULL AND rank IS NOT "
+        f"NULL AND state IS NOT NULL AND time_ns >= (SELECT max(time_ns) FROM progress) - {WINDOW_NS} QUALIFY time_ns = "
+        "max(time_ns) OVER (PARTITION BY job, rank, node, pid) ORDER BY job, rank, pid, communicator NULLS FIRST, operation "
+        f"LIMIT {ROWS_MAX}"
     ).to_pylist()
     sizes = _sizes(reader) if rows else {}
     by_job: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -102,19 +101,41 @@ def _sizes(reader: Reader) -> dict[str, int]:
 
 
 def _live(job: str, rows: Sequence[Mapping[str, Any]], size: int | None) -> Live:
-    newest_ns = max(row["time_ns"] for row in rows)
-    positions: dict[int, Position] = {}
-    unheard: set[int] = set()
+    heard_ns = max(row["time_ns"] for row in rows) - STALE_NS
+    by_rank: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        if row["time_ns"] < newest_ns - STALE_NS and row["state"] not in OVER:
-            unheard.add(row["rank"])
-        else:
-            positions[row["rank"]] = Position(
-                row["rank"], row["state"], row["since_ns"], row["time_ns"], row["reason"] or "", row["node"],
-                row["gpu_uuid"], row["pid"],
-            )  # fmt: skip
-    told = [row for row in rows if row["communicator"] is not None and row["rank"] in positions]
-    return Live(job, positions, _communicators(told), tuple(sorted(unheard)), size)
+        by_rank[row["rank"]].append(row)
+    chosen = {rank: _process(found, heard_ns) for rank, found in by_rank.items()}
+    heard = {rank: found for rank, found in chosen.items() if _heard(found[0], heard_ns)}
+    told = [row for found in heard.values() for row in found if row["communicator"] is not None]
+    positions = {rank: _position(found[0]) for rank, found in heard.items()}
+    return Live(job, positions, _communicators(told), tuple(sorted(chosen.keys() - heard.keys())), size)
+
+
+def _process(rows: Sequence[Mapping[str, Any]], heard_ns: int) -> list[Mapping[str, Any]]:
+    """Rows of the one process that trains, of several that bear the same rank: children of it, or an earlier one."""
+    by_pid: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_pid[row["node"], row["pid"]].append(row)
+
+    def trains(found: Sequence[Mapping[str, Any]]) -> tuple[bool, bool, bool, bool, int]:
+        first = found[0]
+        lives = first["state"] not in OVER
+        return _heard(first, heard_ns), lives, bool(first["watched"]), first["step"] is not None, first["time_ns"]
+
+    return max(by_pid.values(), key=trains)
+
+
+def _heard(row: Mapping[str, Any], heard_ns: int) -> bool:
+    """Whether something was told of late; that a process is over is told once."""
+    return bool(row["time_ns"] >= heard_ns or row["state"] in OVER)
+
+
+def _position(row: Mapping[str, Any]) -> Position:
+    return Position(
+        row["rank"], row["state"], row["since_ns"], row["time_ns"], row["reason"] or "", row["node"], row["gpu_uuid"],
+        row["pid"],
+    )  # fmt: skip
 
 
 def _communicators(rows: Sequence[Mapping[str, Any]]) -> list[Together]:

@@ -130,7 +130,10 @@ def test_a_rank_that_enqueued_nothing_on_a_communicator_is_behind(reader_of: Rea
 def test_a_process_that_is_gone_while_others_wait_is_named(reader_of: ReaderOf) -> None:
     job = Job().at(6, "gone")
     job.time[6] = NOW - 10 * STALE_NS  # told once
-    (finding,) = judge(reader_of, job).findings
+    tables = job.tables()
+    for row in tables["progress"]:
+        row["pid"] = None if row["rank"] == 6 else row["pid"]
+    (finding,) = hang.detect(reader_of(tables)).findings
     assert (finding.subject.rank, finding.severity) == (6, Severity.CRITICAL)
     assert "gone without a word" in finding.summary
 
@@ -193,6 +196,18 @@ def test_where_not_all_ranks_are_watched_nobody_is_accused_for_the_absent(reader
     report = hang.detect(reader_of(tables))
     assert verdicts(report) == [Verdict.UNKNOWN]
     assert any("word of ranks 4, 5" in text for text in report.checks[0].missing)
+
+
+def test_a_child_that_bears_the_rank_of_its_parent_hides_no_hang(reader_of: ReaderOf) -> None:
+    """Nor does a process of an earlier start of the same job."""
+    tables = behind().tables()
+    parent = next(row for row in tables["progress"] if row["rank"] == 5)
+    child = parent | {"pid": 999, "state": "kernels", "watched": False, "time_ns": NOW + SECOND}
+    earlier = parent | {"pid": 7, "state": "gone", "step": 10, "time_ns": NOW - 600 * SECOND}
+    for row in tables["progress"]:
+        row |= {"watched": True, "step": 17}
+    report = hang.detect(reader_of({**tables, "progress": [*tables["progress"], child, earlier]}))
+    assert [each.subject.rank for each in report.findings] == [5]
 
 
 def test_different_operations_are_the_programs_fault(reader_of: ReaderOf) -> None:
