@@ -19,6 +19,14 @@ CLOCK_UNSYNCHRONISED: Final = 5
 """adjtimex's TIME_ERROR: nothing disciplines the system clock."""
 RANKS_MIN: Final = 16
 """Training processes of one node for which there is to be room."""
+TROUBLES_MAX: Final = 20
+TROUBLES_SQL: Final = (
+    "SELECT source, subject, state, reason FROM source_state WHERE node = '{node}' AND state IN ('busy', 'denied', 'dead', "
+    "'refused') AND time_ns > (SELECT max(time_ns) FROM source_health WHERE node = '{node}') - {age_ns} "
+    "ORDER BY source, subject LIMIT {rows}"
+)
+"""What of a node gives nothing at present, and why; trouble that lasts is told once a minute."""
+TROUBLE_AGE_NS: Final = 150 * 10**9
 EXIT: Final = {"ok": 0, "absent": 0, "limited": 1, "broken": 2}
 
 
@@ -55,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
         _capture(),
         _hook(),
         _collector(options.collector),
+        *_troubles(options.collector, options.config),
     ]
     worst = max(EXIT[check.state] for check in checks)
     if options.json:
@@ -184,6 +193,39 @@ def _hook() -> Check:
         hint = "make room there, or set WARPLINE_DIRECTORY for the jobs"
         return Check("hook", "limited", f"{where} has room for {ranks} ranks, or is not writable", hint)
     return Check("hook", "ok", f"jobs of this Python that ask for it record their steps in {where}")
+
+
+def _troubles(address: str, explicit: str | None) -> Iterator[Check]:
+    """What the agent of this machine says of sources, and of training processes, that give nothing."""
+    if any(not _importable(name) for name in WIRE):
+        return
+    from warpline_proto.client import QueryClient
+    from warpline_proto.errors import QueryError
+
+    node = _node(explicit).replace("'", "''")
+    sql = TROUBLES_SQL.format(node=node, age_ns=TROUBLE_AGE_NS, rows=TROUBLES_MAX)
+    try:
+        with QueryClient(address) as client:
+            rows = client.query(sql).to_pylist()
+    except QueryError:  # said of the collector itself
+        return
+    for row in rows:
+        yield Check(f"agent.{row['source']}", "limited", f"{row['subject']}: {row['state']}: {row['reason']}")
+
+
+def _node(explicit: str | None) -> str:
+    """The name that the agent of this machine bears."""
+    import platform
+
+    from warpline_cli.verbs.config import sections
+    from warpline_proto.config import files, load
+    from warpline_proto.errors import ConfigError
+
+    try:
+        agent = load(sections()[0], files(explicit)).get("agent")
+    except (ConfigError, ModuleNotFoundError):
+        agent = None
+    return str(getattr(agent, "node", platform.node()))
 
 
 def _collector(address: str) -> Check:
