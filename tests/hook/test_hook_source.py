@@ -19,6 +19,7 @@ from warpline_agent.hook_file import HookFile, open_file
 from warpline_agent.hook_rows import identity_of
 from warpline_agent.sources.hook import Hook, HookConfig
 from warpline_hook import layout
+from warpline_hook.identity import identity
 from warpline_hook.process import start_ticks
 from warpline_hook.step_ring import StepRing, create
 from warpline_proto.errors import Refused, Unsupported
@@ -107,6 +108,31 @@ def test_a_record_becomes_a_step_with_its_phases_and_its_job(ring: StepRing, hoo
     assert wait["duration_ns"] == step["communication_ns"] == 2 * 10**7
     sizes = (job["world_size"], job["dp_size"], job["tp_size"], job["pp_size"])
     assert (job["job"], *sizes, job["framework"]) == ("night", 8, 4, 2, None, "torch 2.9")
+
+
+def test_a_place_that_a_process_gave_to_another_tool_is_told(ring: StepRing, hook: Callable[..., Hook]) -> None:
+    source = hook()
+    list(source.read())
+    assert list(source.health()) == []
+    theirs = {
+        "CUDA_INJECTION64_PATH": "/opt/nsight/libToolsInjection64.so",
+        "NCCL_PROFILER_PLUGIN": 7,
+        "LD_PRELOAD": "x",
+    }
+    ring.identify(IDENTITY | {"taken": theirs})
+    (told,) = source.health()
+    assert (told.subject, told.state) == (f"kernels of pid {os.getpid()}", "busy")
+    assert told.reason.startswith(
+        "CUDA_INJECTION64_PATH names /opt/nsight/libToolsInjection64.so, and there is room for one"
+    )
+    ring.identify(IDENTITY | {"taken": ["made up"]})
+    assert list(source.health()) == []
+
+
+def test_a_process_says_who_has_the_place_of_its_library() -> None:
+    assert "taken" not in identity({"CUDA_INJECTION64_PATH": "/x/libwarpline_hook.so", "NCCL_PROFILER_PLUGIN": ""})
+    taken = {"CUDA_INJECTION64_PATH": "/opt/theirs.so"}
+    assert identity(taken)["taken"] == taken
 
 
 def test_a_model_on_a_gpu_has_no_compute_time_from_its_host(ring: StepRing, hook: Callable[..., Hook]) -> None:
@@ -330,8 +356,8 @@ def test_counters_that_go_back_are_refused(ring: StepRing) -> None:
     ],
 )
 def test_an_identity_that_makes_no_sense_is_not_known(told: dict[str, Any]) -> None:
-    identity = identity_of(told)
-    assert (identity.rank, identity.job, dict(identity.place)) == (None, None, {})
+    found = identity_of(told)
+    assert (found.rank, found.job, dict(found.place)) == (None, None, {})
 
 
 def test_of_a_job_with_many_ranks_on_a_node_one_row_is_sent(hook: Callable[..., Hook], tmp_path: Path) -> None:
