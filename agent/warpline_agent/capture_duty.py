@@ -117,21 +117,24 @@ def level_of(control: int) -> Level:
 
 @dataclass
 class _Job:
-    """The budget of one job on this node. `fell` is what made it fall, at `fell_at`; `fallen` how often; `again` the epoch in
-    which more is tried."""
+    """One job on this node. `fell` is what made it fall, at `fell_at`; `fallen` how often; `again` the epoch in which more is
+    tried; `windowed` the processes whose kernels are too many, or those of graphs."""
 
     level: Level = Level.FULL
     fell_at: Level = Level.FULL
     fell: Estimate | None = None
     fallen: int = 0
     again: int = 0
+    windowed: set[str] = field(default_factory=set)
 
 
 @dataclass
 class _Process:
-    """`rate` is the time with capture and the records by then; `kernels` and `graphs` how many came, and by CUDA graphs."""
+    """`found` is the level it was found at; `rate` the time with capture and the records by then; `kernels` and `graphs` how many
+    came, and by CUDA graphs."""
 
     job: str
+    found: Level = Level.FULL
     identity: Identity = field(default_factory=Identity)
     times: CaptureTimes = field(default_factory=CaptureTimes)
     steps: Steps = field(default_factory=Steps)
@@ -195,13 +198,13 @@ class CaptureDuty:
         """What process `key` is asked to capture."""
         process = self._processes.get(key)
         if process is None:
-            process = self._processes[key] = _Process(identity.job or key)
-            if self._fixed is None:
-                self._resume(process, standing)
+            process = self._processes[key] = _Process(identity.job or key, level_of(standing.control))
+            self._resume(process, standing)
         if process.identity != identity:
-            process.identity = identity
-            process.job = identity.job or key
+            self._identify(process, key, identity, standing)
         process.weigh(standing, now_ns)
+        windowed = self._job(process).windowed
+        (windowed.add if process.fast or process.graph_share() > GRAPH_SHARE_MAX else windowed.discard)(key)
         level = self._level(process)
         return word(level, standing.step, calibrate=self._fixed is None and _calibrates(process, standing.step))
 
@@ -224,7 +227,9 @@ class CaptureDuty:
 
     def forget(self, key: str) -> None:
         """A process has ended."""
-        self._processes.pop(key, None)
+        process = self._processes.pop(key, None)
+        if process is not None:
+            self._job(process).windowed.discard(key)
 
     def health(self) -> Iterator[Health]:
         """Jobs of which less is captured because it costs too much."""
@@ -245,9 +250,17 @@ class CaptureDuty:
             self._jobs.popitem(last=False)
         return job
 
+    def _identify(self, process: _Process, key: str, identity: Identity, standing: Standing) -> None:
+        """Who a process is becomes known a little after it is found."""
+        self._job(process).windowed.discard(key)
+        unknown = process.job == key
+        process.identity, process.job = identity, identity.job or key
+        if unknown:
+            self._resume(process, standing)
+
     def _resume(self, process: _Process, standing: Standing) -> None:
         """Go on as an agent before this one had decided."""
-        job, level = self._job(process), level_of(standing.control)
+        job, level = self._job(process), process.found
         if level > job.level and standing.step >= 0:
             job.level, job.fell_at = level, Level(level - 1)
             job.again = standing.step // EPOCH_STEPS + 1
@@ -255,9 +268,8 @@ class CaptureDuty:
     def _level(self, process: _Process) -> Level:
         if self._fixed is not None:
             return self._fixed
-        here = [each for each in self._processes.values() if each.job == process.job]
-        low = any(each.fast or each.graph_share() > GRAPH_SHARE_MAX for each in here)
-        return max(self._job(process).level, Level.WINDOWS if low else Level.FULL)
+        job = self._job(process)
+        return max(job.level, Level.WINDOWS if job.windowed else Level.FULL)
 
     def _judge(self, process: _Process) -> dict[str, Any] | None:
         """A new block has been made: whether capture costs too much, and a row where that is news."""

@@ -304,7 +304,9 @@ def test_what_was_turned_off_is_tried_again_ever_more_rarely() -> None:
 def test_an_agent_that_is_started_again_goes_on_as_before() -> None:
     job = Job(0, cost={ALL: 0.03}).run(CaptureDuty(), 600)
     assert job.level() == Level.WINDOWS
-    assert job.run(CaptureDuty(), 600).level() == Level.WINDOWS
+    again = CaptureDuty()
+    again.control("a", Identity(), job.standing(), job.now_ns)  # who it is has not been read yet
+    assert job.run(again, 600).level() == Level.WINDOWS
     for level in Level:
         assert level_of(word(level, 5, calibrate=False)) == level
     assert level_of(0) == Level.FULL
