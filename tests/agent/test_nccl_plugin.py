@@ -221,6 +221,18 @@ def test_without_a_place_for_its_ring_the_plugin_asks_for_nothing(job: Start) ->
     assert process.end() == 0
 
 
+def test_an_injection_of_another_tool_keeps_its_place_and_that_is_told(job: Start, tmp_path: Path) -> None:
+    """Its own library does not run here then; the plugin for NCCL does, and says why there are no kernels."""
+    process = job(6, CUDA_INJECTION64_PATH="/opt/nsight/libToolsInjection64.so")
+    process.ask(f"comm {HASH:x} 0 8 1 world")
+    reader = ring_in(tmp_path)
+    reader.read_texts()
+    state, why = reader.standing().channels["kernels"]
+    told = "CUDA has room for one injection, and CUDA_INJECTION64_PATH names /opt/nsight/libToolsInjection64.so"
+    assert (state, reader.text(why)) == ("busy", told)
+    assert reader.standing().channels["nccl"][0] == "ok"
+
+
 def test_kernels_and_operations_of_one_process_share_one_ring(
     native_library: Path, compile_fake: Callable[[str, str], Path], job: Start, tmp_path: Path
 ) -> None:
