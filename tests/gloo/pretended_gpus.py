@@ -159,6 +159,7 @@ def main() -> None:
     rank = dist.get_rank()
     steps = Trainer(options.control, rank == options.slow).train()
     (options.control / f"steps-{rank}").write_text(str(steps))
+    dist.barrier()  # else gloo's threads may still hold tensors when the interpreter ends
     dist.destroy_process_group()
 
 
