@@ -10,7 +10,7 @@ import numpy as np
 
 from warpline_hook import ring
 
-from .kernels import TIME_NS_MAX
+from .kernels import TIME_NS_MAX, clean_name
 from .parsers import nccl
 from .ring_file import FILE_BYTES_MAX, RECORD, Records, RingFile, Text
 from .ring_records import OPERATIONS, communicator_row
@@ -77,10 +77,12 @@ def lately(file: RingFile) -> Lately:
     records = newest(file, "nccl", OPERATIONS_MAX)
     records = records[(records["kind"] == ring.COLLECTIVE) & (records["start_ns"] < TIME_NS_MAX)]
     found: dict[tuple[int, int], Any] = {(int(each["extra"]), int(each["name"])): each for each in records}
-    rows = [_operation(each, file, named[key[0]]) for key, each in found.items() if key[0] in named]
-    rows += [named[number] for number in named if not any(key[0] == number for key in found)]
+    told = [(key, each) for key, each in found.items() if key[0] in named][:ROWS_MAX]
+    rows = [_operation(each, file, named[communicator]) for (communicator, _), each in told]
+    used = {communicator for communicator, _ in found}
+    rows += [row for number, row in named.items() if number not in used][: ROWS_MAX - len(rows)]
     waited_for = [row["enqueued_ns"] for row in rows if "enqueued_ns" in row and row["nranks"] != 1]
-    return Lately(tuple(rows[:ROWS_MAX]), max(waited_for, default=None), _captured_from(file))
+    return Lately(tuple(rows), max(waited_for, default=None), _captured_from(file))
 
 
 def _communicator(text: Text) -> Mapping[str, Any] | None:
@@ -89,8 +91,9 @@ def _communicator(text: Text) -> Mapping[str, Any] | None:
 
 
 def _operation(record: Any, file: RingFile, communicator: Mapping[str, Any]) -> Mapping[str, Any]:
+    name = file.text(int(record["name"]))
     told = {
-        "operation": nccl.operation(file.text(int(record["name"])) or "") or file.text(int(record["name"])),
+        "operation": None if name is None else nccl.operation(name) or clean_name(name),
         "sequence": int(record["number"]) & (1 << 63) - 1,
         "elements": min(int(record["value"]), (1 << 63) - 1),
         "datatype": nccl.datatype(file.text(int(record["context"])) or ""),

@@ -19,9 +19,12 @@ import pytest
 from warpline_agent.dump_pipe import DumpFiles, ask, dump_files, fetch, sweep, take_away
 from warpline_agent.process_states import process_state, thread_states
 from warpline_agent.progress import SILENT_SECONDS, STARTING_SECONDS, Sight, Watch
+from warpline_agent.ring_file import open_ring
+from warpline_agent.ring_peek import lately, newest_enqueued
 from warpline_agent.sources.kernels import KernelsConfig, TrainingKernels
 from warpline_agent.sources.progress import Progress, ProgressConfig
 from warpline_analysis.detectors import hang
+from warpline_hook import ring
 from warpline_hook.flight_recorder import PREFIX, flight_recorder_variables
 from warpline_hook.launch import environment_for
 from warpline_proto.capture import Capture
@@ -357,6 +360,30 @@ def test_a_job_that_has_ended_in_order_is_over(job: Any, reader_of: Any) -> None
     assert set(node.states(1).values()) == {"ended"}
     report = hang_of(reader_of, node)
     assert report.findings == ()
+
+
+def test_a_ring_that_lies_of_itself_is_survived(job: Any) -> None:
+    """Each word of the header in turn, with numbers that no ring has; and a lane full of nonsense."""
+    node, ranks = job(ranks=1)
+    ranks[0].kill()
+    (path,) = node.folder.glob("*.ring")
+    opened = open_ring(path)
+    assert opened is not None
+    good = path.read_bytes()
+    assert [row["sequence"] for row in lately(opened).operations] == [4]
+    for at in range(ring.LANES_AT, ring.LANES_AT + 2 * ring.LANE_BYTES, 8):
+        for value in (1, 2**20, 2**31, 2**63, 2**64 - 1):
+            with open(path, "r+b") as stream:
+                stream.seek(at)
+                stream.write(value.to_bytes(8, "little"))
+            lately(opened)
+            newest_enqueued(opened)
+        path.write_bytes(good)
+    with open(path, "r+b") as stream:
+        stream.seek(ring.HEADER_BYTES)
+        stream.write(os.urandom(len(good) - ring.HEADER_BYTES))
+    assert lately(opened).enqueued_ns is None
+    opened.close()
 
 
 # --- dumps of the flight recorder ---
