@@ -2,7 +2,8 @@
 
 NCCL's plugin says when an operation was enqueued, CUPTI when a kernel ran, and nothing says which kernel is whose.
 
-Operations that NCCL tells within a microsecond or two are one launch: one group, done by one kernel. Which streams a communicator
+Operations of one launch are done by one kernel: NCCL tells launches apart, and where it does not, operations that it tells within
+a microsecond or two are one. Which streams a communicator
 uses is learned from what was launched in which order (CUPTI numbers launches as they are made); from then on its launches and the
 kernels on its streams are a queue of their own (`nccl_lane`). What is not certain stays without a kernel, and is counted.
 """
@@ -26,6 +27,8 @@ from .ring_file import Records, RingFile
 
 FUSED_NS: Final = 1_800
 """Operations of one communicator that are told so shortly after each other are one launch; a launch takes longer."""
+LAUNCH_NS_MAX: Final = 20_000_000
+"""Where NCCL tells launches apart it takes no longer to tell the operations of one."""
 ADVANCE_NS: Final = 1_000_000_000
 """Records are joined at most so often."""
 KERNEL_WAIT_NS: Final = 20_000_000_000
@@ -171,7 +174,10 @@ class NcclJoin:
         times = self._records["start_ns"][begin:].astype(np.int64)
         late = times >= settled_ns
         count = int(late.argmax()) if late.any() else len(times)
-        while 0 < count < len(times) and times[count] - times[count - 1] <= FUSED_NS:
+        launch = self._records["duration_ns"][begin:]
+        while 0 < count < len(times) and (
+            times[count] - times[count - 1] <= FUSED_NS or launch[count] == launch[count - 1] > 0
+        ):
             count += 1
         if not count:
             return np.zeros(0, LAUNCH)
@@ -362,7 +368,10 @@ def _grouped(
     """Launches in order of time, without numbers, and which of them each operation is of."""
     order = np.argsort(records["extra"], kind="stable")
     communicator, times = records["extra"][order].astype(np.int64), records["start_ns"][order].astype(np.int64)
-    begins = np.append(True, (np.diff(communicator) != 0) | (np.diff(times) > FUSED_NS))
+    launch, apart = records["duration_ns"][order], np.diff(times)
+    counted = (launch[1:] > 0) & (launch[:-1] > 0)
+    other = np.where(counted, (launch[1:] != launch[:-1]) | (apart > LAUNCH_NS_MAX), apart > FUSED_NS)
+    begins = np.append(True, (np.diff(communicator) != 0) | other)
     at = np.flatnonzero(begins)
     launches = np.zeros(len(at), LAUNCH)
     launches["time"], launches["communicator"] = times[at], communicator[at]

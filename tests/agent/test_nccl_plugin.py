@@ -109,6 +109,15 @@ def test_each_version_tells_every_operation_in_order(job: Start, tmp_path: Path,
     assert reader.standing().counters["nccl_operations"] == 7
 
 
+@pytest.mark.parametrize("api", range(1, 7))
+def test_each_version_tells_which_launch_an_operation_is_of(job: Start, tmp_path: Path, api: int) -> None:
+    """NCCL tells of a launch before the operations in it."""
+    process = job(api)
+    process.ask(f"comm {HASH:x} 3 8 2 world")
+    process.ask("coll 0 3 1000 40")
+    assert ring_in(tmp_path).read("nccl")["duration_ns"].tolist() == [1, 2, 3]
+
+
 def test_texts_are_written_once_a_communicator(job: Start, tmp_path: Path) -> None:
     process = job(6)
     process.ask(f"comm {HASH:x} 0 8 1 world")

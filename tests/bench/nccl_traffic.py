@@ -122,7 +122,9 @@ class _Job:
         plain = draw.random() < 0.3
         self.step = [self._group(plain) for _ in range(draw.randint(3, 60))]
         self.numbers: dict[tuple[int, str], int] = {}
-        self.operations: list[tuple[int, int, str, str, str, int]] = []
+        self.operations: list[tuple[int, int, str, str, str, int, int]] = []
+        self.counts_launches = draw.random() < 0.7
+        self.launches = 0
         self.truth: dict[int, int] = {}
 
     def _group(self, plain: bool) -> tuple[int, list[tuple[str, str, str]], int]:
@@ -170,13 +172,14 @@ class _Job:
         if draw.random() < 0.5:  # what is computed next needs it
             process.free[COMPUTE_STREAM] = max(process.free.get(COMPUTE_STREAM, 0), process.free[stream])
         process.now += draw.randint(300, 2_500) + (draw.randint(20_000, 300_000) if draw.random() < 1e-4 else 0)
+        self.launches += self.counts_launches
         for name, datatype, algorithm in operations:
             process.now += draw.randint(150, 500) + (draw.randint(5_000, 50_000) if draw.random() < 1e-4 else 0)
             key = (which, "" if name in ("Send", "Recv") else name)
             number = self.numbers.get(key, 0)
             self.numbers[key] = number + 1
             self.truth[len(self.operations)] = start
-            self.operations.append((process.now, which, name, datatype, algorithm, number))
+            self.operations.append((process.now, which, name, datatype, algorithm, number, self.launches))
 
 
 def made_up(seed: int, loss: Loss = Loss(), *, seconds: float = 40.0, windows: bool = False) -> Traffic:
@@ -240,9 +243,10 @@ def _operations(job: _Job, loss: Loss) -> tuple[Records, list[int]]:
     records = np.zeros(len(job.operations), RECORD)
     records["commit"] = np.arange(len(records))
     number = job.texts.number
-    for record, (time, which, name, datatype, algorithm, sequence) in zip(records, job.operations, strict=True):
+    for record, (time, which, name, datatype, algorithm, sequence, launch) in zip(records, job.operations, strict=True):
         record["kind"] = ring.POINT_TO_POINT if name in ("Send", "Recv") else ring.COLLECTIVE
         record["start_ns"], record["extra"], record["number"] = time, 1000 + which, sequence
+        record["duration_ns"] = launch
         record["name"], record["context"] = number(name), number(datatype)
         record["device"] = number(algorithm) if algorithm else 0
     lost = np.array([job.random.random() for _ in records]) < loss.rate

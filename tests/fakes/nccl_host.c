@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COLLECTIVE = 2, POINT = 4, KERNEL = 64, KERNEL_STOP = 22, COMMS = 64 };
+enum { GROUP = 1, COLLECTIVE = 2, POINT = 4, KERNEL = 64, KERNEL_STOP = 22, COMMS = 64 };
 
 struct table {
     const char *name;
@@ -126,6 +126,17 @@ static void kernel_channels(int which, void *parent)
     }
 }
 
+/* NCCL tells of the launch before the operations in it, whether the plugin asks for groups or not. */
+static void launch(int which)
+{
+    unsigned char event[160];
+    void *handle = NULL;
+    head(event, GROUP, NULL, comm[which].rank);
+    plugin->start(comm[which].context, &handle, event);
+    if (handle)
+        plugin->stop(handle);
+}
+
 static long enqueue(int which, long count, uint64_t elements, uint64_t sequence, int peer, int type)
 {
     unsigned char event[160];
@@ -136,6 +147,7 @@ static long enqueue(int which, long count, uint64_t elements, uint64_t sequence,
         void *handle = NULL;
         if (!(__atomic_load_n(&mask, __ATOMIC_RELAXED) & type))
             continue;
+        launch(which);
         if (type == COLLECTIVE)
             collective(event, which, sequence + (uint64_t)n, elements);
         else

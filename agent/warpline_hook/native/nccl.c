@@ -26,6 +26,7 @@ struct communicator {
     int rank;
     atomic_flag naming;
     _Atomic uint64_t points;
+    _Atomic uint64_t launches; /* NCCL tells a group before the operations that one kernel does, whatever the mask */
     int known;
     struct {
         const char *pointer;
@@ -200,6 +201,7 @@ static void put(struct communicator *c, void **handle, const struct operation *o
     obey(ring, now);
     struct warpline_record told = {.kind = (uint16_t)o->kind, .flags = (uint16_t)o->channels, .start_ns = now, .value = o->count,
                                    .number = o->sequence, .correlation = (uint32_t)o->other};
+    told.duration_ns = atomic_load_explicit(&c->launches, memory_order_relaxed);
     if (!atomic_flag_test_and_set_explicit(&c->naming, memory_order_acquire)) {
         if (c->api < 4 && (!c->text || c->hash != o->hash))
             describe(c, o->hash, o->rank, -1, -1, o->communicator);
@@ -256,6 +258,8 @@ static int start_v1(void *context, void **handle, void *event)
             .communicator = e->collective.name, .name = OF(operations, e->collective.operation),
             .datatype = OF(datatypes, e->collective.datatype), .algorithm = OF(algorithms, e->collective.algorithm),
             .protocol = OF(protocols, e->collective.protocol)});
+    else if (e->type == NCCL_GROUP)
+        atomic_fetch_add_explicit(&c->launches, 1, memory_order_relaxed);
     else if (e->type == NCCL_POINT_TO_POINT)
         put(c, handle, &(struct operation){
             .kind = KIND_POINT_TO_POINT, .rank = e->rank, .other = e->point.peer, .hash = e->point.hash,
@@ -280,6 +284,8 @@ static int start_v2(void *context, void **handle, void *event)
             .name = e->collective.operation, .datatype = e->collective.datatype,
             .algorithm = third ? e->collective.v3.algorithm : e->collective.v2.algorithm,
             .protocol = third ? e->collective.v3.protocol : e->collective.v2.protocol});
+    else if (e->type == NCCL_GROUP)
+        atomic_fetch_add_explicit(&c->launches, 1, memory_order_relaxed);
     else if (e->type == NCCL_POINT_TO_POINT)
         put(c, handle, &(struct operation){
             .kind = KIND_POINT_TO_POINT, .rank = e->rank, .other = e->point.peer, .hash = e->point.hash,
@@ -303,6 +309,8 @@ static int start_v4(void *context, void **handle, void *event)
             .kind = KIND_COLLECTIVE, .rank = c->rank, .other = e->collective.root, .channels = e->collective.channels,
             .sequence = e->collective.sequence, .count = e->collective.count, .name = e->collective.operation,
             .datatype = e->collective.datatype, .algorithm = e->collective.algorithm, .protocol = e->collective.protocol});
+    else if (type == NCCL_GROUP)
+        atomic_fetch_add_explicit(&c->launches, 1, memory_order_relaxed);
     else if (type == NCCL_POINT_TO_POINT)
         put(c, handle, &(struct operation){
             .kind = KIND_POINT_TO_POINT, .rank = c->rank, .other = e->point.peer, .channels = e->point.channels,

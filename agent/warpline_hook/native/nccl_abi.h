@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum nccl_event { NCCL_COLLECTIVE = 2, NCCL_POINT_TO_POINT = 4, NCCL_KERNEL_CHANNEL = 64 };
+enum nccl_event { NCCL_GROUP = 1, NCCL_COLLECTIVE = 2, NCCL_POINT_TO_POINT = 4, NCCL_KERNEL_CHANNEL = 64 };
 enum { NCCL_KERNEL_CHANNEL_STOP = 22 }; /* state that brings the GPU's timer at the end of a kernel channel */
 
 struct nccl_event_v1 {

@@ -37,7 +37,8 @@ enum warpline_kind {
     KIND_MEMCPY = 2,     /* value bytes, flags direction as CUPTI numbers it, extra graph */
     KIND_MEMSET = 3,     /* value bytes, extra graph */
     KIND_GRAPH = 4,      /* one launch of a whole graph; extra graph */
-    KIND_COLLECTIVE = 5, /* enqueued at start; value elements, number NCCL's sequence number, correlation root, extra communicator,
+    KIND_COLLECTIVE = 5, /* enqueued at start; duration counts the communicator's launches (0 not told), value
+                            elements, number NCCL's sequence number, correlation root, extra communicator,
                             context data type, device algorithm, stream protocol, flags channels, name operation */
     KIND_POINT_TO_POINT = 6, /* the same; correlation peer, number counts on the communicator, no algorithm and protocol */
     KIND_NCCL_KERNEL = 7,    /* one channel of an operation's kernel began (flags 0) or ended (flags 1): start as the host saw it,
