@@ -28,6 +28,8 @@ from warpline_proto.tables import COLLECTIVES, PHASES, STEPS, TABLES
 MakeFrame = Callable[..., Frame]
 
 FAKES = Path(__file__).parent / "fakes"
+sys.path.insert(0, str(FAKES))
+pytest_plugins = ["ring_programs"]
 AGENT = Path(__file__).parents[1] / "agent"
 DATA = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 
