@@ -24,7 +24,9 @@ ANSWER_SECONDS: Final = 120.0
 """After its end a trace is written, waited for, and read."""
 STEPS_MAX: Final = 10
 SECONDS_MAX: Final = 30.0
-SECONDS_MIN: Final = 0.2
+SECONDS_MIN: Final = 1.0
+SLOWER: Final = 1.5
+"""A step that is traced may take so many times as long as usual."""
 RANKS_MAX: Final = 64
 """Ranks of one request: each trace is a file of some 10 MB a second, and slows its rank."""
 RECENT_NS: Final = 600 * 10**9
@@ -83,7 +85,7 @@ def _seconds(wanted: Wanted, usual_seconds: float) -> float:
     """How long is traced: at whatever moment of a step that begins, `steps` whole ones lie in it."""
     seconds = wanted.seconds
     if seconds is None:
-        seconds = max((wanted.steps + 1.25) * usual_seconds, SECONDS_MIN)
+        seconds = max((wanted.steps + 1.25) * SLOWER * usual_seconds, SECONDS_MIN)
     if not 0 < seconds <= SECONDS_MAX:
         takes = f"a step takes {usual_seconds:.3g} s"
         raise ConfigError(f"{seconds:.3g} s of trace", f"more than 0 and at most {SECONDS_MAX:g}; {takes}")
