@@ -74,6 +74,8 @@ static const struct {
                {"libTreeLauncher", "Nsight Compute"}, {"cuda-gdb", "cuda-gdb"}, {"parcagpu", "parcagpu"},
                {"libtorch_cpu", "the profiler of PyTorch"}, {"", "another tool"}};
 
+enum { OF_NVIDIA = 5 }; /* so many of them */
+
 static int look_for_holder(struct dl_phdr_info *library, size_t size, void *best)
 {
     size_t each = 0;
@@ -93,6 +95,19 @@ const char *other_tool(const char *variable)
         return NULL;
     slash = strrchr(ours.dli_fname, '/');
     return strstr(named, slash ? slash + 1 : ours.dli_fname) ? NULL : named;
+}
+
+/* The user looks with a tool of NVIDIA's, which may ask for CUPTI only later: it shall find it free. */
+static int watched(void)
+{
+    size_t who = sizeof holders / sizeof *holders - 1;
+    char why[128];
+    dl_iterate_phdr(look_for_holder, &who);
+    if (who >= OF_NVIDIA)
+        return 0;
+    snprintf(why, sizeof why, "CUPTI is left to %s, which is loaded here", holders[who].who);
+    cupti_say(STATE_BUSY, why, 0);
+    return 1;
 }
 
 /* CUPTI has room for one subscriber. Where PyTorch leaves the place free (from 2.7 on, with KINETO_USE_DAEMON, which the launcher
@@ -132,9 +147,11 @@ static void tune(void)
 
 int cupti_attach(void (*wake)(void))
 {
-    void *library = libcupti();
     uint32_t version = 0;
     int result;
+    if (watched())
+        return 0;
+    void *library = libcupti();
     if (!library || !resolve(library)) {
         cupti_say(STATE_DENIED, library ? "libcupti lacks what is needed" : "there is no libcupti", 0);
         return 0;
