@@ -4,6 +4,9 @@
  *   put LANE COUNT FIRST     records with number FIRST, FIRST+1, ... ; how many found room
  *   kernels COUNT FIRST      the same through the writer of the kernel lane, in one batch
  *   threads THREADS COUNT    so many threads write so many NCCL records each, number = thread * 2^32 + n; how many found room
+ *   communicator HASH RANK RANKS   the number of its text
+ *   enqueue START COMMUNICATOR NAME TYPE ELEMENTS SEQUENCE   one collective, texts by their numbers; 1 or 0
+ *   run START DURATION NAME  one kernel; 1 or 0
  *   claim                    claims a record of the NCCL lane and never completes it
  *   text KIND TEXT           its number
  *   state CHANNEL STATE WHY  ok
@@ -65,6 +68,31 @@ static long threads(int count)
     return done;
 }
 
+static long communicator(uint64_t hash, int rank, int ranks)
+{
+    struct warpline_communicator head = {.hash = hash, .rank = rank, .ranks = ranks, .nodes = 1, .api = 6};
+    return ring_text(TEXT_COMMUNICATOR, &head, sizeof head);
+}
+
+static long enqueue(const unsigned long *told)
+{
+    struct warpline_record record = {.kind = KIND_COLLECTIVE, .start_ns = told[0], .extra = (uint32_t)told[1], .name = (uint32_t)told[2],
+                                     .context = (uint32_t)told[3], .value = told[4], .number = told[5]};
+    return ring_put(LANE_NCCL, &record);
+}
+
+static long run(const unsigned long *told)
+{
+    struct warpline_record *slot = writer_slot(&kernels, told[0], told[0] + told[1]);
+    if (!slot)
+        return 0;
+    uint32_t commit = slot->commit;
+    *slot = (struct warpline_record){.commit = commit, .kind = KIND_KERNEL, .start_ns = told[0], .duration_ns = told[1], .name = (uint32_t)told[2]};
+    writer_commit(&kernels, slot);
+    writer_publish(&kernels);
+    return 1;
+}
+
 static int forked(void)
 {
     int status = 0;
@@ -80,12 +108,19 @@ int main(void)
     char line[8192], text[8192];
     while (fgets(line, sizeof line, stdin)) {
         long a = 0, b = 0, c = 0, answer = 0;
+        unsigned long told[6];
         if (!strncmp(line, "open", 4))
             answer = ring_open();
         else if (sscanf(line, "put %ld %ld %ld", &a, &b, &c) == 3)
             answer = put((int)a, b, (uint64_t)c);
         else if (sscanf(line, "kernels %ld %ld", &a, &b) == 2)
             answer = batch(a, (uint64_t)b);
+        else if (sscanf(line, "communicator %lx %ld %ld", &told[0], &a, &b) == 3)
+            answer = communicator(told[0], (int)a, (int)b);
+        else if (sscanf(line, "enqueue %lu %lu %lu %lu %lu %lu", told, told + 1, told + 2, told + 3, told + 4, told + 5) == 6)
+            answer = enqueue(told);
+        else if (sscanf(line, "run %lu %lu %lu", told, told + 1, told + 2) == 3)
+            answer = run(told);
         else if (sscanf(line, "threads %ld %ld", &a, &b) == 2)
             each_thread = b, answer = threads((int)a);
         else if (!strncmp(line, "claim", 5))
