@@ -50,7 +50,7 @@ _EVER: Final = 1 << 62
 
 WAITING, JOINED, SHARED, NOT_CAPTURED, UNCERTAIN = range(5)
 """What is known of an operation; of those that share a kernel the first is JOINED. From NOT_CAPTURED on it has no kernel."""
-REASONS: Final = {NOT_CAPTURED: "while kernels were not captured", UNCERTAIN: "whose kernel is not certain"}
+REASONS: Final = {NOT_CAPTURED: "told while kernels were not captured", UNCERTAIN: "whose kernel is not certain"}
 
 _ABOUT: Final = np.dtype(
     [
@@ -84,6 +84,7 @@ class NcclJoin:
         self._words = Vocabulary()
         self._records: Records | None = None
         self._about = np.zeros(0, _ABOUT)
+        self._arrived: list[Operations] = []
         self._next = self._formed = self._made = 0
         self._missing = False
         self._last: dict[int, int] = {}
@@ -101,17 +102,29 @@ class NcclJoin:
     @property
     def waiting(self) -> int:
         """Operations that have been taken and not given back."""
-        return len(self._about)
+        return len(self._about) + sum(len(each.about) for each in self._arrived)
 
     @property
     def position(self) -> int | None:
         """Where in its lane the oldest of them is; all before it have been given back."""
-        return int(self._about["position"][0]) if len(self._about) else None
+        first = next((each for each in (self._about, *(part.about for part in self._arrived)) if len(each)), None)
+        return None if first is None else int(first["position"][0])
 
     @property
     def first_ns(self) -> int | None:
         """When the oldest of them was told."""
-        return None if self._records is None or not len(self._records) else int(self._records["start_ns"].min())
+        parts = [self._records, *(part.records for part in self._arrived)]
+        return min((int(part["start_ns"].min()) for part in parts if part is not None and len(part)), default=None)
+
+    @property
+    def uncertain(self) -> int:
+        """Operations that ran while kernels were captured and have none."""
+        return self.unjoined[REASONS[UNCERTAIN]]
+
+    def account(self) -> str:
+        """What has become of operations, in words."""
+        without = " and ".join(f"{count} {reason}" for reason, count in sorted(self.unjoined.items()))
+        return f"of {self.joined + self.unjoined.total()} operations of NCCL {without} have no time of their kernel"
 
     def take_operations(self, records: Records, position: int = 0, *, missing: bool) -> None:
         """New records of NCCL's lane from a position on; `missing` says that some between them found no room."""
@@ -122,8 +135,8 @@ class NcclJoin:
         about["missing"] = missing or self._missing
         self._missing = missing
         self._next += len(found)
-        self._records = found if self._records is None else np.concatenate([self._records, found])
-        self._about = np.concatenate([self._about, about])
+        if len(found):
+            self._arrived.append(Operations(found, about))
 
     def take_kernels(self, records: Records, kernels: Kernels, file: RingFile) -> None:
         """New records of the kernel lane, and what they say."""
@@ -141,9 +154,14 @@ class NcclJoin:
 
     def advance(self, settled_ns: int, windows: Iterable[Window], file: RingFile, *, final: bool = False) -> None:
         """Join what can be; before `settled_ns` nothing more comes, in `windows` kernels were captured."""
-        if settled_ns < self._settled_ns + ADVANCE_NS and not final and len(self._about) < OPERATIONS_MAX:
+        if settled_ns < self._settled_ns + ADVANCE_NS and not final and self.waiting < OPERATIONS_MAX:
             return
         self._settled_ns = settled_ns
+        parts = [*([] if self._records is None else [Operations(self._records, self._about)]), *self._arrived]
+        if self._arrived:
+            self._records = np.concatenate([part.records for part in parts])
+            self._about = np.concatenate([part.about for part in parts])
+            self._arrived = []
         spans = self._activity.settle(settled_ns, windows)
         self._distribute(self._launches(settled_ns, file), self._settled_runs(settled_ns - 2 * TOLD_LATE_NS, spans))
         self._learn(settled_ns, final=final)

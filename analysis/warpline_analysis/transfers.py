@@ -24,6 +24,8 @@ WINDOW_OPERATIONS: Final = 5000
 """Newest operations of each communicator, of whatever operation and size, that are looked at."""
 BYTES_FLOOR: Final = 64 * 1024
 """Smaller messages are bound by latency and say nothing about a link."""
+LARGE: Final = f"message_bytes >= {BYTES_FLOOR} AND nranks > 1 AND coalesce(sharing, 1) = 1"
+"""Of operations that one kernel did together nobody knows which part of its time each took."""
 LINE: Final = "communicator, operation, message_bytes"
 """Columns of what is compared."""
 SERIES_MIN: Final = 5
@@ -72,7 +74,7 @@ def instances(job: str) -> str:
     line = f"{LINE}, sequence"
     return (
         f"SELECT {line}, max(nranks) AS nranks, min(step) AS step, "
-        f"min(duration_ns) AS transfer_ns {timed(job, WINDOW_OPERATIONS)} AND message_bytes >= {BYTES_FLOOR} AND nranks > 1 "
+        f"min(duration_ns) AS transfer_ns {timed(job, WINDOW_OPERATIONS)} AND {LARGE} "
         f"GROUP BY {line} "
         "HAVING count(DISTINCT rank) = max(nranks)"
     )
@@ -87,7 +89,7 @@ _INSTANCES: Final = (
     f"SELECT job, {LINE}, sequence, max(nranks) AS nranks, min(step) AS step, min(duration_ns) AS transfer_ns, list(DISTINCT "
     "rank) AS ranks FROM collectives WHERE job IS NOT NULL AND communicator IS NOT NULL AND sequence IS NOT NULL AND "
     f"coalesce(timing, 'host') NOT IN {UNTIMED} AND duration_ns > 0 AND rank IS NOT NULL AND operation NOT IN {POINT_TO_POINT} "
-    f"AND message_bytes >= {BYTES_FLOOR} AND nranks > 1 GROUP BY job, {LINE}, sequence"
+    f"AND {LARGE} GROUP BY job, {LINE}, sequence"
 )
 """Operations as far as one part of the table tells of them."""
 _NEWEST: Final = (

@@ -45,7 +45,7 @@ def test_no_operation_is_given_the_kernel_of_another(seed: int, rate: float, tol
     """Whatever the streams, groups, losses and windows."""
     score = Score()
     score.add(made_up(seed, Loss(rate, told), seconds=14, windows=windows))
-    assert score.wrong <= score.joined * 0.001
+    assert score.wrong <= (0 if told else 1 + score.joined // 500)
 
 
 def test_without_losses_nearly_all_operations_are_joined() -> None:

@@ -327,6 +327,8 @@ def _troubles(followed: Followed, standing: Standing) -> Iterator[Health]:
     said = [f"{count} {what}" for count, what in counted if count] + [followed.lost_before(standing)]
     if any(said):
         yield Health(f"records of {process}", "dropped", " and ".join(filter(None, said)))
+    if followed.operations.uncertain:
+        yield Health(f"operations of {process}", "partial", followed.operations.account())
 
 
 def _nccl_version(number: int) -> str | None:
