@@ -35,6 +35,7 @@ _COUNTS: Final = (
     f"SELECT node, time_ns // {_WINDOW_NS} * {_WINDOW_NS} AS window_ns, count(*) AS samples, max(time_ns) AS newest_ns "
     "FROM device_samples WHERE node IS NOT NULL AND time_ns > 0 GROUP BY ALL"
 )
+_FAR_NS: Final = 1 << 62
 _LOG = logging.getLogger(__name__)
 Key = tuple[str, int]
 """Node and start of the window."""
@@ -134,6 +135,13 @@ class Accounting:
                 if not self._stop.is_set():
                     _LOG.error("the energy account failed and is tried again: %s", error)
             self._stop.wait(max(PERIOD_SECONDS, time.monotonic() - begun))
+
+
+def account_all(store: Store, reader: CatalogReader) -> None:
+    """Account everything there is, once: nothing more will come."""
+    accounting = Accounting(store, reader, clock=lambda: _FAR_NS)
+    while accounting.one_pass():
+        pass
 
 
 def _together(due: Sequence[Key]) -> Iterator[tuple[int, list[str]]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from warpline_analysis.energy.money import Money
 from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
@@ -36,6 +37,7 @@ class Settings:
     analysis: continuous.Config = field(default_factory=continuous.Config)
     captures: closer_look.Config = field(default_factory=closer_look.Config)
     energy: accounting.Config = field(default_factory=accounting.Config)
+    power: Money = field(default_factory=Money)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -47,6 +49,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.analysis": continuous.Config,
         "collector.captures": closer_look.Config,
         "collector.energy": accounting.Config,
+        "power": Money,
     }
 
 

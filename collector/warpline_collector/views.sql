@@ -85,18 +85,25 @@ SELECT * FROM energy_intervals QUALIFY updated_ns = max(updated_ns) OVER (
     PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), window_ns
 );
 
--- Energy: each time a GPU was idle with a program on it for 5 s or more, whole however it was cut. Half an hour of it is taken
--- for a session that was forgotten; other causes are what went before.
-CREATE OR REPLACE VIEW idle_intervals AS
-WITH pieces AS (
-    SELECT *, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) AS gpu,
-        sum(CAST(NOT continued AS INTEGER)) OVER (
-            PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) ORDER BY start_ns
-        ) AS interval
-    FROM energy_states WHERE state = 'execution_idle'
+-- Energy: the same with the cause of every piece of an idle time: what went before the whole of it. Half an hour of it is
+-- taken for a session that was forgotten.
+CREATE OR REPLACE VIEW energy_causes AS
+WITH numbered AS (
+    SELECT *, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) AS gpu, sum(CAST(NOT continued AS INTEGER)) OVER (
+        PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), state ORDER BY start_ns
+    ) AS run
+    FROM energy_states
 )
+SELECT * REPLACE (
+    CASE WHEN state <> 'execution_idle' THEN cause WHEN sum(seconds) OVER whole >= 1800 THEN 'forgotten_session'
+        ELSE max(cause) OVER whole END AS cause
+)
+FROM numbered WINDOW whole AS (PARTITION BY node, gpu, state, run);
+
+-- Energy: each time a GPU was idle with a program on it for 5 s or more, whole however it was cut.
+CREATE OR REPLACE VIEW idle_intervals AS
 SELECT
     node, gpu, any_value(gpu_name) AS gpu_name, any_value(job) AS job, any_value("user") AS "user", min(start_ns) AS start_ns,
     max(end_ns) AS end_ns, sum(seconds) AS seconds, sum(joules) AS joules, sum(error_joules) AS error_joules,
-    CASE WHEN sum(seconds) >= 1800 THEN 'forgotten_session' ELSE any_value(cause) END AS cause
-FROM pieces GROUP BY node, gpu, interval;
+    any_value(cause) AS cause
+FROM energy_causes WHERE state = 'execution_idle' GROUP BY node, gpu, run;

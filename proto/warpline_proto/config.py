@@ -22,7 +22,7 @@ from .defaults import SYSTEM_CONFIG, USER_CONFIG
 from .errors import ConfigError
 
 SCHEMA_VERSION = 1
-ROOTS = frozenset({"agent", "sources", "collector"})
+ROOTS = frozenset({"agent", "sources", "collector", "power"})
 """Top-level sections of the one file that agent and collector share; each reads its own and passes over the other's."""
 FILE_BYTES_MAX: Final = 1024 * 1024
 """Longest file that is read."""

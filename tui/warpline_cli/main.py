@@ -28,6 +28,7 @@ VERBS = {
     "top": "the terminal screen",
     "findings": "what is wrong now, and since when",
     "sql": "ask the store",
+    "power": "joules and money: who drew what, in which state, and what can be done about it",
     "capture": "fetch the raw kernels of a rank and a time from its node",
     "export": "what is kept of a rank and a time, as a trace for the Perfetto UI",
     "doctor": "what works on this machine and what does not",
@@ -35,7 +36,7 @@ VERBS = {
 }
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
-    "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
+    "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

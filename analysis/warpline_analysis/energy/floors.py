@@ -19,7 +19,7 @@ from .states import State
 EMPTY_SECONDS_MIN: Final = 30.0
 """A GPU that was empty for less has not come to rest: clocks and fans take their time."""
 
-_STORED: Final = f"""
+STORED_FLOORS: Final = f"""
 SELECT gpu_name, median(watts) AS watts, count(*) AS gpus, sum(seconds) AS seconds FROM (
   SELECT gpu_name, node, coalesce(gpu_uuid, gpu_index::VARCHAR) AS gpu, sum(seconds - unmeasured_seconds) AS seconds,
     sum(joules) / nullif(sum(seconds - unmeasured_seconds), 0) AS watts
@@ -54,7 +54,7 @@ def floors(gpus: Iterable[Gpu], found: Runs) -> dict[str | None, Floor]:
 
 def stored_floors(reader: Reader) -> dict[str | None, Floor]:
     """Floor by model, from the account of the past."""
-    rows = reader.query(_STORED).to_pylist()
+    rows = reader.query(STORED_FLOORS).to_pylist()
     return {row["gpu_name"]: Floor(row["watts"], row["gpus"], row["seconds"]) for row in rows}
 
 

@@ -97,6 +97,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 def _diagnose(imported: Import, folder: Path, *, kept: bool) -> Report:
     from warpline_analysis.runner import run as run_detectors
+    from warpline_collector.accounting import account_all
+    from warpline_collector.reader import CatalogReader
     from warpline_collector.stores.duckdb import DuckDBStore
     from warpline_proto.batch import Batch, Frame
     from warpline_proto.finding import OPEN, FindingState, to_rows
@@ -106,6 +108,8 @@ def _diagnose(imported: Import, folder: Path, *, kept: bool) -> Report:
         now = time.time_ns()
         if imported.batches:
             store.append([Frame("analyze", "import", 1, now, tuple(imported.batches))])
+        with CatalogReader(folder) as reader:
+            account_all(store, reader)
         report = run_detectors(store)
         if kept:
             states = [FindingState(finding, OPEN, now, now) for finding in report.findings]

@@ -1,0 +1,1 @@
+"""Subverbs of `warpline power`, a file each."""

@@ -1,0 +1,31 @@
+"""`warpline power`: reports of energy and money, and what can be done about it; a file of `warpline_cli.power` each."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import Final, Protocol, cast
+
+SUBVERBS: Final = {"report": "who drew what in which state, and what it cost"}
+
+
+class _Subverb(Protocol):
+    def arguments(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def run(self, options: argparse.Namespace) -> int: ...
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """One parser a subverb."""
+    added = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True)
+    for name, meaning in SUBVERBS.items():
+        _subverb(name).arguments(added.add_parser(name, help=meaning, description=meaning))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the subverb."""
+    return _subverb(options.subverb).run(options)
+
+
+def _subverb(name: str) -> _Subverb:
+    return cast(_Subverb, importlib.import_module(f"warpline_cli.power.{name}"))
