@@ -263,7 +263,7 @@ def _names(folder: int | None, suffix: str | tuple[str, ...]) -> list[str]:
     return names if len(names) <= FILES_MAX else sorted(names, key=lambda name: -_made(name, folder))
 
 
-def _is_ours(name: str, suffix: str) -> bool:
+def _is_ours(name: str, suffix: str | tuple[str, ...]) -> bool:
     """Whether a hook could have given a file this name; one that others made up may hold anything, also what no row can."""
     return name.startswith(PREFIX) and name.endswith(suffix) and name.isascii() and name.isprintable()
 
