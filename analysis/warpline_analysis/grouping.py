@@ -107,10 +107,14 @@ def _round(incidents: Sequence[Incident], known: Known) -> list[Incident]:
     told = {place: _merge(*incident) for place, incident in enumerate(incidents)}
     ordered = sorted(told, key=lambda place: _key(told[place]))
     roots: dict[int, int] = {}
-    for at, place in enumerate(ordered):
-        root = next((each for each in ordered[:at] if _explains(told[each], told[place], known)), None)
+    seen: dict[Kind, list[int]] = {}
+    for place in ordered:
+        finding = told[place]
+        causes = (each for kind in _CAUSES[finding.kind] for each in seen.get(kind, ()))  # in the same order
+        root = next((each for each in causes if _explains(told[each], finding, known)), None)
         if root is not None:
             roots[place] = roots.get(root, root)
+        seen.setdefault(finding.kind, []).append(place)
     joined: dict[int, list[Finding]] = {}
     for place in (each for each in ordered if each in roots):
         finding, explained = incidents[place]
@@ -233,7 +237,7 @@ RULES: Final[tuple[tuple[frozenset[Kind], frozenset[Kind], Fits], ...]] = (
     (frozenset({Kind.GPU_LOST}), frozenset({Kind.HANG}), _in_its_job),
     (frozenset({Kind.PROCESS_DIED}), frozenset({Kind.HANG}), _on_its_node),
     (frozenset({Kind.THROTTLING}), SLOW, _held_clock),
-    (LATE, LATE, _same_rank),
+    *((frozenset({kind}), LATE - {kind}, _same_rank) for kind in sorted(LATE)),
     (LATE, frozenset({Kind.SPORADIC_STALL}), _own_steps),
     (NAMED, frozenset({Kind.REGRESSION}), _at_that_time),
     (frozenset({Kind.NETWORK_DEGRADATION}), frozenset({Kind.NETWORK_DEGRADATION}), _same_port),
@@ -251,6 +255,10 @@ _FITS: Final[Mapping[tuple[Kind, Kind], Sequence[Fits]]] = {
     for cause in ORDER
     for consequence in ORDER
 }
+_CAUSES: Final[Mapping[Kind, Sequence[Kind]]] = {
+    kind: [cause for cause in ORDER if _FITS[cause, kind]] for kind in ORDER
+}
+"""Kinds that may explain each kind, causes first: of a thousand findings of one kind none has to be held against the others."""
 
 
 def _same_gpu(one: Subject, two: Subject) -> bool:
