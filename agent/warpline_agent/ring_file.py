@@ -32,6 +32,8 @@ RECORD: Final = np.dtype(
     }
 )
 Records = npt.NDArray[np.void]
+RECORDS_MAX: Final = 2**53
+"""No process ever writes so many records."""
 FILE_BYTES_MAX: Final = 128 * 1024 * 1024
 """The largest ring a process makes holds 2**20 records, 64 MiB."""
 READ_RECORDS_MAX: Final = 65_536
@@ -261,6 +263,8 @@ class RingFile:
     def _waiting(self, lane: Lane, place: _Place) -> int:
         """Records claimed and not taken; a head that cannot be is waited out, and then what lies before it is given up."""
         head = self.number(ring.LANES_AT + lane.number * ring.LANE_BYTES + 64)
+        if head > RECORDS_MAX:
+            return 0
         if 0 <= head - place.taken <= lane.capacity:
             return head - place.taken
         place.stuck += 1
@@ -340,8 +344,8 @@ def _opened(path: Path, descriptor: int) -> RingFile | None:
     if version != ring.VERSION or record_bytes != ring.RECORD_BYTES or lanes != len(ring.LANES):
         raise Refused(f"{path.name} is a ring of version {version}, this agent reads {ring.VERSION}")
     places = [ring.LANE.unpack_from(header, ring.LANES_AT + each * ring.LANE_BYTES) for each in range(lanes)]
-    for offset, capacity, _, _, _ in places:
-        if capacity & (capacity - 1) or offset + capacity * ring.RECORD_BYTES > about.st_size:
+    for offset, capacity, head, _, _ in places:
+        if capacity & (capacity - 1) or head > RECORDS_MAX or offset + capacity * ring.RECORD_BYTES > about.st_size:
             raise Refused(f"{path.name} claims more records than it holds")
     if texts_bytes > TEXTS_BYTES_MAX or texts_at + texts_bytes > about.st_size:
         raise Refused(f"{path.name} claims more texts than it holds")

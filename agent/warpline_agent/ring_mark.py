@@ -7,6 +7,7 @@ holds; an agent that is killed in between is followed by one that finds the fram
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -56,7 +57,8 @@ class RingMark:
         self._written = True
         number = self.file.number(ring.SETTLED_AT) + 1
         counts = [count for lane in self.mark.lanes for count in lane]
-        block = ring.MARK.pack(number & _NUMBERS, frame, self.mark.told_ns, self.mark.whole_ns, *counts)
+        numbers = (_fit(count) for count in (self.mark.told_ns, self.mark.whole_ns, *counts))
+        block = ring.MARK.pack(number & _NUMBERS, frame, *numbers)
         self.file.write(_place(number), block)
 
     def settle(self) -> None:
@@ -77,12 +79,14 @@ class Marks:
     def intend(self, frame: bytes) -> None:
         """The frame of this name is about to be written."""
         for each in self.of:
-            each.intend(frame)
+            with suppress(OSError):  # its disk has failed: then it is read from where it stood
+                each.intend(frame)
 
     def settle(self) -> None:
         """It is written."""
         for each in self.of:
-            each.settle()
+            with suppress(OSError):
+                each.settle()
 
 
 def found_mark(file: RingFile, was_put: WasPut) -> Mark | None:
@@ -102,6 +106,11 @@ def found_mark(file: RingFile, was_put: WasPut) -> Mark | None:
 def _sound(told_ns: int, whole_ns: int, lanes: Sequence[LaneMark]) -> bool:
     counts = [count for lane in lanes for count in lane]
     return max(told_ns, whole_ns, *counts) <= 1 << 62 and all(lane.safe <= lane.read for lane in lanes)
+
+
+def _fit(count: int) -> int:
+    """Counts of a ring that was made up may be anything."""
+    return min(max(count, 0), 1 << 62)
 
 
 def _place(number: int) -> int:

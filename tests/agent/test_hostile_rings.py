@@ -207,6 +207,33 @@ def test_of_ten_thousand_files_the_newest_are_read_and_the_rest_cost_little(node
     assert len(here.source._followed) <= FILES_MAX
 
 
+@pytest.mark.parametrize("head", [2**63 - 1, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("lane", range(3))
+def test_counts_that_no_process_reaches_are_not_believed(node: Make, tmp_path: Path, lane: int, head: int) -> None:
+    """Neither from the start nor later: what is told of the ring afterwards has to be written somewhere."""
+    path = tmp_path / name_of(MINE)
+    path.write_bytes(sound(MINE))
+    here = node()
+    here.rounds(1)
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), struct.pack("<Q", head), ring.LANES_AT + lane * ring.LANE_BYTES + 64)
+    here.rounds(60)
+    again = node()
+    again.rounds(2)
+    assert {each.state for each in again.source.health()} == {"refused"}
+
+
+def test_a_window_of_capture_that_began_in_no_time_is_written_all_the_same(node: Make, tmp_path: Path) -> None:
+    content = sound(MINE)
+    cells = np.frombuffer(memoryview(content)[ring.HEADER_BYTES :], RECORD, 3 * CAPACITY)[2 * CAPACITY :]
+    cells["start_ns"] = cells["duration_ns"] = 2**64 - 1
+    cells["value"] = ring.KERNELS
+    (tmp_path / name_of(MINE)).write_bytes(content)
+    here = node()
+    here.rounds(3)
+    assert here.kernels() == 40
+
+
 def test_records_of_a_time_to_come_do_not_pile_up(node: Make, tmp_path: Path) -> None:
     """They would wait for their step for ever."""
     content = sound(MINE)
