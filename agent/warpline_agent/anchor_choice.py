@@ -1,7 +1,7 @@
 """Which of the kinds that recur marks the end of a step: the longest period that is steady and carries weight.
 
 Micro-batches and layers recur too, more often; a loss that is logged or an evaluation recurs more rarely and carries nothing.
-Of NCCL operations those carry weight that reduce gradients, of kernels those that take time. Where a rare light operation may
+Of NCCL operations those carry weight that reduce gradients; among kernels an optimizer's must recur with them. Where a rare light operation may
 as well be the norm of accumulated gradients as a loss that is logged, nothing is chosen: no step is better than a wrong one.
 
 The method is a refinement of the detection of iterations in Greyhound (ATC 2025), which looks for the period of all operations.
@@ -31,8 +31,6 @@ SURE_PERIODS: Final = 8
 USUAL_PERIODS: Final = 24
 WATCHED_PERIODS: Final = 70
 """Of what could be a micro-batch: by then the end of a step of 32 of them has been seen."""
-LONG_PERIODS: Final = 200
-"""Of kernels of which none is known to be an optimizer's."""
 WATCHED_NS: Final = 120_000_000_000
 """And so long, or a part of it: layers recur too, hundreds of times within a step."""
 USUAL_NS_MIN: Final = 20_000_000
@@ -105,12 +103,9 @@ def from_kernels(keys: Keys, all_ns: int) -> Choice | None:
     if period is None or _rarer(stream, period, named | (share >= SHARE_MIN / 4)):
         return None
     same = stream.steady & _near(stream.habits.period_ns, period)
-    sure = bool((same & named).any())
-    if named.any() and not sure:
-        return None
-    periods, watched_ns = (SURE_PERIODS, WATCHED_NS / 12) if sure else (LONG_PERIODS, WATCHED_NS)
-    enough = stream.habits.begun[same].max() >= periods and keys.watched_ns >= watched_ns
-    return _chosen(stream, period, same) if enough else None
+    sure = bool((same & named).any())  # without an optimizer it may be a micro-batch, or a layer
+    enough = stream.habits.begun[same].max() >= SURE_PERIODS and keys.watched_ns >= WATCHED_NS / 12
+    return _chosen(stream, period, same) if sure and enough else None
 
 
 def _rarer(stream: _Stream, period: float, heavy: Flags) -> bool:

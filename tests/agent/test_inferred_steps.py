@@ -30,7 +30,14 @@ UNKNOWN = [layout.UNKNOWN] * (len(layout.TIMES) - 2 + len(layout.STARTS))
 
 
 def job(family: str, accumulation: int, **other: Any) -> Job:
-    told = {"layers": 2, "micro": 0.1, "optimizer": 0.02, "jitter": 0.01, "clip": True, "log_every": 10} | other
+    told: dict[str, Any] = {
+        "layers": 2,
+        "micro": 0.1,
+        "optimizer": 0.02,
+        "jitter": 0.01,
+        "clip": True,
+        "log_every": 10,
+    } | other
     return Job(
         family, accumulation=accumulation, **{"evaluate_every": 50, "checkpoint_every": 100, "loss": 0.01} | told
     )
