@@ -1,8 +1,9 @@
 """Which of the kinds that recur marks the end of a step: the longest period that is steady and carries weight.
 
 Micro-batches and layers recur too, more often; a loss that is logged or an evaluation recurs more rarely and carries nothing.
-Of NCCL operations those carry weight that reduce gradients; among kernels an optimizer's must recur with them. Where a rare light operation may
-as well be the norm of accumulated gradients as a loss that is logged, nothing is chosen: no step is better than a wrong one.
+Of NCCL operations those carry weight that reduce gradients; among kernels an optimizer's must recur with them. Where a rare
+light operation may as well be the norm of accumulated gradients as a loss that is logged, nothing is chosen: no step is better
+than a wrong one.
 
 The method is a refinement of the detection of iterations in Greyhound (ATC 2025), which looks for the period of all operations.
 """
