@@ -73,7 +73,7 @@ class Activity:
         self._busy_to_ns = 0
         self._idle: deque[tuple[int, int]] = deque()
         self._asked = False
-        self._spans = spans_of((), ())
+        self._spans = self._whole = spans_of((), ())
 
     def add(self, start_ns: Times, end_ns: Times) -> None:
         """Records of anything that ran."""
@@ -97,7 +97,8 @@ class Activity:
 
     def settle(self, settled_ns: int, windows: Iterable[Window]) -> Spans:
         """Nothing more comes that began before a moment; the spans of capture."""
-        self._spans = spans_of(windows, self._losses)
+        windows = list(windows)
+        self._spans, self._whole = spans_of(windows, ()), spans_of(windows, self._losses)
         settled: list[tuple[Times, Times]] = []
         waiting: list[tuple[Times, Times]] = []
         for start, end in self._waiting:
@@ -130,8 +131,9 @@ class Activity:
         self._asked = True
         self._look()
         edges = np.array(self._idle, dtype=np.int64).reshape(-1, 2)
-        span = self._spans.at(edges[:, 0])
-        return Idle(edges[:, 0], edges[:, 1], np.where(span == self._spans.at(edges[:, 1]), span, LOST))
+        whole = self._whole.at(edges[:, 0])
+        known = (whole != LOST) & (whole == self._whole.at(edges[:, 1]))
+        return Idle(edges[:, 0], edges[:, 1], np.where(known, self._spans.at(edges[:, 0]), LOST))
 
     def _forget_last(self) -> None:
         """What was not looked at says only how long the GPU was busy."""

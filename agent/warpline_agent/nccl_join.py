@@ -22,13 +22,10 @@ from warpline_hook import ring
 from .kernels import TIME_NS_MAX, Kernels
 from .nccl_activity import Activity, Spans, Window
 from .nccl_lane import LAUNCH, LOST, RUN, TOLD_LATE_NS, Lane, Launches, Pairs, Runs
+from .nccl_launches import FUSED_NS, in_launch_order, in_queues, launches_of, runs_of, together
 from .nccl_names import NOT_NCCL, Vocabulary, is_operation
 from .ring_file import Records, RingFile
 
-FUSED_NS: Final = 1_800
-"""Operations of one communicator that are told so shortly after each other are one launch; a launch takes longer."""
-LAUNCH_NS_MAX: Final = 20_000_000
-"""Where NCCL tells launches apart it takes no longer to tell the operations of one."""
 ADVANCE_NS: Final = 1_000_000_000
 """Records are joined at most so often."""
 KERNEL_WAIT_NS: Final = 20_000_000_000
@@ -146,7 +143,7 @@ class NcclJoin:
         chosen = (records["kind"] == ring.KERNEL) & (codes != NOT_NCCL) & (records["extra"] == 0)
         chosen &= (records["start_ns"] < TIME_NS_MAX) & (records["duration_ns"] < TIME_NS_MAX)
         if chosen.any():
-            self._runs.append(_runs(records[chosen], codes[chosen]))
+            self._runs.append(runs_of(records[chosen], codes[chosen]))
 
     def take_events(self, events: Records) -> None:
         """What CUPTI says it has lost."""
@@ -202,7 +199,7 @@ class NcclJoin:
         records, about = self._records[begin : begin + count], self._about[begin : begin + count]
         self._formed += count
         gaps = np.stack([self._holes(records), about["missing"]])
-        launches, which = _grouped(records, gaps, self._words.operations(records, file), self._words)
+        launches, which = launches_of(records, gaps, self._words.operations(records, file), self._words)
         launches["number"] = np.arange(self._made, self._made + len(launches))
         about["launch"] = self._made + which
         self._made += len(launches)
@@ -270,7 +267,7 @@ class NcclJoin:
         pool.rewind()
         plain = len(np.unique(pool.launches["communicator"])) <= 1 or len(np.unique(pool.runs["stream"])) <= 1
         pool.put_in_order("start" if plain else "order")
-        if not plain and not _in_launch_order(pool.runs):
+        if not plain and not in_launch_order(pool.runs):
             return
         settled = len(pool.launches)
         if not plain and not final:
@@ -281,7 +278,7 @@ class NcclJoin:
         if not pairs:
             return
         found = Pairs(np.concatenate([each.launches for each in pairs]), np.concatenate([each.runs for each in pairs]))
-        if not _in_queues(found):
+        if not in_queues(found):
             pool.lose()
             return
         self._decide([found])
@@ -295,7 +292,7 @@ class NcclJoin:
         for (communicator, stream), count in zip(links.tolist(), counts.tolist(), strict=True):
             if len(self._seen) < LINKS_MAX or (communicator, stream) in self._seen:
                 self._seen[communicator, stream] += count
-        for communicators, streams in _together(self._seen):
+        for communicators, streams in together(self._seen):
             known = all(sum(self._seen[each, stream] for stream in streams) >= LEARNED_MIN for each in communicators)
             new = not communicators & self._of_communicator.keys()
             if known and new and 1 in (len(communicators), len(streams)) and len(self._lanes) < LANES_MAX:
@@ -368,76 +365,3 @@ class NcclJoin:
         self._about["duration"][chosen] = (runs["end"] - runs["start"])[which]
         self._about["stream"][chosen] = runs["stream"][which] & 0xFFFFFFFF
         self._about["together"][chosen] = launches["count"][which]
-
-
-def _runs(records: Records, codes: npt.NDArray[np.int32]) -> Runs:
-    runs = np.zeros(len(records), RUN)
-    runs["start"] = records["start_ns"]
-    runs["end"] = records["start_ns"] + records["duration_ns"]
-    runs["stream"] = records["device"].astype(np.int64) << 32 | records["stream"]
-    runs["order"] = records["correlation"]
-    runs["code"] = codes
-    return runs
-
-
-def _grouped(
-    records: Records, gaps: Flags, codes: npt.NDArray[np.int32], words: Vocabulary
-) -> tuple[Launches, npt.NDArray[np.int64]]:
-    """Launches in order of time, without numbers, and which of them each operation is of."""
-    order = np.argsort(records["extra"], kind="stable")
-    communicator, times = records["extra"][order].astype(np.int64), records["start_ns"][order].astype(np.int64)
-    launch, apart = records["duration_ns"][order], np.diff(times)
-    counted = (launch[1:] > 0) & (launch[:-1] > 0)
-    other = np.where(counted, (launch[1:] != launch[:-1]) | (apart > LAUNCH_NS_MAX), apart > FUSED_NS)
-    begins = np.append(True, (np.diff(communicator) != 0) | other)
-    at = np.flatnonzero(begins)
-    launches = np.zeros(len(at), LAUNCH)
-    launches["time"], launches["communicator"] = times[at], communicator[at]
-    launches["count"] = np.diff(np.append(at, len(times)))
-    launches["gap"], launches["near"] = np.logical_or.reduceat(gaps[:, order], at, axis=1)
-    launches["code"] = np.minimum.reduceat(codes[order], at)
-    mixed = np.flatnonzero(launches["code"] != np.maximum.reduceat(codes[order], at))
-    for each in mixed.tolist():
-        members = codes[order][at[each] : at[each] + launches["count"][each]]
-        launches["code"][each] = words.group(np.unique(members).tolist())
-    later = np.argsort(launches["time"], kind="stable")
-    place = np.empty(len(later), dtype=np.int64)
-    place[later] = np.arange(len(later))
-    which = np.empty(len(records), dtype=np.int64)
-    which[order] = place[np.cumsum(begins) - 1]
-    return launches[later], which
-
-
-def _in_launch_order(runs: Runs) -> bool:
-    """Whether kernels are numbered as they were launched, as far as that can be seen: a stream keeps that order."""
-    if len(np.unique(runs["order"])) < len(runs):
-        return False
-    return _rises(runs["stream"], runs["start"])
-
-
-def _in_queues(pairs: Pairs) -> bool:
-    """Whether the kernels of each communicator ran one after the other."""
-    return _rises(pairs.launches["communicator"], pairs.runs["start"])
-
-
-def _rises(group: npt.NDArray[np.int64], value: npt.NDArray[np.int64]) -> bool:
-    """Whether a value rises within each group."""
-    order = np.argsort(group, kind="stable")
-    falls = (np.diff(value[order]) < 0) & (np.diff(group[order]) == 0)
-    return not falls.any()
-
-
-def _together(links: Iterable[tuple[int, int]]) -> list[tuple[set[int], set[int]]]:
-    """Communicators and streams that are linked, over any number of links."""
-    found: list[tuple[set[int], set[int]]] = []
-    for communicator, stream in links:
-        own = ({communicator}, {stream})
-        others = []
-        for each in found:
-            if communicator in each[0] or stream in each[1]:
-                own[0].update(each[0])
-                own[1].update(each[1])
-            else:
-                others.append(each)
-        found = [*others, own]
-    return found

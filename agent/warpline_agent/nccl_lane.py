@@ -25,6 +25,8 @@ IDLE_NS: Final = 150_000
 IDLE_BEFORE_NS: Final = 50_000
 IDLE_AFTER_NS: Final = 50_000
 """A launch that is told so shortly before or after the GPU fell idle may lie on either side."""
+DOUBT_NS: Final = 300_000_000
+"""What is not proven after so long is looked at again."""
 LAUNCHES_MAX: Final = 65_536
 """Launches and kernels that wait in one queue; more are given up, oldest first."""
 LOST: Final = -1
@@ -128,7 +130,7 @@ class Lane:
         `all_told` says that all launches of these kernels are there.
         """
         proven: list[Pairs] = []
-        while len(self.runs):
+        while len(self.runs) or self._contradicted(idle):
             span = int(self.runs["span"][0])
             if span != self.span:
                 self._enter(span)
@@ -143,6 +145,21 @@ class Lane:
             proven.extend(self._unproven)  # nothing is pending
             self._unproven.clear()
         return proven
+
+    def _contradicted(self, idle: Callable[[], Idle]) -> bool:
+        """Whether the GPU had nothing to do since, which ought to have proven it: it is put back, to be aligned anew."""
+        if not self.synced or not self._unproven:
+            return False
+        first, last = (int(self._unproven[each].runs["start"][each]) for each in (0, -1))
+        if last - first < DOUBT_NS:
+            return False
+        found = idle()
+        if not ((found.span == self.span) & (found.start > first) & (found.end <= last)).any():
+            return False
+        self.rewind()
+        self.lose()
+        self.begun = max(self.begun, first + 1)
+        return True
 
     def _gaps(self) -> npt.NDArray[np.bool_]:
         """Before which launches some may be missing. One that is missing is noticed at once by its name, or by the next of its

@@ -40,12 +40,12 @@ ELEMENTS = 1 << 26
 
 
 @settings(max_examples=6, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.001, 0.01, 0.05]), st.booleans(), st.booleans())
-def test_no_operation_is_given_the_kernel_of_another(seed: int, rate: float, told: bool, windows: bool) -> None:
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 0.001, 0.01, 0.05]), st.booleans())
+def test_no_operation_is_given_the_kernel_of_another(seed: int, rate: float, windows: bool) -> None:
     """Whatever the streams, groups, losses and windows."""
     score = Score()
-    score.add(made_up(seed, Loss(rate, told), seconds=14, windows=windows))
-    assert score.wrong <= (0 if told else 1 + score.joined // 500)
+    score.add(made_up(seed, Loss(rate), seconds=14, windows=windows))
+    assert score.wrong <= score.joined * 0.0005
 
 
 def test_without_losses_nearly_all_operations_are_joined() -> None:
