@@ -25,6 +25,8 @@ CASES: Final[Mapping[str, tuple[dict[str, str], bool]]] = {
 }
 PROFILES: Final = 2
 STEPS: Final = 10
+PAUSE_SECONDS: Final = 3.0
+"""The library's own thread sees the profile at its next turn."""
 BACK_SECONDS: Final = 12.0
 """The library stays away for 5 seconds after a profile."""
 
@@ -45,6 +47,7 @@ def profiled(setup: Setup, job: Job) -> dict[str, Any]:
     steps = int(setup.pick(STEPS, 2))
     before = job.records()
     kernels = job.ask("profile", workload="launches", steps=steps)["kernels"]
+    until(lambda: job.standing().channels["kernels"][0] != "ok", PAUSE_SECONDS)  # it stays so for 5 seconds
     during = job.why()
     return {"user_kernels": kernels, "ours_meanwhile": job.records() - before, "channel": during}
 
