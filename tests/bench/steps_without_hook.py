@@ -5,7 +5,7 @@
 Made-up jobs (step_streams.py) with 0 to 5 % of records lost, evaluations, checkpoints and logged losses. `operations` has the
 NCCL operations of a rank, `kernels` its kernels, `windows` those that windows of capture leave; `serving` has no steps. Right is
 a job of which at least 98 % of the steps told hold one true end of a step. Greyhound's recipe is right where its period is within
-10 % of the median step; its 200 lags and gate of 0.7 are those of its program. Settings were tried on seeds below 1,000.
+10 % of the median step, with 200 lags and a gate of 0.7. No kernels are lost. Rules and settings were tried below seed 20,000.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from warpline_agent.inferred_steps import HEAVY_BYTES_MIN, InferredSteps
 from warpline_agent.kernels import NO_STEP, Kernels
 from warpline_hook import ring
 
-FIRST_SEED = 10_000
+FIRST_SEED = 20_000
 COUNT = 60
 ROUND_NS = 250_000_000
 UNCOUNTED = ("AllToAll", "Send", "Recv")
