@@ -67,13 +67,17 @@ def _torch_version() -> tuple[int, ...]:
 
 
 class Loaded:
-    """The library in this process, once CUDA or NCCL has loaded it; every call returns at once."""
+    """The library in this process, once CUDA or NCCL has loaded it; every call but the last returns at once."""
 
-    def __init__(self, calls: ctypes.PyDLL) -> None:
+    def __init__(self, calls: ctypes.PyDLL, waiting: ctypes.CDLL) -> None:
+        """The same library twice: as called with the interpreter's lock held, and without."""
         self._step = calls.warpline_step
         self._step.argtypes, self._step.restype = [ctypes.c_uint64], None
         self._profiler = calls.warpline_profiler
         self._profiler.argtypes, self._profiler.restype = [ctypes.c_int], None
+
+        self._end = waiting.warpline_end
+        self._end.argtypes, self._end.restype = [], None
 
     def step(self, number: int) -> None:
         """Step `number` begins."""
@@ -83,11 +87,16 @@ class Loaded:
         """The user's own profiler is about to begin, or has ended."""
         self._profiler(int(running))
 
+    def end(self) -> None:
+        """The interpreter is about to end: the last records are taken now, while nothing of it is gone (2 s at most)."""
+        self._end()
+
 
 def loaded() -> Loaded | None:
     """The library if this process has it; never loads it."""
     path = library()
     try:
-        return None if path is None else Loaded(ctypes.PyDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW))
-    except OSError:
+        mode = os.RTLD_NOLOAD | os.RTLD_NOW
+        return None if path is None else Loaded(ctypes.PyDLL(str(path), mode=mode), ctypes.CDLL(str(path), mode=mode))
+    except (OSError, AttributeError):  # the one that is loaded is of another version
         return None

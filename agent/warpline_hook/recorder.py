@@ -240,6 +240,9 @@ class Recorder:
         self.alive = False
         if self._ring is not None:
             self._ring.end(layout.ENDED)
+        library = self._library or loaded()
+        if library is not None:
+            library.end()
 
     def leave_to_parent(self) -> None:
         """This process is a forked child: the file and the marks so far are its parent's."""

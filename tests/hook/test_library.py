@@ -100,6 +100,8 @@ assert injected.InitializeInjection() == 1
 found.step(41)
 found.profiler(True)
 found.profiler(False)
+found.end()
+found.end()
 import os; os._exit(0)
 """
     environment = {"WARPLINE_DIRECTORY": str(tmp_path), "WARPLINE_CUPTI": "/nowhere"}

@@ -24,6 +24,7 @@ enum {
 };
 
 static pid_t owner;
+static int started;
 static uint32_t work, finished; /* futexes; what is said of them counts up */
 static _Atomic int stopping;
 static uint64_t clock_told_ns;
@@ -79,9 +80,10 @@ static void *flusher(void *given)
     return NULL;
 }
 
-static void at_exit(void)
+/* An interpreter calls this before it goes down: what it still runs then must not find it half gone because we wait. */
+void cupti_end(void)
 {
-    if (getpid() != owner)
+    if (getpid() != owner || !started)
         return;
     atomic_store(&stopping, 1);
     wake();
@@ -152,8 +154,8 @@ PUBLIC int InitializeInjection(void)
         return 1;
     ring_state(CHANNEL_KERNELS, STATE_OK, NULL);
     capture_begin(ring_header()); /* where the first kernels are wanted too */
-    if (start())
-        atexit(at_exit);
+    if ((started = start()))
+        atexit(cupti_end);
     else
         cupti_say(STATE_DENIED, "no thread can be started", 0);
     return 1;

@@ -58,6 +58,7 @@ void decode(next_record next, uint8_t *buffer, size_t valid, struct tally *tally
 const char *other_tool(const char *variable); /* what else the variable names than this library; NULL where nothing */
 void cupti_profiler(int running); /* the user's profiler begins or has ended */
 void cupti_step(uint64_t number);
+void cupti_end(void); /* the program ends; may wait for its last records */
 
 static inline uint64_t clock_ns(clockid_t clock)
 {
