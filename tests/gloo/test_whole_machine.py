@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -282,8 +283,9 @@ def test_who_is_slow_is_told_by_name_through_all_of_it_and_nobody_before(
 
     steps = job.end()
     loses_nothing(collector, before, steps)
+    left = partial(_left, nodes)
+    waited(lambda: left() == [[], []], "took away the rings of ranks that ended", left)
     assert [node.stop() for node in nodes] == [0, 0]
-    assert [list((node.folder / "memory").iterdir()) for node in nodes] == [[], []], "rings of ranks that ended"
     assert collector.rows(ACCUSED) == [told]
     screen.press("q")
     screen.shows("left with 0")
@@ -315,3 +317,8 @@ def loses_nothing(collector: Asked, before: dict[str, int], steps: dict[int, int
     assert found == [{"rank": rank, "steps": last, "first": 1, "last": last} for rank in range(RANKS)]
     after = collector.kept()
     assert all(after[table] >= rows for table, rows in before.items())
+
+
+def _left(nodes: Sequence[Node]) -> list[list[str]]:
+    """Files in the folder of rings of each node."""
+    return [[path.name for path in (node.folder / "memory").iterdir()] for node in nodes]
