@@ -1,0 +1,170 @@
+"""Tables of nodes: what GPUs, hosts and links measured of themselves, and what a kernel wrote in its log."""
+
+from __future__ import annotations
+
+from .columns import FLAG, INT, REAL, SMALL, TEXT, UNSIGNED, place, ranked
+from .table import Column, Table
+
+DEVICE_SAMPLES = Table(
+    "device_samples",
+    "one reading of one GPU",
+    "time_ns",
+    (
+        *place(),
+        Column("gpu_uuid", TEXT, "", "NVML UUID of the GPU (of the MIG device where MIG is on)"),
+        Column("gpu_index", SMALL, "", "NVML index on the node"),
+        Column("gpu_name", TEXT, "", "product name"),
+        Column("bus_id", TEXT, "", "PCI bus id, lower case, domain:bus:device.function"),
+        Column("job", TEXT, "", "job whose process is resident, where known"),
+        Column("time_ns", INT, "ns", "when it was read"),
+        Column("power_watts", REAL, "W", "board power"),
+        Column("power_method", TEXT, "", "instant, average, or unstated"),
+        Column("power_limit_watts", REAL, "W", "enforced limit"),
+        Column("energy_joules", REAL, "J", "energy counter since the driver was loaded"),
+        Column("sm_clock_mhz", REAL, "MHz", "current SM clock"),
+        Column("memory_clock_mhz", REAL, "MHz", "current memory clock"),
+        Column("sm_clock_max_mhz", REAL, "MHz", "highest SM clock the device offers"),
+        Column("clock_event_reasons", INT, "bits", "NVML clock-event reasons"),
+        Column("power_cap_ns", INT, "ns", "counter: time held by the software power cap"),
+        Column("thermal_ns", INT, "ns", "counter: time held by the software thermal limit"),
+        Column("hardware_thermal_ns", INT, "ns", "counter: time held by the hardware thermal limit"),
+        Column("power_brake_ns", INT, "ns", "counter: time held by the external power brake"),
+        Column("sync_boost_ns", INT, "ns", "counter: time held by sync boost"),
+        Column("gpu_utilization_percent", REAL, "%", "share of the last period in which a kernel was resident"),
+        Column("memory_utilization_percent", REAL, "%", "share of the last period in which memory was read or written"),
+        Column("sm_active_percent", REAL, "%", "share of SM cycles with a warp resident (GPM or DCGM)"),
+        Column("tensor_active_percent", REAL, "%", "share of cycles the tensor pipe was active"),
+        Column("fp64_active_percent", REAL, "%", "share of cycles the FP64 pipe was active"),
+        Column("fp32_active_percent", REAL, "%", "share of cycles the FP32 pipe was active"),
+        Column("fp16_active_percent", REAL, "%", "share of cycles the FP16 pipe was active"),
+        Column("dram_active_percent", REAL, "%", "share of cycles device memory was active"),
+        Column("memory_used_bytes", INT, "B", "device memory in use"),
+        Column("memory_total_bytes", INT, "B", "device memory"),
+        Column("temperature_celsius", REAL, "C", "GPU core temperature"),
+        Column("memory_temperature_celsius", REAL, "C", "device memory temperature"),
+        Column("fan_percent", REAL, "%", "fan speed"),
+        Column("performance_state", SMALL, "", "P-state, 0 is the fastest"),
+        Column("pcie_tx_bytes", INT, "B", "counter: bytes sent over PCIe"),
+        Column("pcie_rx_bytes", INT, "B", "counter: bytes received over PCIe"),
+        Column("pcie_tx_bytes_per_second", REAL, "B/s", "PCIe send rate where the device reports a rate"),
+        Column("pcie_rx_bytes_per_second", REAL, "B/s", "PCIe receive rate where the device reports a rate"),
+        Column("pcie_replays", INT, "", "counter: PCIe replays"),
+        Column("pcie_generation", SMALL, "", "current PCIe link generation"),
+        Column("pcie_width", SMALL, "lanes", "current PCIe link width"),
+        Column("nvlink_tx_bytes", INT, "B", "counter: bytes sent over all NVLinks"),
+        Column("nvlink_rx_bytes", INT, "B", "counter: bytes received over all NVLinks"),
+        Column("nvlink_tx_bytes_per_second", REAL, "B/s", "NVLink send rate where the device reports a rate"),
+        Column("nvlink_rx_bytes_per_second", REAL, "B/s", "NVLink receive rate where the device reports a rate"),
+        Column("nvlink_errors", INT, "", "counter: NVLink CRC, replay and recovery errors"),
+        Column("ecc_corrected", INT, "", "counter: corrected ECC errors since the driver was loaded"),
+        Column("ecc_uncorrected", INT, "", "counter: uncorrected ECC errors since the driver was loaded"),
+        Column("remapped_rows", INT, "", "counter: memory rows remapped"),
+        Column("resident_processes", SMALL, "", "compute processes resident; 0 is a measured zero"),
+    ),
+    large=True,
+)
+
+HOST_SAMPLES = Table(
+    "host_samples",
+    "one reading of one host",
+    "time_ns",
+    (
+        *place(),
+        Column("time_ns", INT, "ns", "when it was read"),
+        Column("cpu_percent", REAL, "%", "CPU in use, of all cores together"),
+        Column("cpu_iowait_percent", REAL, "%", "CPU waiting for input and output"),
+        Column("cpu_steal_percent", REAL, "%", "CPU taken by the hypervisor"),
+        Column("cpu_count", SMALL, "", "logical cores"),
+        Column("load_1m", REAL, "", "load average over one minute"),
+        Column("memory_used_bytes", INT, "B", "memory in use"),
+        Column("memory_total_bytes", INT, "B", "memory"),
+        Column("swap_used_bytes", INT, "B", "swap in use"),
+        Column("disk_read_bytes", INT, "B", "counter: bytes read from disks"),
+        Column("disk_write_bytes", INT, "B", "counter: bytes written to disks"),
+        Column("network_rx_bytes", INT, "B", "counter: bytes received, loopback left out"),
+        Column("network_tx_bytes", INT, "B", "counter: bytes sent, loopback left out"),
+        Column("context_switches", INT, "", "counter: context switches"),
+        Column("processes", SMALL, "", "processes on the host"),
+        Column("boot_ns", INT, "ns", "when the host was started"),
+    ),
+    large=True,
+)
+
+LINK_COUNTERS = Table(
+    "link_counters",
+    "one counter of one network, NVLink or PCIe port",
+    "time_ns",
+    (
+        *place(),
+        Column("time_ns", INT, "ns", "when it was read"),
+        Column("link_kind", TEXT, "", "infiniband, ethernet, nvlink or pcie"),
+        Column("device", TEXT, "", "device name, for example mlx5_0, eth0 or a GPU UUID"),
+        Column("port", SMALL, "", "port or link number"),
+        Column("counter", TEXT, "", "name as the device gives it; `state`, `phys_state` and `rate` are readings"),
+        Column("value", UNSIGNED, "", "value in `unit`"),
+        Column("unit", TEXT, "", "B, packets, ticks, errors, links, bit/s or code"),
+        Column(
+            "saturated", FLAG, "", "the counter stands at the ceiling of its width: the true value is at least this"
+        ),
+    ),
+    large=True,
+)
+
+LOG_EVENTS = Table(
+    "log_events",
+    "one line of a log that speaks of a fault",
+    "time_ns",
+    (
+        *place(),
+        *ranked(),
+        Column("time_ns", INT, "ns", "when it was written"),
+        Column(
+            "kind",
+            TEXT,
+            "",
+            "xid, sxid, off_bus, nccl_warn, net_error, link_event, oom, segfault, wrong_data, hang, ...",
+        ),
+        Column("code", INT, "", "Xid, SXid or completion status"),
+        Column("severity", TEXT, "", "info, warning or critical"),
+        Column("bus_id", TEXT, "", "PCI bus id named in the line"),
+        Column("link", TEXT, "", "port or peer named in the line"),
+        Column("pid", INT, "", "process named in the line"),
+        Column("message", TEXT, "", "the line, at most 1,000 characters"),
+        Column("count", INT, "", "times it was seen in a row"),
+    ),
+)
+
+METRICS = Table(
+    "metrics",
+    "one value of a foreign exporter that has no column of its own",
+    "time_ns",
+    (
+        *place(),
+        *ranked(),
+        Column("time_ns", INT, "ns", "when it was exposed"),
+        Column("metric", TEXT, "", "name as exposed"),
+        Column("labels", TEXT, "", "labels that are not identity, as JSON with sorted keys"),
+        Column("value", REAL, "", "value in `unit`"),
+        Column("unit", TEXT, "", "unit where the exporter states it"),
+    ),
+    large=True,
+)
+
+PROBES = Table(
+    "probes",
+    "a test that a rank ran apart from training, the same work on every rank: one row for all repetitions of one round",
+    "time_ns",
+    (
+        *place(),
+        *ranked(),
+        Column("time_ns", INT, "ns", "when it was run"),
+        Column("round", SMALL, "", "how often the rank had run this test, with this peer, before in the run"),
+        Column("probe", TEXT, "", "name of the test, for example gemm or pair"),
+        Column("kind", TEXT, "", "what it tests: compute or communication"),
+        Column("peer", SMALL, "", "rank it communicated with"),
+        Column("duration_ns", INT, "ns", "mean duration of a repetition"),
+        Column("min_ns", INT, "ns", "shortest"),
+        Column("max_ns", INT, "ns", "longest"),
+        Column("count", INT, "", "repetitions"),
+    ),
+)
