@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_SPAN: Final = re.compile(r"(\d{1,6})([smhdw])")
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Query(Protocol):
@@ -68,6 +72,15 @@ def moment_ns(words: str | None, option: str) -> int | None:
         raise ConfigError(f"{option} {words!r} is no time", "ns since 1970, or like 2026-01-31T12:00:00.5") from error
     since = moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.fromtimestamp(0, UTC)
     return since // timedelta(microseconds=1) * 1_000
+
+
+def since_ns(words: str, now_ns: int, option: str) -> int:
+    """A span before `now_ns` such as 30m, 24h or 7d, or a moment, ns since 1970; ConfigError if it is neither."""
+    if found := _SPAN.fullmatch(words):
+        return now_ns - int(found[1]) * _UNIT_SECONDS[found[2]] * 10**9
+    moment = moment_ns(words, option)
+    assert moment is not None
+    return moment
 
 
 def text(value: str) -> str:

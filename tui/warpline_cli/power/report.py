@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 SINCE_DEFAULT: Final = "24h"
 LINES_SHOWN: Final = 40
-_SPAN: Final = re.compile(r"(\d{1,6})([smhdw])")
-_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
     with asking.trusted(options) as query:
         first_ns, last_ns = accounted(query)
         base_ns = now_ns if options.store is None else last_ns or now_ns
-        start_ns = _moment(options.since, base_ns, "--since")
-        end_ns = base_ns if options.until is None else _moment(options.until, base_ns, "--until")
+        start_ns = asking.since_ns(options.since, base_ns, "--since")
+        end_ns = base_ns if options.until is None else asking.since_ns(options.until, base_ns, "--until")
         start_ns -= start_ns % (WINDOW_SECONDS * 10**9)
         lines = report(query, options.by, start_ns, end_ns, money)
         whole = report(query, "all", start_ns, end_ns, money)
@@ -168,12 +165,3 @@ def _nothing(first_ns: int | None, last_ns: int | None) -> str:
         return "nothing is accounted yet: the collector does so about twelve minutes after GPUs were sampled"
     known = " to ".join(f"{datetime.fromtimestamp(each / 1e9, UTC):%Y-%m-%d %H:%M}" for each in (first_ns, last_ns))
     return f"nothing is accounted in this time; the account knows {known} UTC"
-
-
-def _moment(words: str, now_ns: int, option: str) -> int:
-    """A span before now, or a moment."""
-    if found := _SPAN.fullmatch(words):
-        return now_ns - int(found[1]) * _UNIT_SECONDS[found[2]] * 10**9
-    moment = asking.moment_ns(words, option)
-    assert moment is not None
-    return moment
