@@ -5,15 +5,15 @@ What waits stays in the ring as far as there is room, where an agent that is sta
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from warpline_hook import layout, ring
+from warpline_hook.identity import job_name, launcher_place
 from warpline_proto.errors import Refused, SourceError
 
 from .hook_file import HookFile, open_file
@@ -36,9 +36,6 @@ SPANS_MAX: Final = 4_096
 """Steps that are remembered."""
 WINDOWS_MAX: Final = 256
 """Times of capture, and of loss, that are remembered."""
-ENVIRONMENT_JOB: Final = ("WARPLINE_JOB", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")
-ENVIRONMENT_RANK: Final = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-ENVIRONMENT_SIZE: Final = ("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 Window = tuple[int, int | None]
 """From and to, ns; None while it lasts."""
@@ -336,20 +333,5 @@ def environment(file: RingFile) -> Mapping[str, Any]:
     text = next((each.content for each in file.texts.values() if each.kind == ring.ENVIRONMENT), b"")
     lines = (line.partition("=") for line in text.decode("utf-8", "replace").splitlines())
     found = {name: value for name, _, value in lines}
-    return {
-        "job": _first(found, ENVIRONMENT_JOB),
-        "rank": _number(_first(found, ENVIRONMENT_RANK)),
-        "world_size": _number(_first(found, ENVIRONMENT_SIZE)),
-    }
-
-
-def _first(found: Mapping[str, str], names: Iterable[str]) -> str | None:
-    return next((found[name] for name in names if found.get(name)), None)
-
-
-def _number(text: str | None) -> int | None:
-    try:
-        value = json.loads(text or "null")
-    except ValueError:
-        return None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    place = launcher_place(found)
+    return {"job": job_name(found, place)[0], "rank": place.get("rank"), "world_size": place.get("world_size")}

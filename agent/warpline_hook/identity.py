@@ -24,7 +24,13 @@ LAUNCHERS: Final = (
 PLACE: Final = ("rank", "world_size", "local_rank", "local_world_size")
 NAMES_OF_JOBS: Final = ("PMIX_NAMESPACE", "PMI_JOBID", "TORCHELASTIC_RUN_ID", "KUBERNETES_JOB_NAME", "JOBSET_NAME")
 """Variables that name one launch, strongest first after Slurm's."""
+SLURM: Final = ("SLURM_JOB_ID", "SLURM_STEP_ID")
+ADDRESS: Final = ("MASTER_ADDR", "MASTER_PORT")
 RESTARTS: Final = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+VARIABLES: Final = frozenset(
+    (JOB, RUN, *SLURM, *ADDRESS, *NAMES_OF_JOBS, *RESTARTS, *(name for names in LAUNCHERS for name in names))
+)
+"""Everything that `job_name` and `launcher_place` look at."""
 NO_RUN_ID: Final = "none"
 """What torchrun calls a run that nobody named."""
 _UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -37,7 +43,7 @@ AXES: Final = {"tensor": "tp", "pipeline": "pp", "data": "dp", "expert": "ep", "
 
 def identity(environment: Mapping[str, str]) -> dict[str, Any]:
     """What is known by now, ready for JSON; names that are absent are not known."""
-    place = (_place(environment) | _told(_distributed)) or {"rank": 0, "world_size": 1}
+    place = (launcher_place(environment) | _told(_distributed)) or {"rank": 0, "world_size": 1}
     job, evidence = job_name(environment, place)
     told = {"job": job, "evidence": evidence, "pid": os.getpid(), "user": os.getuid(), **place}
     taken = {name: value[:NAME_CHARS_MAX] for name in PLACES if (value := environment.get(name)) and OURS not in value}
@@ -65,24 +71,32 @@ def job_name(environment: Mapping[str, str], place: Mapping[str, int]) -> tuple[
     given = environment.get(JOB)
     name, evidence = (given, JOB) if given else _named_by_launcher(environment)
     if not given and _on_one_node(environment, place):
-        run = environment.get(RUN, "")
-        named = name and not _UUID.fullmatch(name)
-        name, evidence = (f"{name}/{run}", f"{evidence}, {RUN}") if named else (run, RUN)
+        name, evidence = _of_launch(name, evidence, environment.get(RUN, ""))
     restarts = [environment[each] for each in RESTARTS if environment.get(each, "0") not in ("", "0")]
-    return "-r".join([name, *restarts])[:NAME_CHARS_MAX], evidence
+    return "-r".join([name, *restarts])[:NAME_CHARS_MAX] if name else "", evidence
+
+
+def _of_launch(name: str, evidence: str, run: str) -> tuple[str, str]:
+    """Name of a launch on one node. Without that of its outermost process, as it is seen from outside, only one that somebody
+    gave is one: an address and a port are used again."""
+    if not name or _UUID.fullmatch(name):
+        return run, RUN
+    if run:
+        return f"{name}/{run}", f"{evidence}, {RUN}"
+    return ("", "") if evidence.startswith(ADDRESS[0]) else (name, evidence)
 
 
 def _named_by_launcher(environment: Mapping[str, str]) -> tuple[str, str]:
-    slurm = environment.get("SLURM_JOB_ID")
+    slurm = environment.get(SLURM[0])
     if slurm:
-        step = environment.get("SLURM_STEP_ID")
-        return (f"{slurm}.{step}", "SLURM_JOB_ID, SLURM_STEP_ID") if step else (slurm, "SLURM_JOB_ID")
+        step = environment.get(SLURM[1])
+        return (f"{slurm}.{step}", ", ".join(SLURM)) if step else (slurm, SLURM[0])
     for variable in NAMES_OF_JOBS:
         value = environment.get(variable, "")
         if value and value != NO_RUN_ID:
             return value, variable
-    host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT", "")
-    return (f"{host}:{port}", "MASTER_ADDR, MASTER_PORT") if host else ("", "")
+    host, port = environment.get(ADDRESS[0]), environment.get(ADDRESS[1], "")
+    return (f"{host}:{port}", ", ".join(ADDRESS)) if host else ("", "")
 
 
 def _on_one_node(environment: Mapping[str, str], place: Mapping[str, int]) -> bool:
@@ -92,11 +106,12 @@ def _on_one_node(environment: Mapping[str, str], place: Mapping[str, int]) -> bo
     return not any(environment.get(names[0]) for names in LAUNCHERS)
 
 
-def _place(environment: Mapping[str, str]) -> dict[str, Any]:
+def launcher_place(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Rank, ranks, and both on the node, by the innermost launcher; empty where none has set them."""
     for names in LAUNCHERS:
-        if environment.get(names[0], "").isdigit():
+        if environment.get(names[0], "").isdecimal():
             values = [environment.get(name, "") for name in names]
-            return {key: int(value) for key, value in zip(PLACE, values, strict=True) if value.isdigit()}
+            return {key: int(value) for key, value in zip(PLACE, values, strict=True) if value.isdecimal()}
     return {}
 
 

@@ -11,36 +11,54 @@
  *   gpu SEL limit WATTS             gpu SEL temperature C       gpu SEL memory_temperature C
  *   gpu SEL sm_clock MHZ            gpu SEL memory_clock MHZ    gpu SEL reasons BITS
  *   gpu SEL memory_used BYTES       gpu SEL processes N         gpu SEL remapped N
+ *   gpu SEL process PID BYTES [INSTANCE]                        (one more process, in a MIG instance where named)
+ *   gpu SEL many FIRST N                                        (N processes from pid FIRST on, of 1 GiB)
  *   gpu SEL ecc CORRECTED UNCORRECTED
  *   gpu SEL field ID VALUE          gpu SEL per_second ID VALUE (a counter that grows from 0 at the start of the process)
  *   gpu SEL unsupported field ID    gpu SEL unsupported call NAME
  *   gpu SEL denied call NAME        gpu SEL hang call NAME|any
+ *   gpu SEL slow call NAME MS       (a call that locks or unlocks has its effect after so long, even if its caller is killed,
+ *                                    as one in the kernel does: a process of its own sees to it, and holds the caller's files)
+ *   gpu SEL low_power SM BOTH       (watts while the SM clock, and while the memory clock too, is locked to its lowest)
  *   gpu SEL lost                    gpu SEL reset_required
  *   gpu SEL gpm ID VALUE            (offers GPM; without any such line it is not supported)
  *   xid GPU CODE                    (delivered once to each event set that was there before the line was)
  *
  * The energy counter is the integral of the scripted power; idle power may lie below the board's minimum limit.
+ *
+ * Locked clocks are the machine's, not the process's: they live in the file named by FAKE_NVML_CLOCKS, in which each GPU has six
+ * 32-bit integers (SM low, SM high, memory low, memory high, locked how often, unlocked how often; 0 MHz is unlocked).
  */
+/* Clocks it offers: SM 210 to 1980 MHz, memory 1593 (SM from 345 MHz) and 2619 MHz.
+ */
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, TOO_SMALL = 7,
        DRIVER_NOT_LOADED = 9, TIMED_OUT = 10, GPU_IS_LOST = 15, RESET_REQUIRED = 16, MISMATCH = 18 };
-enum { GPUS_MAX = 16, NAMES_MAX = 16, FIELDS_MAX = 64, FIELD_IDS = 512, XIDS_MAX = 64, GPMS_MAX = 32 };
+enum { GPUS_MAX = 16, NAMES_MAX = 16, FIELDS_MAX = 64, FIELD_IDS = 512, XIDS_MAX = 64, GPMS_MAX = 32, PIDS_MAX = 2048 };
 enum { TYPE_DOUBLE = 0, TYPE_UINT = 1, TYPE_ULL = 3 };
 
 typedef int ret_t;
 typedef struct { int shape; double a, b, c; } curve_t; /* 0 constant a; 1 square a, b, period c; 2 noise a +- b, seed c */
 typedef struct { int id; double value; int grows; } field_t;
+typedef struct { int32_t sm[2], memory[2], locked, unlocked; } clocks_t;
+enum { SM_LOWEST = 210, SM_LOWEST_AT_LOW_MEMORY = 345, SM_HIGHEST = 1980, MEMORY_LOWEST = 1593, MEMORY_HIGHEST = 2619 };
+
+typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } process_t;
 
 typedef struct gpu {
-    int index, bus, lost, reset, processes, fields, unsupported_calls, denied_calls, hang_calls, gpms;
+    process_t process[PIDS_MAX];
+    int index, bus, lost, reset, processes, fields, unsupported_calls, denied_calls, hang_calls, slow_calls, gpms;
     char name[96];
     curve_t power, util;
     double limit, temperature, memory_temperature, sm_clock, memory_clock, memory_used, ecc[2], remapped;
@@ -48,7 +66,8 @@ typedef struct gpu {
     field_t field[FIELDS_MAX];
     struct { int id; double value; } gpm[GPMS_MAX];
     unsigned char field_off[FIELD_IDS];
-    char unsupported[NAMES_MAX][64], denied[NAMES_MAX][64], hang[NAMES_MAX][64];
+    char unsupported[NAMES_MAX][64], denied[NAMES_MAX][64], hang[NAMES_MAX][64], slow[NAMES_MAX][64];
+    double slow_ms[NAMES_MAX], low_power[2];
 } gpu_t;
 
 typedef struct { gpu_t gpu[GPUS_MAX]; int gpus, init, latency, xids; struct { int gpu, code; } xid[XIDS_MAX]; } node_t;
@@ -86,9 +105,30 @@ static double at(const curve_t *c, int gpu, double when) {
     return c->a;
 }
 
+static clocks_t *clocks(const gpu_t *g) {
+    static clocks_t own[GPUS_MAX], *shared;
+    const char *path = getenv("FAKE_NVML_CLOCKS");
+    if (!shared && path) {
+        int file = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        if (file >= 0 && ftruncate(file, sizeof own) == 0) {
+            void *at = mmap(NULL, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+            if (at != MAP_FAILED) shared = at;
+        }
+        if (file >= 0) close(file);
+    }
+    return (shared ? shared : own) + g->index;
+}
+
+static double watts(const gpu_t *g, double when) {
+    const clocks_t *c = clocks(g);
+    int sm_low = c->sm[1] && c->sm[1] < SM_HIGHEST / 2, memory_low = c->memory[1] && c->memory[1] < MEMORY_HIGHEST;
+    if (sm_low && g->low_power[0]) return memory_low ? g->low_power[1] : g->low_power[0];
+    return at(&g->power, g->index, when);
+}
+
 static void integrate(gpu_t *g, double now) {
     double from = energy_at[g->index], step = larger(0.005, (now - from) / 20000);
-    for (double t = from; t < now; t += step) energy_mj[g->index] += at(&g->power, g->index, t) * smaller(step, now - t) * 1e3;
+    for (double t = from; t < now; t += step) energy_mj[g->index] += watts(g, t) * smaller(step, now - t) * 1e3;
     energy_at[g->index] = now;
 }
 
@@ -117,6 +157,8 @@ static void keep(char list[NAMES_MAX][64], int *count, const char *name) {
 
 static void statement(gpu_t *g, const char *key, const char *rest) {
     int id; double v, w; char name[64];
+    unsigned first, n = ~0u;
+    unsigned long long bytes;
     if (!strcmp(key, "name")) snprintf(g->name, sizeof g->name, "%s", rest);
     else if (!strcmp(key, "bus")) g->bus = (int)strtol(rest, NULL, 16);
     else if (!strcmp(key, "power")) curve(&g->power, rest);
@@ -128,7 +170,15 @@ static void statement(gpu_t *g, const char *key, const char *rest) {
     else if (!strcmp(key, "memory_clock")) g->memory_clock = atof(rest);
     else if (!strcmp(key, "reasons")) g->reasons = strtoull(rest, NULL, 0);
     else if (!strcmp(key, "memory_used")) g->memory_used = atof(rest);
-    else if (!strcmp(key, "processes")) g->processes = atoi(rest);
+    else if (!strcmp(key, "processes"))
+        for (int n = atoi(rest); g->processes < n && g->processes < PIDS_MAX;) {
+            unsigned pid = 1000 + 100 * (unsigned)g->index + (unsigned)g->processes;
+            g->process[g->processes++] = (process_t){pid, 1 << 30, ~0u, ~0u};
+        }
+    else if (!strcmp(key, "many") && sscanf(rest, "%u %u", &first, &n) == 2)
+        for (; n-- && g->processes < PIDS_MAX;) g->process[g->processes++] = (process_t){first++, 1 << 30, ~0u, ~0u};
+    else if (!strcmp(key, "process") && sscanf(rest, "%u %llu %u", &first, &bytes, &n) >= 2 && g->processes < PIDS_MAX)
+        g->process[g->processes++] = (process_t){first, bytes, n, n == ~0u ? n : 0};
     else if (!strcmp(key, "remapped")) g->remapped = atof(rest);
     else if (!strcmp(key, "lost")) g->lost = 1;
     else if (!strcmp(key, "reset_required")) g->reset = 1;
@@ -142,6 +192,10 @@ static void statement(gpu_t *g, const char *key, const char *rest) {
     else if (!strcmp(key, "unsupported") && sscanf(rest, "call %63s", name) == 1) keep(g->unsupported, &g->unsupported_calls, name);
     else if (!strcmp(key, "denied") && sscanf(rest, "call %63s", name) == 1) keep(g->denied, &g->denied_calls, name);
     else if (!strcmp(key, "hang") && sscanf(rest, "call %63s", name) == 1) keep(g->hang, &g->hang_calls, name);
+    else if (!strcmp(key, "slow") && sscanf(rest, "call %63s %lf", name, &v) == 2 && g->slow_calls < NAMES_MAX) {
+        g->slow_ms[g->slow_calls] = v; keep(g->slow, &g->slow_calls, name);
+    }
+    else if (!strcmp(key, "low_power") && sscanf(rest, "%lf %lf", &v, &w) == 2) { g->low_power[0] = v; g->low_power[1] = w; }
 }
 
 static void line_of(node_t *n, char *line) {
@@ -276,6 +330,15 @@ ret_t nvmlDeviceGetUUID(gpu_t *g, char *to, unsigned size) {
     return text(to, size, uuid);
 }
 
+ret_t nvmlDeviceGetHandleByUUID(const char *uuid, gpu_t **device) {
+    unsigned index, bus;
+    if (references <= 0) return UNINITIALIZED;
+    if (sscanf(uuid, "GPU-fa4e%4x-0000-4000-8000-%12x", &index, &bus) != 2 || index >= (unsigned)node.gpus) return NOT_FOUND;
+    *device = &node.gpu[index];
+    ENTER(*device);
+    return OK;
+}
+
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } pci_t;
 ret_t nvmlDeviceGetPciInfo_v3(gpu_t *g, pci_t *pci) {
     ENTER(g);
@@ -296,7 +359,7 @@ ret_t nvmlDeviceGetPciInfo_v2(gpu_t *g, old_pci_t *pci) {
 }
 ret_t nvmlDeviceGetPciInfo(gpu_t *g, old_pci_t *pci) { return nvmlDeviceGetPciInfo_v2(g, pci); }
 
-static double power_of(gpu_t *g) { return at(&g->power, g->index, now_s()); }
+static double power_of(gpu_t *g) { return watts(g, now_s()); }
 static double energy_of(gpu_t *g) {
     pthread_mutex_lock(&lock);
     integrate(g, now_s());
@@ -311,8 +374,57 @@ ret_t nvmlDeviceGetEnforcedPowerLimit(gpu_t *g, unsigned *mw) { ENTER(g); *mw = 
 ret_t nvmlDeviceGetPowerManagementLimit(gpu_t *g, unsigned *mw) { ENTER(g); *mw = (unsigned)(g->limit * 1e3); return OK; }
 ret_t nvmlDeviceGetPowerManagementLimitConstraints(gpu_t *g, unsigned *low, unsigned *high) { ENTER(g); *low = 200000; *high = 700000; return OK; }
 ret_t nvmlDeviceGetTemperature(gpu_t *g, unsigned sensor, unsigned *c) { ENTER(g); (void)sensor; *c = (unsigned)g->temperature; return OK; }
-ret_t nvmlDeviceGetClockInfo(gpu_t *g, unsigned type, unsigned *mhz) { ENTER(g); *mhz = (unsigned)(type == 2 ? g->memory_clock : g->sm_clock); return OK; }
-ret_t nvmlDeviceGetMaxClockInfo(gpu_t *g, unsigned type, unsigned *mhz) { ENTER(g); *mhz = type == 2 ? 2619 : 1980; return OK; }
+ret_t nvmlDeviceGetClockInfo(gpu_t *g, unsigned type, unsigned *mhz) {
+    ENTER(g);
+    int locked = type == 2 ? clocks(g)->memory[1] : clocks(g)->sm[1];
+    double free_running = type == 2 ? g->memory_clock : g->sm_clock;
+    *mhz = (unsigned)(locked ? smaller(locked, free_running) : free_running);
+    return OK;
+}
+ret_t nvmlDeviceGetMaxClockInfo(gpu_t *g, unsigned type, unsigned *mhz) { ENTER(g); *mhz = type == 2 ? MEMORY_HIGHEST : SM_HIGHEST; return OK; }
+ret_t nvmlDeviceGetApplicationsClock(gpu_t *g, unsigned type, unsigned *mhz) { ENTER(g); (void)type; (void)mhz; return NOT_SUPPORTED; }
+
+static ret_t listed_clocks(const unsigned *from, unsigned there, unsigned *count, unsigned *to) {
+    unsigned room = *count;
+    *count = there;
+    if (there > room || !to) return TOO_SMALL;
+    memcpy(to, from, there * sizeof *to);
+    return OK;
+}
+ret_t nvmlDeviceGetSupportedMemoryClocks(gpu_t *g, unsigned *count, unsigned *mhz) {
+    static const unsigned all[] = {MEMORY_HIGHEST, MEMORY_LOWEST};
+    ENTER(g);
+    return listed_clocks(all, 2, count, mhz);
+}
+ret_t nvmlDeviceGetSupportedGraphicsClocks(gpu_t *g, unsigned memory, unsigned *count, unsigned *mhz) {
+    static const unsigned high[] = {SM_HIGHEST, 1200, SM_LOWEST}, low[] = {1200, SM_LOWEST_AT_LOW_MEMORY};
+    ENTER(g);
+    if (memory != MEMORY_HIGHEST && memory != MEMORY_LOWEST) return INVALID;
+    return memory == MEMORY_HIGHEST ? listed_clocks(high, 3, count, mhz) : listed_clocks(low, 2, count, mhz);
+}
+
+static double slowness_ms(const gpu_t *g, const char *call) {
+    for (int i = 0; i < g->slow_calls; i++) if (!strcmp(g->slow[i], call)) return g->slow_ms[i];
+    return 0;
+}
+
+static void change(gpu_t *g, const char *call, int32_t *which, unsigned low, unsigned high) {
+    double slowness = slowness_ms(g, call);
+    pid_t late = slowness ? fork() : -1;
+    if (late > 0) { waitpid(late, NULL, 0); return; }
+    if (late == 0) { setsid(); take(slowness); } /* the lock may be anybody's in here */
+    else { pthread_mutex_lock(&lock); integrate(g, now_s()); }
+    which[0] = (int32_t)low;
+    which[1] = (int32_t)high;
+    __atomic_add_fetch(high ? &clocks(g)->locked : &clocks(g)->unlocked, 1, __ATOMIC_SEQ_CST);
+    if (late == 0) _exit(0);
+    pthread_mutex_unlock(&lock);
+}
+#define CHANGE(g, which, low, high) do { ENTER(g); change(g, __func__, clocks(g)->which, low, high); return OK; } while (0)
+ret_t nvmlDeviceSetGpuLockedClocks(gpu_t *g, unsigned low, unsigned high) { CHANGE(g, sm, low, high); }
+ret_t nvmlDeviceResetGpuLockedClocks(gpu_t *g) { CHANGE(g, sm, 0, 0); }
+ret_t nvmlDeviceSetMemoryLockedClocks(gpu_t *g, unsigned low, unsigned high) { CHANGE(g, memory, low, high); }
+ret_t nvmlDeviceResetMemoryLockedClocks(gpu_t *g) { CHANGE(g, memory, 0, 0); }
 ret_t nvmlDeviceGetCurrentClocksEventReasons(gpu_t *g, unsigned long long *bits) { ENTER(g); *bits = g->reasons; return OK; }
 ret_t nvmlDeviceGetCurrentClocksThrottleReasons(gpu_t *g, unsigned long long *bits) { ENTER(g); *bits = g->reasons; return OK; }
 ret_t nvmlDeviceGetPerformanceState(gpu_t *g, unsigned *state) { ENTER(g); *state = 0; return OK; }
@@ -356,12 +468,11 @@ ret_t nvmlDeviceGetRemappedRows(gpu_t *g, unsigned *corrected, unsigned *uncorre
     return OK;
 }
 
-typedef struct { unsigned pid; unsigned long long used; unsigned instance, compute; } process_t;
 static ret_t processes(gpu_t *g, unsigned *count, process_t *list) {
     unsigned there = (unsigned)g->processes, room = *count;
     *count = there;
     if (there > room || (there && !list)) return TOO_SMALL;
-    for (unsigned i = 0; i < there; i++) list[i] = (process_t){1000 + 100 * (unsigned)g->index + i, 1 << 30, ~0u, ~0u};
+    for (unsigned i = 0; i < there; i++) list[i] = g->process[i];
     return OK;
 }
 ret_t nvmlDeviceGetComputeRunningProcesses_v3(gpu_t *g, unsigned *count, process_t *list) { ENTER(g); return processes(g, count, list); }
@@ -373,7 +484,7 @@ ret_t nvmlDeviceGetComputeRunningProcesses(gpu_t *g, unsigned *count, old_proces
     unsigned there = (unsigned)g->processes, room = *count;
     *count = there;
     if (there > room || (there && !list)) return TOO_SMALL;
-    for (unsigned i = 0; i < there; i++) list[i] = (old_process_t){1000 + 100 * (unsigned)g->index + i, 1 << 30};
+    for (unsigned i = 0; i < there; i++) list[i] = (old_process_t){g->process[i].pid, g->process[i].used};
     return OK;
 }
 

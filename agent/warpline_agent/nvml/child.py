@@ -2,7 +2,8 @@
 
 NVML may block for ever when a GPU falls off the bus, so it lives here, where it can be killed. Messages, by `kind`:
 `verdict` (no GPU to be read, and why), `node` (driver and number of GPUs), `gpu` (identity), `at` (the GPU about to be read,
-so that a hang has a name), `sample`, `part` (a counter without a value, once a change), `gone` and `event`.
+so that a hang has a name), `sample`, `processes` (who is resident, in `pieces`),
+`part` (a counter without a value, once a change), `gone` and `event`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from .plan import Plan, plan_from_line
 
 MESSAGE_BYTES_MAX: Final = 4096
 """PIPE_BUF: up to here a write to a pipe is whole or does not happen."""
+PROCESSES_MAX: Final = 1024
+"""Processes of one GPU that are told; MPS takes 60 of them, time-slicing has no limit."""
+PROCESSES_OF_MESSAGE: Final = 100
+"""Of 36 bytes each at most."""
 EVENT_WAIT_MS: Final = 2000
 GONE_ROUNDS: Final = 30
 """A lost GPU is asked again once in so many rounds."""
@@ -109,8 +114,10 @@ class Node:
             self._lose(index, gone.code)
             return
         spent = time.perf_counter_ns() - begin
-        sample = {"time_ns": time.time_ns(), "values": visit.values, "spent_ns": spent}
+        sample: Message = {"time_ns": time.time_ns(), "values": visit.values, "spent_ns": spent}
         self._say({"kind": "sample", "gpu": index, **sample})
+        if visit.processes is not None:
+            self._tell_processes(index, sample["time_ns"], visit.processes)
         self._tell_parts(index, visit)
 
     def end_round(self) -> None:
@@ -173,6 +180,14 @@ class Node:
             self._gone[index] = (code, self._round)
             told = {"time_ns": time.time_ns(), "state": GONE[code], "again": False}
             self._say({"kind": "gone", "gpu": index, "code": code, **told})
+
+    def _tell_processes(self, index: int, time_ns: int, processes: list[tuple[int, int | None]]) -> None:
+        """Who is resident, as many to a message as one holds; one that does not fit into the pipe makes all of them unknown."""
+        told = processes[:PROCESSES_MAX]
+        pieces = [told[at : at + PROCESSES_OF_MESSAGE] for at in range(0, len(told), PROCESSES_OF_MESSAGE)] or [[]]
+        common = {"kind": "processes", "gpu": index, "time_ns": time_ns, "pieces": len(pieces), "all": len(processes)}
+        for piece, listed in enumerate(pieces):
+            self._say({**common, "piece": piece, "processes": listed})
 
     def _tell_parts(self, index: int, visit: Visit) -> None:
         """Say which counters have no value, once for each change."""

@@ -17,8 +17,8 @@ REASONS: Final = (
     call("nvmlDeviceGetCurrentClocksThrottleReasons"),
 )
 PROCESSES: Final = (
-    call("nvmlDeviceGetComputeRunningProcesses", part="count"),
-    call("nvmlDeviceGetComputeRunningProcesses_v2", part="count"),
+    call("nvmlDeviceGetComputeRunningProcesses", part="processes"),
+    call("nvmlDeviceGetComputeRunningProcesses_v2", part="processes"),
 )
 COUNTERS: Final = (
     counter("energy_joules", 1, field(83, scale=1e-3), call("nvmlDeviceGetTotalEnergyConsumption", scale=1e-3)),

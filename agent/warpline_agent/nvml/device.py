@@ -38,10 +38,14 @@ class Trouble(Exception):
 
 @dataclass
 class Visit:
-    """What one visit gave: values by column, and columns without a value with NVML's code (those not offered are final)."""
+    """What one visit gave: values by column, and columns without a value with NVML's code (those not offered are final).
+
+    `processes` are pid and bytes (None: not told) of those resident, None where they were not read.
+    """
 
     values: dict[str, Value] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    processes: list[tuple[int, int | None]] | None = None
 
 
 class Device:
@@ -81,6 +85,8 @@ class Device:
                 visit.values[item.column] = _scaled(self._value(way, batch, metrics, called), way.scale)
                 visit.values.update(way.also)
                 visit.failed.pop(item.column, None)
+                if way.part == "processes":
+                    visit.processes = [_process(each) for each in called[way.call, way.arguments]]
             except Trouble as trouble:
                 if trouble.code:
                     visit.failed[item.column] = trouble.code
@@ -106,8 +112,8 @@ class Device:
         answer = called[key]
         if isinstance(answer, Trouble):
             raise answer
-        if way.part == "count":
-            return len(answer)
+        if way.part == "processes":
+            return len({each.pid for each in answer})
         return _known(getattr(answer, way.part) if way.part else answer)
 
     def _call(self, way: Way) -> Any:
@@ -197,6 +203,11 @@ def _known(value: Any) -> int | float:
     if not isinstance(value, int | float) or not math.isfinite(value) or value in NOT_AVAILABLE:
         raise Trouble(0)
     return value
+
+
+def _process(told: Any) -> tuple[int, int | None]:
+    memory = told.usedGpuMemory
+    return int(told.pid), None if memory is None or memory in NOT_AVAILABLE else int(memory)
 
 
 def _scaled(value: int | float, scale: float) -> int | float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -25,10 +26,21 @@ _WHOLE: Final = {
     for column in DEVICE_SAMPLES.columns
     if pa.types.is_integer(column.type)
 }
+_NOBODY: Final[Mapping[int, str]] = {}
 _GONE_REASON: Final = {
     "gpu_lost": "NVML reports the GPU as lost: it has fallen off the bus or its driver has given it up",
     "reset_required": "NVML reports that the GPU must be reset before it can be used",
 }
+
+
+class Resident(NamedTuple):
+    """One reading of who is resident on a GPU: pid and bytes (None: not told) of each; `more` are there and not told."""
+
+    gpu: int
+    gpu_uuid: str | None
+    time_ns: int
+    processes: list[tuple[int, int | None]]
+    more: int
 
 
 class Inbox:
@@ -43,6 +55,9 @@ class Inbox:
         self._gone: dict[int, str] = {}
         self._parts: dict[tuple[int, str], Health] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {}
+        self._pieces: dict[int, list[dict[str, Any]]] = {}
+        self._resident: dict[int, Resident] = {}
+        self._unheard: dict[int, Health] = {}
         self._dropped = 0
         self._cost: Health | None = None
         self._cost_since_ns = 0
@@ -75,6 +90,8 @@ class Inbox:
             self._identity[message["gpu"]] = {ours: message.get(theirs) for theirs, ours in _IDENTITY.items()}
         elif kind == "sample":
             self._sample(message)
+        elif kind == "processes":
+            self._processes(message)
         elif kind == "part":
             self._part(message)
         elif kind == "gone":
@@ -82,9 +99,16 @@ class Inbox:
         elif kind == "event":
             self._event(message)
 
-    def take(self) -> list[Rows]:
-        """Rows that have come since the last time."""
+    def take_resident(self) -> list[Resident]:
+        """The newest whole reading of the processes of each GPU that was read since the last time."""
+        taken, self._resident = list(self._resident.values()), {}
+        return taken
+
+    def take(self, jobs: Mapping[int, str] = _NOBODY) -> list[Rows]:
+        """Rows that have come since the last time; samples with the one job of their GPU, by index."""
         rows, self._rows = self._rows, {}
+        for row in rows.get(DEVICE_SAMPLES.name, ()):
+            row["job"] = jobs.get(row["gpu_index"])
         dropped, self._dropped = self._dropped, 0
         tables = {table.name: table for table in (DEVICE_SAMPLES, LINK_COUNTERS, LOG_EVENTS)}
         taken = [Rows(name, tables[name].from_rows(listed)) for name, listed in rows.items()]
@@ -97,7 +121,8 @@ class Inbox:
     def health(self) -> list[Health]:
         """GPUs that are gone, counters that a GPU does not give, and the time spent in NVML."""
         gone = [Health(self.subject(index), "dead", _GONE_REASON[state]) for index, state in self._gone.items()]
-        return [*gone, *self._parts.values(), *([self._cost] if self._cost else [])]
+        parts = [*self._parts.values(), *self._unheard.values()]
+        return [*gone, *parts, *([self._cost] if self._cost else [])]
 
     def _add(self, table: str, row: dict[str, Any]) -> None:
         rows = self._rows.setdefault(table, [])
@@ -123,6 +148,21 @@ class Inbox:
                 row[name] = _fitting(name, value)
         if message["values"]:
             self._add("device_samples", row)
+
+    def _processes(self, message: dict[str, Any]) -> None:
+        """Gather the pieces of one reading; of one that did not come whole nothing is known."""
+        index, time_ns, pieces = message["gpu"], message["time_ns"], self._pieces.get(message["gpu"], [])
+        if pieces and pieces[0]["time_ns"] != time_ns:
+            reason = "who is resident was not heard as a whole: the pipe to the NVML process was full"
+            self._unheard[index] = Health(f"{self.subject(index)} processes", "dropped", reason)
+            pieces = []
+        pieces = self._pieces[index] = [*pieces, message]
+        if len(pieces) == message["pieces"]:
+            del self._pieces[index]
+            self._unheard.pop(index, None)
+            listed = [(pid, memory) for piece in pieces for pid, memory in piece["processes"]]
+            uuid = self._identity.get(index, {}).get("gpu_uuid")
+            self._resident[index] = Resident(index, uuid, time_ns, listed, message["all"] - len(listed))
 
     def _part(self, message: dict[str, Any]) -> None:
         key = (message["gpu"], message["column"])

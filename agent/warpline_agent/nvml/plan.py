@@ -15,7 +15,8 @@ class Way:
     """One way to get a value: the sum of field values, a function of pynvml, or a GPM metric; `scale` makes it the column's unit.
 
     `fields` are (field id, scope) pairs, all read in one batch per device. `part` names the member of what a function
-    returns, `count` its length. `also` are columns with a fixed text that hold when this way was taken.
+    returns; `processes` says that it returns processes: their number is the value, who they are is told beside it. `also` are
+    columns with a fixed text that hold when this way was taken.
     """
 
     fields: tuple[tuple[int, int], ...] = ()

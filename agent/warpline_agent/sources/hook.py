@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import pwd
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from ..hook_file import HookFile, Taken, open_file
 from ..hook_rows import Identity, identity_of, job_rows, step_rows
 from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..parsers.values import whole
+from ..process_identity import user_name
 from ..source import Health, Rows
 
 ROUND_RECORDS_MAX: Final = 20_000
@@ -217,7 +217,7 @@ class Hook:
         if len(self._jobs) >= JOBS_MAX:
             self._jobs.clear()
         self._jobs[told.job] = alike
-        return [job_rows(told, _user(followed.file.owner), self._clock_ns())]
+        return [job_rows(told, user_name(followed.file.owner), self._clock_ns())]
 
     def _last_words(self, followed: _Followed) -> Health | None:
         state = followed.file.state
@@ -279,13 +279,6 @@ def _load(path: Path) -> dict[Key, int]:
     stored = positions.load(path, POSITIONS_BYTES_MAX)
     known = {str(key): whole(value) for key, value in list(stored.items())[:POSITIONS_MAX]}
     return {key: value for key, value in known.items() if value is not None and value >= 0}
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)
 
 
 def _or_unknown(value: int | str | None) -> str:

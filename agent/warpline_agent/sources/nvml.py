@@ -11,18 +11,23 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from warpline_hook.environment import DIRECTORY_DEFAULT
 from warpline_proto.errors import Denied, SourceError, Unsupported
 from warpline_proto.tables import DEVICE_SAMPLES
 
 from ..child import Child
 from ..gpu_activity import GpuActivity
+from ..gpu_processes import GpuProcesses
+from ..hook_processes import Training, training_processes
+from ..hook_search import Search
 from ..nvml.counters import COUNTERS
 from ..nvml.messages import Inbox
 from ..nvml.plan import Counter, Plan
+from ..process_identity import Identities
 from ..source import Health, Rows
 
 RESTART_SECONDS_MAX: Final = 60.0
@@ -36,7 +41,10 @@ COMMAND: Final = (sys.executable, "-m", "warpline_agent.nvml.child")
 
 @dataclass(frozen=True)
 class NvmlConfig:
-    """Settings. `library_directory` is searched for libnvidia-ml.so.1 before the system's own places."""
+    """Settings. `library_directory` is searched for libnvidia-ml.so.1 before the system's own places.
+
+    `directories` and `containers` are where processes with a hook are looked for, as in [sources.hook].
+    """
 
     period_seconds: float = 1.0
     library_directory: str = ""
@@ -44,6 +52,8 @@ class NvmlConfig:
     soft_seconds: float = 3.0
     hard_seconds: float = 10.0
     restart_seconds: float = 1.0
+    directories: tuple[str, ...] = (DIRECTORY_DEFAULT,)
+    containers: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.soft_seconds < self.hard_seconds:
@@ -67,6 +77,8 @@ class Nvml:
         clock: Callable[[], float] = time.monotonic,
         command: Sequence[str] = COMMAND,
         counters: tuple[Counter, ...] = COUNTERS,
+        clock_ns: Callable[[], int] = time.time_ns,
+        proc: str = "/proc",
     ) -> None:
         self.period_seconds = config.period_seconds
         self._config = config
@@ -83,6 +95,9 @@ class Nvml:
         self._left_out: tuple[int, ...] = ()
         self._trouble: Health | None = None
         self._activity = GpuActivity()
+        self._clock_ns = clock_ns
+        self._search = Search(config.directories, config.containers, proc)
+        self._processes = GpuProcesses(Identities(proc), self._trainings)
 
     def tell_activity(self, activity: GpuActivity) -> None:
         """Tell there how busy GPUs are."""
@@ -115,11 +130,13 @@ class Nvml:
             self._start()
         self._listen()
         self._judge()
-        taken = self._inbox.take()
+        now_ns = self._clock_ns()
+        told = [*self._processes.hear(self._inbox.take_resident(), now_ns), *self._processes.look(now_ns)]
+        taken = self._inbox.take(self._processes.jobs())
         for rows in taken:
             if rows.table == DEVICE_SAMPLES.name:
                 self._activity.tell_samples(rows.batch)
-        return taken
+        return [*taken, *told]
 
     def health(self) -> Iterable[Health]:
         """The driver's silence, GPUs that are gone or left out, counters that a GPU does not offer, and NVML's own time."""
@@ -129,13 +146,20 @@ class Nvml:
             subject = self._inbox.subject(index)
             yield Health(subject, "dead", "driver unresponsive: a call on this GPU hung, it is left out for now")
         yield from self._inbox.health()
+        yield from self._processes.health()
 
     def close(self) -> None:
         """End the child; one that does not die is kept in mind, so that no second one is started on it."""
+        self._processes.forget()
         if self._child:
             self._child.close()
             self._killed = self._child.exit_code is None
             self._child = self._child if self._killed else None
+
+    def _trainings(self, containers: bool) -> Mapping[int, Training]:
+        """Processes with a hook, by pid; in containers too where asked for."""
+        folders = self._search.everywhere(self._clock_ns())[0] if containers else self._search.here()
+        return {each.pid: each for each in training_processes(self._search, folders)}
 
     def _start(self) -> None:
         now = self._clock()
