@@ -43,7 +43,7 @@ class Child:
             os.set_blocking(stream.fileno(), False)
         with contextlib.suppress(OSError):
             fcntl.fcntl(self._output, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-        self._say(first_line)
+        self.say(first_line)
 
     @property
     def pid(self) -> int:
@@ -92,6 +92,13 @@ class Child:
         for stream in (self._output, self._complaints):
             stream.close()
 
+    def leave(self) -> None:
+        """Give the pipes back and let it go on by itself: it must end when its standard input does."""
+        for stream in (self._process.stdin, self._output, self._complaints):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
     def _ended(self, seconds: float) -> bool:
         try:
             self._process.wait(seconds)
@@ -99,7 +106,8 @@ class Child:
             return False
         return True
 
-    def _say(self, line: bytes) -> None:
+    def say(self, line: bytes) -> None:
+        """Write to its standard input, which it reads; to one that has ended nothing is written."""
         if line and self._process.stdin:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(line)

@@ -13,6 +13,7 @@ from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DI
 from warpline_proto.errors import ConfigError
 
 from .gpu_activity import GpuActivity, SeesActivity, TellsActivity
+from .guard.settings import GuardConfig
 from .kernel_budget import KernelBudget, KernelBudgetConfig, TellsKernels
 from .raw_ring import OFF, KeepsRaw, RawRing, RawRingConfig
 from .source import Source
@@ -65,6 +66,7 @@ def sections() -> dict[str, type[Any]]:
         "agent": AgentConfig,
         "agent.kernels": KernelBudgetConfig,
         "agent.raw_ring": RawRingConfig,
+        "agent.guard": GuardConfig,
     }
     return own | {f"sources.{name}": kind.Config for name, kind in kinds.items()}
 

@@ -6,6 +6,7 @@ from ..source import Format, Source, TreeFormat
 from .bytedance import OperationTimeline, OperationTrace, RunMeta
 from .flight_recorder import FlightRecorder
 from .greyhound import Greyhound
+from .guard import GuardJournal
 from .hook import Hook
 from .host import Host
 from .infiniband import Infiniband, InfinibandTree
@@ -45,6 +46,7 @@ SOURCES: dict[str, type[Source]] = {
     "kernel_log": KernelLog,
     "kineto": KinetoFolder,
     "nccl_log": NcclLogSource,
+    "guard": GuardJournal,
     "synthetic": Synthetic,
 }
 

@@ -6,7 +6,12 @@ import argparse
 import importlib
 from typing import Final, Protocol, cast
 
-SUBVERBS: Final = {"report": "who drew what in which state, and what it cost"}
+SUBVERBS: Final = {
+    "report": "who drew what in which state, and what it cost",
+    "plan": "what lower clocks, fewer active GPUs or a cap would have saved, and at which price",
+    "guard": "lower the clocks of GPUs that hold a program and do nothing; tells only, unless told to set them",
+    "restore": "unlock the clocks that a guard left low",
+}
 
 
 class _Subverb(Protocol):
