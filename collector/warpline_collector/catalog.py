@@ -20,11 +20,15 @@ VERSION: Final = 1
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one table, relative to the store's directory: current ones, and segments of an older schema."""
+    """The files of one table, relative to the store's directory: current ones, and segments of an older schema.
+
+    `columns` is the fingerprint of what is current to the writer; None where a writer of an older version did not say.
+    """
 
     segments: tuple[str, ...] = ()
     older: tuple[str, ...] = ()
     chunks: tuple[str, ...] = ()
+    columns: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,12 @@ def write(directory: Path, catalog: Catalog) -> None:
         "version": VERSION,
         "generation": catalog.generation,
         "tables": {
-            name: {"segments": files.segments, "older": files.older, "chunks": files.chunks}
+            name: {
+                "segments": files.segments,
+                "older": files.older,
+                "chunks": files.chunks,
+                "columns": files.columns,
+            }
             for name, files in catalog.tables.items()
         },
         "damaged": [[item.table, item.path, item.reason] for item in catalog.damaged],
@@ -92,7 +101,7 @@ def _parse(document: Mapping[str, Any], path: Path) -> Catalog:
     return Catalog(
         generation=document["generation"],
         tables={
-            name: Files(tuple(files["segments"]), tuple(files["older"]), tuple(files["chunks"]))
+            name: Files(tuple(files["segments"]), tuple(files["older"]), tuple(files["chunks"]), files.get("columns"))
             for name, files in document["tables"].items()
         },
         damaged=tuple(Damage(*item) for item in document["damaged"]),

@@ -18,7 +18,7 @@ from warpline_proto.tables import TABLES
 
 from . import catalog, parquet
 from .parts import Kept, compact
-from .schema import column_list, quoted, select_nothing, text
+from .schema import column_list, fingerprint, quoted, select_nothing, text
 
 ATTEMPTS_MAX: Final = 4
 """A query whose files went away, or turned out damaged, is asked again on a newer catalog at most so often."""
@@ -124,7 +124,7 @@ class CatalogReader:
             return
         self._newest = catalog.parse(seen, self.directory)
         for name, table in TABLES.items():
-            files = self._without_skipped(self._newest.tables.get(name, catalog.Files()))
+            files = self._without_skipped(_as_here(table, self._newest.tables.get(name, catalog.Files())))
             if self._files.get(name) != files:
                 self.connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS {self._select(table, files)}")
                 self._files[name] = files
@@ -177,7 +177,8 @@ class CatalogReader:
             return files
         return catalog.Files(
             *(tuple(path for path in paths if path not in self._skipped)
-              for paths in (files.segments, files.older, files.chunks))
+              for paths in (files.segments, files.older, files.chunks)),
+            files.columns,
         )  # fmt: skip
 
     def _select(self, table: Table, files: catalog.Files) -> str:
@@ -192,6 +193,13 @@ class CatalogReader:
     def _scan(self, paths: Sequence[str]) -> str:
         listed = ", ".join(text(str(self.directory / path)) for path in paths)
         return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {str(len(paths) > 1).lower()})"
+
+
+def _as_here(table: Table, files: catalog.Files) -> catalog.Files:
+    """The files as this version sees them: what is current to a writer of another version may lack columns here."""
+    if files.columns == fingerprint(table.schema):
+        return files
+    return catalog.Files(older=(*files.older, *files.segments, *files.chunks), columns=files.columns)
 
 
 def words(error: BaseException) -> str:
