@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pytest
-from textual.pilot import Pilot
-from textual.widgets import DataTable, Static
+from seen import Database, settle, words
 
-from warpline_proto.errors import QueryError
 from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
-from warpline_proto.tables import TABLES
 from warpline_tui.app import WarplineApp
 from warpline_tui.feed import Feed
+from warpline_tui.snapshot import Wanted
 from warpline_tui.text import fleet
 
 NOW = 1_800_000_000_000_000_000
@@ -32,26 +28,6 @@ STRAGGLER = Finding(
     evidence=(Evidence("SELECT rank, duration_ns FROM steps", ({"rank": 1, "duration_ns": 700},)),),
     ruled_out=("network: transfer is even",),
 )
-
-
-class Database:
-    """All tables in memory; `down` makes it unreachable."""
-
-    def __init__(self) -> None:
-        self.connection = duckdb.connect()
-        self.down = False
-        for name, table in TABLES.items():
-            self.connection.register("given", pa.Table.from_batches([table.empty()]))
-            self.connection.execute(f"CREATE TABLE {name} AS FROM given")
-
-    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
-        self.connection.register("given", pa.Table.from_batches([TABLES[name].from_rows(rows)]))
-        self.connection.execute(f"INSERT INTO {name} FROM given")
-
-    def query(self, sql: str) -> pa.Table:
-        if self.down:
-            raise QueryError("no collector answers at 127.0.0.1:1")
-        return self.connection.cursor().sql(sql).to_arrow_table()
 
 
 @pytest.fixture
@@ -96,28 +72,6 @@ def fill(database: Database) -> None:
 
 def app_over(database: Database) -> WarplineApp:
     return WarplineApp(Feed(database.query, clock=lambda: NOW))
-
-
-async def settle(pilot: Pilot[None]) -> None:
-    """Wait for the snapshots that are on their way, and for the drawing."""
-    await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
-    await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
-
-
-def words(pilot: Pilot[None], selector: str) -> str:
-    """What a widget says, as plain text."""
-    widget = pilot.app.screen.query_one(selector)
-    if isinstance(widget, DataTable):
-        return "\n".join(" | ".join(str(cell) for cell in widget.get_row_at(row)) for row in range(widget.row_count))
-    assert isinstance(widget, Static)
-    from rich.console import Console
-
-    console = Console(width=200, color_system=None, force_terminal=False)
-    with console.capture() as capture:
-        console.print(widget.content)
-    return capture.get()
 
 
 async def test_an_empty_store_says_that_nothing_was_heard_of_yet(database: Database) -> None:
@@ -179,7 +133,7 @@ def test_steps_told_by_sums_alone_do_not_draw_the_median_down(database: Database
     fill(database)
     bare = {"job": "train", "rank": 1, "category": "compute", "count": 90, "sum_ns": 1, "min_ns": 1, "max_ns": 1}
     database.add("kernel_clusters", [bare | {"kernel_id": number, "grade": "sums"} for number in (7, 8)])
-    kernels = Feed(database.query, clock=lambda: NOW).take(("train", 1)).kernels
+    kernels = Feed(database.query, clock=lambda: NOW).take(Wanted(rank=("train", 1))).kernels
     assert {kernel.name: (kernel.count, kernel.p50_ns) for kernel in kernels} == {
         "ampere_gemm": (100, 500.0),
         "kernel 8": (90, None),

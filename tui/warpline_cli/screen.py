@@ -12,6 +12,7 @@ from warpline_cli.streams import endings
 
 if TYPE_CHECKING:
     from warpline_tui.app import WarplineApp
+    from warpline_tui.power import Prices
 
 
 def check() -> None:
@@ -22,13 +23,13 @@ def check() -> None:
         raise ConfigError("this is no terminal to draw on", "`warpline top --once` prints the fleet as text")
 
 
-def show(query: Query) -> int:
+def show(query: Query, prices: Prices | None = None) -> int:
     """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal."""
     from warpline_tui.app import WarplineApp
     from warpline_tui.feed import Feed
 
     check()
-    app = WarplineApp(Feed(query))
+    app = WarplineApp(Feed(query, prices=prices))
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:
         asyncio.run(_stay(app))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from textual import on, work
 from textual.app import App
 from textual.binding import Binding
@@ -11,7 +13,8 @@ from .feed import Feed
 from .screens import SCREENS
 from .screens.kernels import KernelsScreen
 from .screens.page import Page
-from .snapshot import RankKey, Snapshot
+from .screens.power import PowerScreen
+from .snapshot import Snapshot, Wanted
 
 REFRESH_SECONDS = 1.0
 FIRST_SCREEN = "fleet"
@@ -36,9 +39,9 @@ class WarplineApp(App[None]):
         super().__init__()
         self._feed = feed
         self._first = first
-        self._selected: RankKey | None = None
+        self._wanted = Wanted()
         self._latest = Snapshot()
-        self._asking = False
+        self._asked: Wanted | None = None
 
     def on_mount(self) -> None:
         """Go to the first screen and start asking."""
@@ -49,31 +52,42 @@ class WarplineApp(App[None]):
     async def action_show(self, name: str) -> None:
         """Go to a screen and draw what is known already."""
         await self.switch_mode(name)
+        by = self.screen.by if isinstance(self.screen, PowerScreen) else None
+        self._want(replace(self._wanted, power_by=by))
         self._draw()
 
     @on(KernelsScreen.Selected)
     def selected(self, message: KernelsScreen.Selected) -> None:
         """Another rank's kernels are wanted."""
-        self._selected = message.key
-        self.ask()
+        self._want(replace(self._wanted, rank=message.key))
+
+    @on(PowerScreen.Grouped)
+    def grouped(self, message: PowerScreen.Grouped) -> None:
+        """Power is to be told by something else."""
+        self._want(replace(self._wanted, power_by=message.by))
 
     def ask(self) -> None:
         """Take a snapshot unless one is on its way."""
-        if not self._asking:
-            self._asking = True
-            self._take()
+        if self._asked is None:
+            self._asked = self._wanted
+            self._take(self._wanted)
+
+    def _want(self, wanted: Wanted) -> None:
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.ask()
 
     @work(thread=True)
-    def _take(self) -> None:
-        snapshot = self._feed.take(self._selected)
+    def _take(self, wanted: Wanted) -> None:
+        snapshot = self._feed.take(wanted)
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self._arrived, snapshot)
 
     def _arrived(self, snapshot: Snapshot) -> None:
-        self._asking = False
+        asked, self._asked = self._asked, None
         self._latest = snapshot
         self._draw()
-        if self._selected is not None and snapshot.selected != self._selected and snapshot.error is None:
+        if asked != self._wanted:
             self.ask()
 
     def _draw(self) -> None:

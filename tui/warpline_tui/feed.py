@@ -13,7 +13,9 @@ import pyarrow as pa
 from warpline_proto.errors import WarplineError
 from warpline_proto.finding import OPEN, from_json
 
-from .snapshot import CaptureCost, Gpu, Incident, Kernel, Rank, RankKey, Snapshot, SourceState
+from .power import Prices
+from .power_feed import PowerFeed
+from .snapshot import NOTHING_CHOSEN, CaptureCost, Gpu, Incident, Kernel, Rank, RankKey, Snapshot, SourceState, Wanted
 
 Query = Callable[[str], pa.Table]
 """SQL in, rows out; raises a WarplineError when it cannot."""
@@ -86,26 +88,30 @@ GROUP BY c.kernel_id, n.name ORDER BY sum_ns DESC LIMIT {KERNELS_MAX}
 
 
 class Feed:
-    """Makes snapshots. `query` is called from whichever thread calls `take`; `clock` gives ns since the epoch."""
+    """Makes snapshots. `query` is called from whichever thread calls `take`; `clock` gives ns since the epoch.
 
-    def __init__(self, query: Query, clock: Callable[[], int] = time.time_ns) -> None:
+    `prices` is None where no price is set.
+    """
+
+    def __init__(self, query: Query, clock: Callable[[], int] = time.time_ns, prices: Prices | None = None) -> None:
         self._query = query
         self._clock = clock
+        self._power = PowerFeed(query, clock, prices)
         self._last = Snapshot()
 
-    def take(self, selected: RankKey | None = None) -> Snapshot:
+    def take(self, wanted: Wanted = NOTHING_CHOSEN) -> Snapshot:
         """A new snapshot; when it cannot be had, the last one with the reason in `error`."""
         try:
-            self._last = self._ask(selected)
+            self._last = self._ask(wanted)
         except WarplineError as error:
             self._last = replace(self._last, taken_ns=self._clock(), error=str(error))
         return self._last
 
-    def _ask(self, selected: RankKey | None) -> Snapshot:
+    def _ask(self, wanted: Wanted) -> Snapshot:
         gpus = tuple(_gpu(row) for row in self._query(GPUS).to_pylist())
         ranks = tuple(Rank(**row) for row in self._query(RANKS).to_pylist() if row["job"] is not None)
         incidents = tuple(filter(None, map(_incident, self._query(INCIDENTS).to_pylist())))
-        chosen = selected if selected is not None else _worth_a_look(ranks, incidents)
+        chosen = wanted.rank if wanted.rank is not None else _worth_a_look(ranks, incidents)
         kernels = self._query(kernels_of(chosen)).to_pylist() if chosen is not None else []
         return Snapshot(
             taken_ns=self._clock(),
@@ -117,6 +123,7 @@ class Feed:
             costs=tuple(CaptureCost(**row) for row in self._query(COSTS).to_pylist()),
             selected=chosen,
             kernels=tuple(Kernel(**row) for row in kernels),
+            power=self._last.power if wanted.power_by is None else self._power.take(wanted.power_by),
         )
 
 

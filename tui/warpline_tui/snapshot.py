@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from warpline_proto.finding import GRAVITY, OPEN, Finding
+
+from .power import Power
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,17 @@ class CaptureCost:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What a viewer has chosen: the rank whose kernels are listed, and what power is told by; None where it is not looked at."""
+
+    rank: RankKey | None = None
+    power_by: str | None = None
+
+
+NOTHING_CHOSEN: Final = Wanted()
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """Everything a refresh draws. `error` says why this one is not newer than the last; `taken_ns` is the viewer's clock."""
 
@@ -118,6 +131,7 @@ class Snapshot:
     costs: tuple[CaptureCost, ...] = ()
     selected: RankKey | None = None
     kernels: tuple[Kernel, ...] = ()
+    power: Power = field(default_factory=Power)
     error: str | None = None
 
     @property

@@ -10,6 +10,7 @@ from warpline_proto.finding import Finding, Subject
 UNKNOWN = "-"
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
 _BYTES = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+_ENERGIES = ((3.6e9, "MWh"), (3.6e6, "kWh"))
 
 
 def duration(nanoseconds: float | None) -> str:
@@ -32,6 +33,23 @@ def size(count: float | None) -> str:
         if count >= unit_size:
             return f"{count / unit_size:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+def energy(joules: float | None) -> str:
+    """Joules in the unit that bills are written in: Wh, kWh, MWh."""
+    if joules is None:
+        return UNKNOWN
+    for unit_joules, unit in _ENERGIES:
+        if joules >= unit_joules:
+            return f"{joules / unit_joules:,.2f} {unit}"
+    return f"{joules / 3.6e3:.1f} Wh" if joules else "0 Wh"
+
+
+def money(amount: float | None, currency: str) -> str:
+    """An amount with its currency; one that is small, but not nothing, says so."""
+    if amount is None:
+        return UNKNOWN
+    return f"<0.01 {currency}" if 0 < amount < 0.01 else f"{amount:,.2f} {currency}"
 
 
 def number(value: float | None, unit: str = "") -> str:
@@ -66,6 +84,12 @@ def age(then_ns: int | None, now_ns: int) -> str:
 def moment(time_ns: int | None) -> str:
     """A UTC time of day."""
     return UNKNOWN if time_ns is None else datetime.fromtimestamp(time_ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def clock(time_ns: int, now_ns: int) -> str:
+    """A UTC time of day, with its date where that is another day than now."""
+    then, now = (datetime.fromtimestamp(each // 10**9, UTC) for each in (time_ns, now_ns))
+    return then.strftime("%H:%M UTC" if then.date() == now.date() else "%Y-%m-%d %H:%M UTC")
 
 
 def subject(who: Subject) -> str:

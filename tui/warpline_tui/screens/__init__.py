@@ -6,6 +6,7 @@ from .findings import FindingsScreen
 from .fleet import FleetScreen
 from .kernels import KernelsScreen
 from .page import Page
+from .power import PowerScreen
 from .sources import SourcesScreen
 
 SCREENS: dict[str, type[Page]] = {
@@ -13,4 +14,5 @@ SCREENS: dict[str, type[Page]] = {
     "findings": FindingsScreen,
     "kernels": KernelsScreen,
     "sources": SourcesScreen,
+    "power": PowerScreen,
 }

@@ -22,6 +22,13 @@ class LiveTable(DataTable[Cell]):
         for name in self._names:
             self.add_column(name, key=name)
 
+    def head(self, columns: Sequence[str]) -> None:
+        """Put up another heading; rows go where it differs."""
+        if tuple(columns) != self._names:
+            self._names = tuple(columns)
+            self.clear(columns=True)
+            self.on_mount()
+
     def show(self, rows: Sequence[tuple[str, Sequence[Cell]]]) -> None:
         """Draw (key, cells) rows."""
         if [key for key, _ in rows] == [str(key.value) for key in self.rows]:

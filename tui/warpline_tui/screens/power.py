@@ -1,0 +1,272 @@
+"""Power: what is drawn now, and over the last hour of the account what GPUs did with it, why they idled, whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Final
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.message import Message
+from textual.widgets import Static
+
+from ..grid import grid
+from ..power import BY, Drawer, Live, Power, bounds
+from ..snapshot import Snapshot
+from ..widgets.status import STALE_SECONDS
+from ..widgets.table import Cell, LiveTable
+from ..words import UNKNOWN, UUID_CHARS, age, clock, energy, money, number, share
+from .page import Page
+
+STATES: Final = {
+    "active": ("active", "at work"),
+    "execution_idle": ("execution-idle", "a program holds the GPU, and nothing was done for 5 s or more"),
+    "low_unknown": ("residency unknown", "nothing was done, and no source tells whether a program holds the GPU"),
+    "busy_wait": ("busy-wait", "a kernel spins until others come"),
+    "spinning": ("spinning", "full utilisation at the power of an idle GPU for 10 s or more"),
+    "deep_idle": ("no program", "empty"),
+    "blind": ("activity unknown", "no source tells what the GPU does"),
+    "unobserved": ("not measured", "no reading for over 2 s"),
+}
+"""State -> its name here, and what it means."""
+STYLES: Final = {
+    "execution_idle": "yellow",
+    "spinning": "bold red",
+    "low_unknown": "dim",
+    "unobserved": "dim",
+    "blind": "dim",
+}
+CAUSES: Final = {
+    "compute_to_idle": "after computing",
+    "pcie": "after PCIe traffic",
+    "nvlink": "after NVLink traffic",
+    "nic": "after network traffic",
+    "disk": "after disk traffic",
+    "collective_wait": "after a collective",
+    "forgotten_session": "for 30 min or more",
+    None: "not known",
+}
+"""What went before an idle time, as it is said here; one that lasts half an hour is a session that was forgotten."""
+MEANINGS_COLUMNS: Final = 150
+"""A window this wide has room for what the states mean."""
+BEHIND_SECONDS: Final = 25 * 60
+"""The account is up to twelve minutes late; a node that fell silent is accounted after 25."""
+EMPTY: Final = "No GPU has been heard of yet."
+NOTHING: Final = (
+    "Nothing is accounted yet: the collector adds up each ten minutes about two minutes after they are over\n"
+    "(unless [collector.energy] account is false)."
+)
+
+
+class PowerScreen(Page):
+    """Sentences, sums by state and cause, and who drew."""
+
+    BINDINGS = [Binding("b", "next_by", "by", show=False, id="power.by", tooltip="Tell it by job, user, node or GPU")]
+
+    by: str = BY[0]
+
+    class Grouped(Message):
+        """Power is to be told by something else; whoever feeds the screen should ask for it."""
+
+        def __init__(self, by: str) -> None:
+            super().__init__()
+            self.by = by
+
+    def content(self) -> ComposeResult:
+        """Two texts, and a table under a line that says of what."""
+        yield Static("", id="power")
+        yield Static("", id="sums")
+        yield Static("", id="by")
+        yield LiveTable(_columns(Power()), id="drawers")
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Say it, and list who drew."""
+        power = snapshot.power
+        self.query_one("#power", Static).update(Text("\n").join(_sentences(snapshot)))
+        sums, by = self.query_one("#sums", Static), self.query_one("#by", Static)
+        sums.display = by.display = bool(power.states)
+        sums.update(_sums(power, self.size.width))
+        by.update(_order(power))
+        table = self.query_one("#drawers", LiveTable)
+        table.set_class(not power.states, "empty")
+        table.head(_columns(power))
+        table.show([(f"{each.key is None} {each.key}", _row(each, power)) for each in power.drawers])
+
+    def action_next_by(self) -> None:
+        """Tell it by the next of job, user, node and GPU."""
+        self.by = BY[(BY.index(self.by) + 1) % len(BY)]
+        self.post_message(self.Grouped(self.by))
+
+
+def _sentences(snapshot: Snapshot) -> Iterator[Text]:
+    power = snapshot.power
+    if power.error is not None:
+        yield Text(f"Power cannot be asked for: {power.error}", "bold red")
+    yield _live(power.live, snapshot)
+    if power.end_ns is None:
+        yield Text(NOTHING, "dim")
+        return
+    yield _hour(power, snapshot)
+    yield _idle(power)
+    if power.of("low_unknown").seconds > 0:
+        yield Text("Residency unknown: if a program held these GPUs, they were execution-idle.", "dim")
+    unmeasured = sum(each.unmeasured_seconds for each in power.states)
+    if unmeasured >= 1:
+        yield Text(
+            f"Not measured: {unmeasured:,.0f} GPU-seconds had neither counter nor power and are in no sum.", "dim"
+        )
+
+
+def _live(live: Live | None, snapshot: Snapshot) -> Text:
+    if live is None or snapshot.newest_ns is None:
+        return Text(EMPTY, "dim")
+    fresh = snapshot.taken_ns - snapshot.newest_ns <= STALE_SECONDS * 10**9
+    said = Text("Now: " if fresh else f"Last heard {age(snapshot.newest_ns, snapshot.taken_ns)}: ", "bold")
+    said.append(f"{live.watts:,.0f} W" if live.watts is not None else "power not told", "bold")
+    said.append(
+        f" by {live.metered} of {live.gpus} GPUs. " if live.metered < live.gpus else f" by {live.gpus} GPUs. ",
+        "not bold",
+    )
+    if live.idle:
+        drawn = "" if live.idle_watts is None else f": {live.idle_watts:,.0f} W"
+        said.append(f"{live.idle} held by a program and idle{drawn}. ", "not bold yellow")
+    elif not live.unknown:
+        said.append("None is held by a program and idle. ", "not bold")
+    if live.unknown:
+        said.append(f"{live.unknown} idle, held or not is unknown.", "not bold dim")
+    return said
+
+
+def _hour(power: Power, snapshot: Snapshot) -> Text:
+    assert power.start_ns is not None and power.end_ns is not None
+    now_ns = snapshot.taken_ns
+    said = Text.assemble(
+        (f"{_span(power.end_ns - power.start_ns)} accounted to {clock(power.end_ns, now_ns)}", "bold"),
+        f" ({age(power.end_ns, now_ns)}): ",
+        (energy(power.joules), "bold"),
+        f", {money(power.cost, power.currency)}" if power.currency else "",
+    )
+    said.append(".")
+    late_seconds = ((snapshot.newest_ns or power.end_ns) - power.end_ns) / 1e9
+    if late_seconds > BEHIND_SECONDS:
+        said.append(f" The account is {late_seconds / 60:.0f} min behind the readings.", "yellow")
+    if not power.currency:
+        said.append(" No price is set.", "dim")
+    return said
+
+
+def _idle(power: Power) -> Text:
+    idle = power.of("execution_idle")
+    unknown = power.of("low_unknown")
+    told = power.idle_share
+    if told is None:
+        return Text("No program held a GPU in this time.", "dim")
+    upper = "" if unknown.seconds <= 0 else f" to {energy((idle.joules or 0.0) + (unknown.joules or 0.0))}"
+    cost = f", {money(power.idle_cost, power.currency)}" if power.currency else ""
+    return Text.assemble(
+        ("Held by a program and idle: ", "bold"),
+        (
+            f"{_range(told)} of the time that programs ran, {energy(idle.joules)}{upper}{cost}",
+            "yellow" if told[1] >= 0.05 else "",
+        ),
+        ".",
+    )
+
+
+def _sums(power: Power, columns: int) -> Text:
+    """States to the left, causes to the right."""
+    states = [("state", "time", "energy", ""), *_state_rows(power)]
+    causes = [("execution-idle", "time", ""), *_cause_rows(power)] if power.causes else []
+    left = grid(states, [False, True, True, True])
+    right = grid(causes, [False, True, True])
+    styles = ["bold dim", *(STYLES.get(each.state, "") for each in power.states)]
+    meanings = ["", *(STATES.get(each.state, ("", ""))[1] for each in power.states)]
+    width = max(map(len, left))
+    right_width = max(map(len, right), default=0)
+    lines = []
+    for at, (one, other) in enumerate(zip_longest(left, right, fillvalue="")):
+        line = Text(one.ljust(width), styles[at] if at < len(styles) else "").append("    ")
+        line.append(other.ljust(right_width), "bold dim" if at == 0 else "not bold")
+        if columns >= MEANINGS_COLUMNS and at < len(meanings):
+            line.append(f"    {meanings[at]}", "dim")
+        lines.append(line)
+    return Text("\n").join(lines)
+
+
+def _state_rows(power: Power) -> Iterator[tuple[str, str, str, str]]:
+    for each in power.states:
+        name = STATES.get(each.state, (each.state, ""))[0]
+        yield name, share(each.seconds, power.seconds), share(each.joules, power.joules), energy(each.joules)
+
+
+def _cause_rows(power: Power) -> Iterator[tuple[str, str, str]]:
+    whole = sum(each.seconds for each in power.causes)
+    for each in power.causes:
+        yield CAUSES.get(each.cause, each.cause or UNKNOWN), share(each.seconds, whole), energy(each.joules)
+
+
+def _order(power: Power) -> Text:
+    after = BY[(BY.index(power.by) + 1) % len(BY)]
+    more = power.groups - len(power.drawers)
+    rest = f"; {more:,} more: `warpline power report --by {power.by}`" if more > 0 else ""
+    return Text.assemble(
+        (f"By {_named(power.by)}", "bold"), f", most idle energy first{rest}", (f"   b: by {_named(after)}", "dim")
+    )
+
+
+def _columns(power: Power) -> tuple[str, ...]:
+    priced = (f"idle {power.currency}",) if power.currency else ()
+    return (
+        _named(power.by),
+        "idle energy",
+        "idle time",
+        *priced,
+        "energy",
+        "GPUs",
+        "busy-wait",
+        "spinning",
+        "not measured",
+    )
+
+
+def _row(drawer: Drawer, power: Power) -> list[Cell]:
+    unknown = drawer.unknown_seconds > 0
+    idle = energy(drawer.idle_joules)
+    if unknown:
+        idle = f"{energy(drawer.idle_joules or 0.0)} - {energy((drawer.idle_joules or 0.0) + (drawer.unknown_joules or 0.0))}"
+    told = bounds(drawer.idle_seconds, drawer.unknown_seconds, drawer.running_seconds)
+    return [
+        Text(f"(no {power.by} known)", "dim") if drawer.key is None else _shown(drawer.key, power.by),
+        idle,
+        UNKNOWN if told is None else _range(told),
+        *([money(drawer.idle_cost, "").rstrip()] if power.currency else []),
+        energy(drawer.joules),
+        number(drawer.gpus),
+        share(drawer.busy_wait_seconds, drawer.seconds),
+        share(drawer.spinning_seconds, drawer.seconds),
+        share(drawer.unmeasured_seconds, drawer.seconds),
+    ]
+
+
+def _shown(key: str, by: str) -> str:
+    """A GPU by node, index and the first of its UUID."""
+    if by != "gpu":
+        return key
+    place, _, uuid = key.rpartition(" ")
+    return f"{place} {uuid[:UUID_CHARS]}".strip()
+
+
+def _range(told: tuple[float, float]) -> str:
+    lower, upper = told
+    return f"{lower:.1%}" if upper - lower < 0.001 else f"{lower:.1%} to {upper:.1%}"
+
+
+def _span(nanoseconds: int) -> str:
+    minutes = round(nanoseconds / 6e10)
+    return "Hour" if minutes >= 55 else f"{max(minutes, 1)} min"
+
+
+def _named(by: str) -> str:
+    return "GPU" if by == "gpu" else by
