@@ -107,3 +107,23 @@ SELECT
     max(end_ns) AS end_ns, sum(seconds) AS seconds, sum(joules) AS joules, sum(error_joules) AS error_joules,
     any_value(cause) AS cause
 FROM energy_causes WHERE state = 'execution_idle' GROUP BY node, gpu, run;
+
+-- Power: how long each GPU was held back by each reason, by ten minutes. A counter that begins anew counts from there on.
+CREATE OR REPLACE VIEW throttle_time AS
+WITH counters AS (
+    UNPIVOT (
+        SELECT node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) AS gpu, gpu_name, source, job, time_ns,
+            power_cap_ns AS power_cap, thermal_ns AS thermal, hardware_thermal_ns AS hardware_thermal,
+            power_brake_ns AS power_brake, sync_boost_ns AS sync_boost
+        FROM device_samples
+    ) ON power_cap, thermal, hardware_thermal, power_brake, sync_boost INTO NAME reason VALUE held_ns
+), grown AS (
+    SELECT *, held_ns - lag(held_ns) OVER reading AS growth_ns, time_ns - lag(time_ns) OVER reading AS passed_ns
+    FROM counters WINDOW reading AS (PARTITION BY node, gpu, source, reason ORDER BY time_ns)
+)
+SELECT
+    node, gpu, any_value(gpu_name) AS gpu_name, job, reason, time_ns // 600000000000 * 600000000000 AS window_ns,
+    CAST(sum(CASE WHEN growth_ns >= 0 THEN growth_ns ELSE least(held_ns, passed_ns) END) AS BIGINT) AS held_ns,
+    CAST(sum(passed_ns) AS BIGINT) AS covered_ns, count(*) FILTER (growth_ns < 0) AS resets
+FROM grown WHERE passed_ns > 0 GROUP BY node, gpu, source, job, reason, window_ns
+QUALIFY source = min(source) OVER (PARTITION BY node, gpu, reason);

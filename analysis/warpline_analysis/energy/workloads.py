@@ -1,0 +1,93 @@
+"""What the power of each job is like: its class, how close it lies to the limit, and how far that could go down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from ..devices import KEY
+from .headroom import Powers
+from .plan_rows import Ask
+from .signals import Samples, load
+from .spikes import Profile, profile
+from .states import held_ns
+
+JOBS_MAX: Final = 20
+"""Jobs that are looked at, those that drew most."""
+GPUS_MAX: Final = 8
+SECONDS: Final = 3600
+"""Of each job so many GPUs, over the last hour in which it drew power: 29,000 samples."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One job. `headroom_watts`: from what it stays below for 99 % of the time up to the limit; None without a limit."""
+
+    job: str
+    joules: float
+    gpus: int
+    samples: int
+    kind: str | None
+    near_share: float | None
+    p99_watts: float
+    headroom_watts: float | None
+    counted_share: float
+    histogram: tuple[float, ...] | None
+
+
+class _Asked:
+    """A Reader of one function."""
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+
+    def query(self, sql: str, parameters: object = ()) -> pa.Table:
+        return self._ask(sql)
+
+
+def workloads(ask: Ask, start_ns: int, end_ns: int) -> Iterator[Workload]:
+    """Of jobs with samples in windows from `start_ns` to before `end_ns`, those that drew most first."""
+    jobs = ask(
+        f"""
+SELECT job, sum(joules) AS joules, max(end_ns) AS end_ns, array_agg(DISTINCT {KEY}) AS keys, array_agg(DISTINCT node) AS nodes
+FROM energy_states WHERE job IS NOT NULL AND window_ns >= {start_ns} AND window_ns < {end_ns}
+GROUP BY job ORDER BY joules DESC NULLS LAST, job LIMIT {JOBS_MAX}"""
+    ).to_pylist()
+    for row in jobs:
+        keys = sorted(row["keys"])[:GPUS_MAX]
+        last_ns = row["end_ns"] + 1
+        nodes = [node for node in row["nodes"] if node is not None]
+        samples = load(_Asked(ask), max(start_ns, last_ns - SECONDS * 10**9), last_ns, nodes, keys)
+        if row["job"] in samples.jobs:
+            yield _workload(samples, row["job"], row["joules"] or 0.0)
+
+
+def _workload(samples: Samples, job: str, joules: float) -> Workload:
+    mine = samples.job == samples.jobs.index(job)
+    spikes = profile(samples, chosen=mine)
+    held = held_ns(samples) / 1e9
+    known = mine & (held > 0) & ~np.isnan(samples.watts)
+    limits = samples.limit_watts[mine & ~np.isnan(samples.limit_watts)]
+    limit = float(np.median(limits)) if len(limits) else None
+    powers = Powers(samples.watts[known], held[known], limit, None)
+    highest = powers.quantile()
+    return Workload(
+        job=job,
+        joules=joules,
+        gpus=len(np.unique(samples.gpu[mine])),
+        samples=int(mine.sum()),
+        kind=spikes.kind,
+        near_share=powers.near_share,
+        p99_watts=highest,
+        headroom_watts=None if limit is None else limit - highest,
+        counted_share=spikes.counted,
+        histogram=_plain(spikes),
+    )
+
+
+def _plain(spikes: Profile) -> tuple[float, ...] | None:
+    return None if np.isnan(spikes.histogram).any() else tuple(spikes.histogram.tolist())
