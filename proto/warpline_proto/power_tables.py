@@ -45,6 +45,7 @@ ENERGY_INTERVALS = Table(
         Column("user", TEXT, "", "who runs the job"),
         Column("account", TEXT, "", "Slurm account or Kubernetes namespace"),
         Column("pod", TEXT, "", "Kubernetes pod"),
+        Column("unattributed", TEXT, "", "why it is charged to no job; NULL where it is charged to one"),
         Column("cause", TEXT, "", "of execution_idle: what went before it, in one word"),
         Column("before_compute_percent", REAL, "%", "the seconds before it: highest compute signal, mean"),
         Column("before_memory_percent", REAL, "%", "the seconds before it: device memory active"),

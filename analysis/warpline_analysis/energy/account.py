@@ -15,6 +15,7 @@ import pyarrow as pa
 from warpline_proto.power_tables import ENERGY_INTERVALS
 
 from ..detector import Reader
+from .attribution import load_owners
 from .causes import before, causes, load_hosts
 from .runs import METHODS, Runs, runs
 from .signals import RESIDENCY_SECONDS_MAX, Samples, load
@@ -52,11 +53,12 @@ def account(
     around_ns = int(AROUND_SECONDS * 1e9)
     start_ns, until_ns = window_ns - around_ns, end_ns + around_ns
     samples = load(reader, start_ns, until_ns, nodes)
-    found = runs(samples, floors, window_ns, end_ns)
+    owners = load_owners(reader, samples, start_ns, until_ns, nodes)
+    found = runs(samples, floors, window_ns, end_ns, owners.owner)
     went_before = before(samples, found, floors, load_hosts(reader, start_ns, until_ns, nodes))
     told: dict[str, Any] = {f"before_{name}": _known(values) for name, values in went_before.signals.items()}
     told |= {"cause": causes(went_before), "window_ns": window_ns, "updated_ns": updated_ns}
-    return rows(samples, found, told)
+    return rows(samples, found, told | owners.of(found))
 
 
 def rows(samples: Samples, found: Runs, columns: Mapping[str, Any]) -> pa.RecordBatch:

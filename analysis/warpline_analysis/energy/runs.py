@@ -68,9 +68,16 @@ class _Spans:
 
 
 def runs(
-    samples: Samples, floors: Mapping[str | None, float], start_ns: int | None = None, end_ns: int | None = None
+    samples: Samples,
+    floors: Mapping[str | None, float],
+    start_ns: int | None = None,
+    end_ns: int | None = None,
+    owner: Numbers | None = None,
 ) -> Runs:
-    """What each GPU did in samples taken from `start_ns` to before `end_ns`; those around tell how long a run is in all."""
+    """What each GPU did in samples taken from `start_ns` to before `end_ns`; those around tell how long a run is in all.
+
+    Runs are cut where the job of the samples changes; where `owner`, a number by sample, is given, where that changes.
+    """
     spans = _spans(samples, floors)
     gpu, job = samples.gpu[spans.place], samples.job[spans.place]
     state, length = _settled(spans, gpu)
@@ -80,7 +87,8 @@ def runs(
     within &= began >= start_ns if start_ns is not None else True
     within &= began < end_ns if end_ns is not None else True
     kept = np.flatnonzero(within)
-    breaks = _breaks(gpu[kept], state[kept], job[kept])
+    held = (job if owner is None else owner[spans.place])[kept]
+    breaks = _breaks(gpu[kept], state[kept], np.where(state[kept] == State.DEEP_IDLE, -1, held))
     first = kept[breaks]
     whole = _starts(gpu, state)
     return Runs(
