@@ -41,6 +41,8 @@ ALIKE: Final = 16
 """A reduction of gradients is at least the largest of its communicator over this: smaller ones belong to a loss."""
 SHARE_MIN: Final = 2e-4
 """Share of GPU time below which kernels carry no weight: the optimizer takes more, a loss that is logged less."""
+RUNNING_NS_MIN: Final = 2_000_000
+"""Kernels that recur sooner belong to one burst."""
 BINS: Final = 16
 """Bins of a period in which the rest of the stream is compared with itself."""
 AGREEMENT_MIN: Final = 0.2
@@ -122,7 +124,7 @@ def _rarer(stream: _Stream, period: float, heavy: Flags) -> bool:
 def _longest_running(stream: _Stream, share: Floats, named: Flags) -> float | None:
     """The longest period at which kernels of some weight recur."""
     periods = stream.habits.period_ns
-    for period in np.unique(periods[stream.steady])[::-1]:
+    for period in np.unique(periods[stream.steady & (periods >= RUNNING_NS_MIN)])[::-1]:
         same = stream.steady & _near(periods, period)
         if share[same].sum() >= SHARE_MIN or (same & named).any():
             return float(np.median(periods[same]))

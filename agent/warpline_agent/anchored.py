@@ -120,8 +120,7 @@ class Anchored:
             if found is not None:
                 self.settle(found)
             return
-        mine = self.keys.habits()
-        silent_ns = self.now_ns - int(mine.last_ns[self.choice.number])
+        silent_ns = self.now_ns - self.keys.last_ns(self.choice.number)
         if silent_ns > max(SILENT_PERIODS * self.choice.period_ns, SILENT_NS):
             self.settle(found)
         elif found is not None and abs(found.period_ns / self.choice.period_ns - 1) > CHANGED:

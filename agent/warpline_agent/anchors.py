@@ -125,8 +125,10 @@ class Keys:
         known = self._now_ns > 0 and not self.crosses(self._now_ns, begin)
         self.watched_ns += max(end - (self._now_ns if known else begin), 0)
         self._now_ns = max(self._now_ns, end)
-        self._learn(events.kind, describe)
         number = self.number(events.kind)
+        if (number < 0).any():
+            self._learn(events.kind, np.flatnonzero(number < 0), describe)
+            number = self.number(events.kind)
         for begin in range(0, len(events.time_ns), CHUNK):
             self._chunk(Events(*(column[begin : begin + CHUNK] for column in events)), number[begin : begin + CHUNK])
 
@@ -137,6 +139,10 @@ class Keys:
         place = np.minimum(np.searchsorted(self._known, kind), self._known.size - 1)
         return np.where(self._known[place] == kind, self._places[place], -1)
 
+    def last_ns(self, number: int) -> int:
+        """When a kind was seen last."""
+        return int(self._last[number])
+
     def habits(self) -> Habits:
         """How steadily each kind recurs."""
         count = len(self)
@@ -144,10 +150,8 @@ class Keys:
         known = np.isfinite(gaps)
         total = known.sum(axis=1)
         some = np.maximum(total, 1)
-        period = np.full(count, np.nan)
         rows = total > 0
-        if rows.any():
-            period[rows] = np.maximum(np.nanmedian(gaps[rows], axis=1), 1.0)  # made-up times may all be one
+        period = np.maximum(_medians(gaps, total), 1.0)  # made-up times may all be one
         ratio = np.where(known, gaps / period[:, None], np.nan)
         many = np.rint(ratio)
         off = np.abs(ratio - many)
@@ -184,20 +188,18 @@ class Keys:
         gaps[np.diff(epoch, axis=1) != 0] = np.nan
         return gaps
 
-    def _learn(self, kind: Times, describe: Callable[[int], Kind]) -> None:
-        unique, first = np.unique(kind, return_index=True)
-        pairs = zip(unique.tolist(), first.tolist(), strict=True)
-        fresh = [(each, at) for each, at in pairs if each not in self._numbers]
+    def _learn(self, kind: Times, unknown: Times, describe: Callable[[int], Kind]) -> None:
+        unique, first = np.unique(kind[unknown], return_index=True)
+        fresh = list(zip(unique.tolist(), unknown[first].tolist(), strict=True))
         for each, at in fresh:
             if len(self.kinds) >= KEYS_MAX:
                 self.beyond += 1
                 continue
             self._numbers[each] = len(self.kinds)
             self.kinds.append(describe(at))
-        if fresh:
-            known = sorted(self._numbers.items())
-            self._known = np.array([each for each, _ in known], dtype=np.int64)
-            self._places = np.array([number for _, number in known], dtype=np.int64)
+        known = sorted(self._numbers.items())
+        self._known = np.array([each for each, _ in known], dtype=np.int64)
+        self._places = np.array([number for _, number in known], dtype=np.int64)
 
     def _chunk(self, events: Events, number: Times) -> None:
         known = np.flatnonzero(number >= 0)
@@ -236,3 +238,10 @@ class Keys:
         usual = self._longest[unique] * FORGET ** np.clip(begun, 1, FORGET_MAX)
         bounded = np.where(self._bursts[unique] > SETTLING, np.maximum(GROWTH * usual, 1), np.inf)
         self._longest[unique] = np.maximum(usual, np.minimum(np.maximum(longest, 0), bounded))
+
+
+def _medians(gaps: Floats, total: npt.NDArray[np.int64]) -> Floats:
+    """Of each row of so many known gaps; NaN where there is none."""
+    order, rows = np.sort(gaps, axis=1), np.arange(total.size)  # unknown ones come last
+    found: Floats = (order[rows, np.maximum(total - 1, 0) // 2] + order[rows, total // 2]) / 2
+    return found

@@ -19,6 +19,7 @@ from .anchored import Anchored, Ended
 from .anchors import Events, Keys, Kind
 from .kernels import COMPUTE, Kernels, StepSpan
 from .parsers import nccl
+from .rare_names import RareNames
 from .ring_file import Records, RingFile
 from .ring_records import communicator_row
 
@@ -34,10 +35,6 @@ OPTIMIZER: Final = re.compile(
     r"adam|optimi[sz]er|multi_tensor_apply|lamb\b|adagrad|adafactor|rmsprop|(?<![a-z])sgd", re.IGNORECASE
 )
 """Kernels that run once a step, not once a micro-batch."""
-DENSE_MIN: Final = 4_096
-"""Kernels of one name after which it is asked whether they come so often that they end nothing."""
-DENSE_NS: Final = 5_000_000
-"""They do where they come at least so often."""
 LEVELS_MAX: Final = 4
 """A window of capture is doubled at most so often, with the time between windows,"""
 PERIOD_MAX: Final = (1 << 15) - 1
@@ -58,7 +55,8 @@ class InferredSteps:
         self._operations = Anchored(from_operations)
         self._kernels = Anchored(self._from_kernels)
         self._all_ns = 0
-        self._ignored = np.zeros(0, dtype=np.bool_)
+        self._rare = RareNames()
+        self._optimizers = np.zeros(0, dtype=np.bool_)  # by name
         self._windows = 0
         self._level = 0
 
@@ -74,6 +72,14 @@ class InferredSteps:
         """How long steps usually take."""
         found = self._operations.choice or self._kernels.choice
         return None if found is None else found.period_ns
+
+    def account(self) -> str:
+        """What keeps steps from being told, in words; empty where nothing does."""
+        if self.boundary is not None or not self._rare.frequent(self._optimizers):
+            return ""
+        return (
+            f"kernels of the optimizer come too often to tell steps by: {self._rare.passed_over} kernels not looked at"
+        )
 
     def window(self, at_ns: int) -> None:
         """Capture began: no kernel from before is known. Windows in which no step is found for long become longer."""
@@ -111,10 +117,15 @@ class InferredSteps:
         """Kernels, with the names of all so far; the steps they end, where operations end none."""
         if self._operations.choice is not None:
             return []
-        self._all_ns += int(kernels.duration_ns[kernels.category == COMPUTE].sum())
-        if self._ignored.size < len(kernels.names):
-            self._ignored = np.append(self._ignored, np.zeros(len(kernels.names) - self._ignored.size, dtype=np.bool_))
-        some = kernels.select(~self._ignored[kernels.name_id])
+        self._know(kernels.names)
+        if not self._optimizers.any():
+            return []  # without one nothing is sure
+        self._all_ns += int(kernels.duration_ns.sum(where=kernels.category == COMPUTE))
+        ends = kernels.end_ns
+        places = self._rare.among(kernels.name_id, int(ends.min()), int(ends.max()), self._optimizers)
+        if not places.size:
+            return []
+        some = kernels.select(places)
         weight = np.where(some.category == COMPUTE, some.duration_ns, 0)
         unnumbered = np.full(len(some), -1, dtype=np.int64)
         events = Events(some.end_ns, some.name_id.astype(np.int64), weight, unnumbered)
@@ -123,22 +134,15 @@ class InferredSteps:
 
     def _from_kernels(self, keys: Keys) -> Choice | None:
         """What ends steps by kernels; where there are operations, one that recurs with it, for its number."""
-        self._ignore(keys)
         found = from_kernels(keys, self._all_ns)
         if found is None or self._kernels.now_ns - self._operations.now_ns > SILENT_NS:
             return found
         self._operations.settle(near(self._operations.keys, found.period_ns))
         return None
 
-    def _ignore(self, keys: Keys) -> None:
-        """Kernels that come very often end no step, and are looked at no more."""
-        habits = keys.habits()
-        dense = (habits.seen >= DENSE_MIN) & (habits.last_ns - habits.first_ns < habits.seen * DENSE_NS)
-        choice = self._kernels.choice
-        if choice is not None:
-            dense[[choice.number, *choice.companions]] = False
-        for number in np.flatnonzero(dense).tolist():
-            self._ignored[keys.kinds[number].group] = True
+    def _know(self, names: tuple[str, ...]) -> None:
+        fresh = [OPTIMIZER.search(name) is not None for name in names[self._optimizers.size :]]
+        self._optimizers = np.append(self._optimizers, np.array(fresh, dtype=np.bool_))
 
 
 class _Operations:

@@ -20,7 +20,7 @@ from steps_without_hook import by_operations, verdict
 
 from warpline_agent.inferred_steps import InferredSteps
 from warpline_agent.sources.kernels import KernelsConfig, TrainingKernels
-from warpline_analysis.detectors import regression
+from warpline_analysis.detectors import regression, straggler
 from warpline_hook import layout, ring, step_ring
 from warpline_hook.process import Process, start_ticks
 from warpline_proto.finding import FindingKind
@@ -98,9 +98,8 @@ class Rank:
         self.process, self.step = process, 0
         self.ask("open")
         self.data = self.ask(f"communicator 9f3c {number} {ranks}")
-        self.names = {
-            name: self.ask(f"text {ring.NAME} {name}") for name in ("AllReduce", "ReduceScatter", "ncclFloat32")
-        }
+        told = ("AllReduce", "ReduceScatter", "ncclFloat32", "gemm", "ncclDevKernel_AllReduce_Sum_f32_RING_LL")
+        self.names = {name: self.ask(f"text {ring.NAME} {name}") for name in told}
 
     def ask(self, line: str) -> int:
         return int(self.process.ask(line))
@@ -111,6 +110,17 @@ class Rank:
             self._enqueue(begin_ns + int((at + 1) * seconds / 5 * 1e9), "AllReduce", (at + 1) << 20, 4 * self.step + at)
         self._enqueue(begin_ns + int(0.9 * seconds * 1e9), "AllReduce", 1, 4 * self.step + 3)
         self.step += 1
+
+    def compute(self, begin_ns: int, own: float, slowest: float) -> None:
+        """The kernels of one step, in which the slowest rank computes for so many seconds."""
+        for at in range(8):
+            self._launch(begin_ns + int(at * own / 8 * 1e9), int(own / 8 * 1e9) - 1000, "gemm")
+        waited = max(slowest - own, 0.0) + 0.02
+        kernel = "ncclDevKernel_AllReduce_Sum_f32_RING_LL"
+        self._launch(begin_ns + int(own * 1e9), int(waited * 1e9), kernel)
+
+    def _launch(self, at_ns: int, duration_ns: int, name: str) -> None:
+        assert self.ask(f"run {at_ns} {duration_ns} {self.names[name]}") == 1
 
     def _enqueue(self, at_ns: int, name: str, elements: int, sequence: int) -> None:
         texts = f"{self.data} {self.names[name]} {self.names['ncclFloat32']}"
@@ -130,8 +140,8 @@ def start(
     return begin
 
 
-def source_of(folder: Path) -> TrainingKernels:
-    source = TrainingKernels(KernelsConfig(directories=(str(folder),), containers=False), node="n1")
+def source_of(folder: Path, clock_ns: Callable[[], int] = time.time_ns) -> TrainingKernels:
+    source = TrainingKernels(KernelsConfig(directories=(str(folder),), containers=False), clock_ns, node="n1")
     source.open()
     return source
 
@@ -161,6 +171,31 @@ def test_a_job_without_a_hook_has_steps_and_is_told_when_it_becomes_slower(
     (finding,) = told.findings
     assert finding.kind == FindingKind.REGRESSION
     assert finding.onset.step in range(139, 143)
+
+
+def test_a_slow_rank_of_a_job_without_a_hook_is_named(
+    start: Callable[[int, int], Rank], tmp_path: Path, reader_of: Callable[..., Any]
+) -> None:
+    """Both ranks take as long for each step, since the quick one waits: compute within inferred steps tells them apart."""
+    now_ns = time.time_ns() - 1000 * SECOND
+    ranks, source = [start(number, 2) for number in range(2)], source_of(tmp_path, lambda: now_ns)
+    for rank in ranks:
+        rank.ask(f"capture {now_ns - SECOND}")
+    rows = []
+    for step in range(160):
+        scatter = 1 + 0.01 * np.sin(step * step)
+        for rank, own in zip(ranks, (0.6, 0.8), strict=True):
+            rank.compute(now_ns, own * scatter, 0.8 * scatter)
+            rank.run(now_ns, scatter)
+        now_ns += int(scatter * 1e9)
+        rows += list(source.read()) if step % 10 == 9 else []
+    source.close()
+    tables: dict[str, list[pa.Table]] = {}
+    for each in rows:
+        tables.setdefault(each.table, []).append(pa.Table.from_batches([each.batch]))
+    told = straggler.detect(reader_of({name: pa.concat_tables(parts) for name, parts in tables.items()}))
+    (finding,) = told.findings
+    assert (finding.kind, finding.subject.rank) == (FindingKind.COMPUTE_STRAGGLER, 1)
 
 
 def test_steps_of_a_hook_that_appears_later_win(

@@ -6,6 +6,7 @@ Made-up jobs (step_streams.py) with 0 to 5 % of records lost, evaluations, check
 NCCL operations of a rank, `kernels` its kernels, `windows` those that windows of capture leave; `serving` has no steps. Right is
 a job of which at least 98 % of the steps told hold one true end of a step. Greyhound's recipe is right where its period is within
 10 % of the median step, with 200 lags and a gate of 0.7. No kernels are lost. Rules and settings were tried below seed 20,000.
+`CPU` is the processor time of a kernel at some kernels a second, names, and seconds a step, read four times a second.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,9 @@ ROUND_NS = 250_000_000
 UNCOUNTED = ("AllToAll", "Send", "Recv")
 WINDOWS = (20, 200)
 LAGS, GATE = 200, 0.7
+COST_SECONDS = 60
+COSTS = ((50_000, 150, 0.1), (50_000, 150, 0.5), (50_000, 2_000, 0.5), (5_000, 150, 0.5))
+"""Kernels a second, names, seconds a step."""
 RIGHT_SHARE = 0.98
 
 
@@ -157,6 +162,23 @@ def measure(first: int, count: int) -> dict[str, Counter[str]]:
     return found
 
 
+def cost(rate: int, names: int, step: float) -> float:
+    """Microseconds of CPU a kernel, of a job with an optimizer of ten kernels at the end of each step."""
+    some = np.random.default_rng(1)
+    rare = np.r_[names - 10, [names - 1] * 10]
+    name = np.r_[some.integers(0, names - 10, int(rate * step) - rare.size), rare].astype(np.int32)
+    name = np.tile(name, int(COST_SECONDS / step))
+    times = 10**18 + (np.arange(name.size) / rate * 1e9).astype(np.int64)
+    told = (*(f"gemm_{each}" for each in range(names - 1)), "multi_tensor_apply_kernel<FusedAdam>")
+    parts = [
+        _kernels(times[begin:end], np.full(end - begin, 15_000), name[begin:end], told) for begin, end in rounds(times)
+    ]
+    inferred, before = InferredSteps(), time.process_time_ns()
+    for part in parts:
+        inferred.take_kernels(part)
+    return (time.process_time_ns() - before) / 1e3 / name.size
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,11 +187,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     chosen = parser.parse_args()
     found = measure(chosen.first, chosen.count)
+    costs = {f"{rate} a second, {names} names, {step} s": cost(rate, names, step) for rate, names, step in COSTS}
     if chosen.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({**found, "us_per_kernel": costs}, indent=1))
         return
     for name, counts in found.items():
         print(f"{name:24}", ", ".join(f"{each} {counts[each]}" for each in ("right", "cannot tell", "wrong")))
+    for name, microseconds in costs.items():
+        print(f"CPU, {name}: {microseconds:.3f} us a kernel")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
  *   communicator HASH RANK RANKS   the number of its text
  *   enqueue START COMMUNICATOR NAME TYPE ELEMENTS SEQUENCE   one collective, texts by their numbers; 1 or 0
  *   run START DURATION NAME  one kernel; 1 or 0
+ *   capture START            kernels are captured from then on; 1 or 0
  *   claim                    claims a record of the NCCL lane and never completes it
  *   text KIND TEXT           its number
  *   state CHANNEL STATE WHY  ok
@@ -93,6 +94,12 @@ static long run(const unsigned long *told)
     return 1;
 }
 
+static long capture(uint64_t start_ns)
+{
+    struct warpline_record record = {.kind = KIND_CAPTURE, .start_ns = start_ns, .value = CAPTURE_KERNELS};
+    return ring_put(LANE_EVENTS, &record);
+}
+
 static int forked(void)
 {
     int status = 0;
@@ -123,6 +130,8 @@ int main(void)
             answer = run(told);
         else if (sscanf(line, "threads %ld %ld", &a, &b) == 2)
             each_thread = b, answer = threads((int)a);
+        else if (sscanf(line, "capture %lu", told) == 1)
+            answer = capture(told[0]);
         else if (!strncmp(line, "claim", 5))
             answer = (long)__atomic_fetch_add(&ring_header()->lane[LANE_NCCL].head, 1, __ATOMIC_RELAXED);
         else if (sscanf(line, "text %ld %8191[^\n]", &a, text) == 2)

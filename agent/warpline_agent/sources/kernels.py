@@ -329,6 +329,8 @@ def _troubles(followed: Followed, standing: Standing) -> Iterator[Health]:
         yield Health(f"records of {process}", "dropped", " and ".join(filter(None, said)))
     if followed.operations.uncertain:
         yield Health(f"operations of {process}", "partial", followed.operations.account())
+    if followed.inferred is not None and (why := followed.inferred.account()):
+        yield Health(f"steps of {process}", "partial", why)
 
 
 def _nccl_version(number: int) -> str | None:
