@@ -99,11 +99,11 @@ async def test_the_page_says_what_is_drawn_what_is_wasted_why_and_by_whom(
         kwh = 6 * (2 * 500 * 600 + 2 * 100 * 120 + 600 * 110) / 3.6e6
         idle_kwh = 6 * (2 * 100 * 120 + 600 * 110) / 3.6e6
         assert f"(10 min ago): {kwh:.2f} kWh, {kwh * 0.36 * 1.5:.2f} EUR." in said
-        assert f"and idle: {800 / 1800:.1%} of the time that programs ran, {idle_kwh * 1e3:.1f} Wh" in said
+        assert f"(execution-idle): {800 / 1800:.1%} of the time programs ran, {idle_kwh * 1e3:.1f} Wh" in said
         assert f"{idle_kwh * 0.36 * 1.5:.2f} EUR." in said
         sums = words(pilot, "#sums")
-        assert "execution-idle   44%     13%  150.0 Wh" in sums
-        assert "for 30 min or more   75%  110.0 Wh" in sums and "after disk traffic" in sums
+        assert "execution-idle  44.4%   13.0%  150.0 Wh" in sums
+        assert "for 30 min or more  75.0%  110.0 Wh" in sums and "after disk traffic" in sums
         assert ("nothing was done for 5 s" in sums) == (columns == 200)
         assert words(pilot, "#drawers").splitlines() == [
             "(no job known) | 110.0 Wh | 100.0% | 0.06 | 110.0 Wh | 1 | 0% | 0% | 0%",
@@ -148,17 +148,17 @@ async def test_where_residency_is_unknown_both_bounds_are_said(database: Databas
     rows = [piece(0, 0, "active", 0, 400, 300.0), piece(0, 0, "low_unknown", 400, 100, 60.0)]
     database.add("energy_intervals", [*rows, piece(0, 0, "unobserved", 500, 100, None)])
     database.add("device_samples", [sample(0, 2, gpu_utilization_percent=0.0)])
-    async with WarplineApp(Feed(database.query, lambda: NOW)).run_test(size=(80, 24)) as pilot:
+    async with WarplineApp(Feed(database.query, lambda: NOW, PRICE)).run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("5")
         await settle(pilot)
         said = " ".join(words(pilot, "#power").split())
-        assert "1 idle, held or not is unknown." in said
-        assert "idle: 0.0% to 20.0% of the time that programs ran, 0 Wh to 1.7 Wh" in said
+        assert "1 idle; whether a program holds them is unknown." in said
+        assert "(execution-idle): 0.0% to 20.0% of the time programs ran, 0 Wh to 1.7 Wh, 0.00 to <0.01 EUR." in said
         assert "Residency unknown: if a program held these GPUs, they were execution-idle." in said
         assert "100 GPU-seconds had neither counter nor power" in said
-        assert "not measured        17%       -        -" in words(pilot, "#sums")
-        assert words(pilot, "#drawers").startswith("(no job known) | 0 Wh - 1.7 Wh | 0.0% to 20.0%")
+        assert "not measured       16.7%       -        -" in words(pilot, "#sums")
+        assert words(pilot, "#drawers").startswith("(no job known) | 0 Wh to 1.7 Wh | 0.0% to 20.0% | 0.00 to <0.01")
 
 
 async def test_an_account_that_cannot_be_asked_takes_no_other_page_with_it(database: Database) -> None:

@@ -76,6 +76,7 @@ class Drawer:
     unmeasured_seconds: float
     seconds: float
     idle_cost: float | None
+    unknown_cost: float | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Power:
     currency: str | None = None
     cost: float | None = None
     idle_cost: float | None = None
+    unknown_cost: float | None = None
     error: str | None = None
 
     def of(self, state: str) -> StateSum:

@@ -93,7 +93,8 @@ SELECT {_KEYS[by]} AS key, count(DISTINCT coalesce(node, '?') || coalesce(gpu_uu
        coalesce(sum(seconds) FILTER (state = 'busy_wait'), 0) AS busy_wait_seconds,
        coalesce(sum(seconds) FILTER (state = 'spinning'), 0) AS spinning_seconds,
        coalesce(sum(seconds) FILTER (state IN ('blind', 'unobserved')), 0) AS unmeasured_seconds,
-       sum(joules * price) FILTER (state = 'execution_idle') AS idle_priced
+       sum(joules * price) FILTER (state = 'execution_idle') AS idle_priced,
+       sum(joules * price) FILTER (state = 'low_unknown') AS unknown_priced
 FROM energy_states LEFT JOIN prices USING (window_ns)
 WHERE window_ns >= {first_ns} GROUP BY {_GROUPS[by]}
 ORDER BY sum(joules) FILTER (state IN ('execution_idle', 'low_unknown', 'spinning')) DESC NULLS LAST,
@@ -154,7 +155,8 @@ class PowerFeed:
             groups=rows[0]["groups"] if rows else 0,
             currency=None if self._prices is None else self._prices.currency,
             cost=self._cost(sum(row["priced"] or 0.0 for row in by_state)),
-            idle_cost=self._cost(sum(row["priced"] or 0.0 for row in by_state if row["state"] == "execution_idle")),
+            idle_cost=self._cost(_priced(by_state, "execution_idle")),
+            unknown_cost=self._cost(_priced(by_state, "low_unknown")),
         )
 
     def _price(self, time_ns: int) -> float:
@@ -165,8 +167,12 @@ class PowerFeed:
         return None if self._prices is None else self._prices.cost(priced or 0.0, 1.0)
 
     def _drawer(self, row: dict[str, Any]) -> Drawer:
-        told = {name: value for name, value in row.items() if name not in ("groups", "idle_priced")}
-        return Drawer(**told, idle_cost=self._cost(row["idle_priced"]))
+        told = {name: value for name, value in row.items() if name != "groups" and not name.endswith("priced")}
+        return Drawer(**told, idle_cost=self._cost(row["idle_priced"]), unknown_cost=self._cost(row["unknown_priced"]))
+
+
+def _priced(rows: list[dict[str, Any]], state: str) -> float:
+    return sum(row["priced"] or 0.0 for row in rows if row["state"] == state)
 
 
 def _state(row: dict[str, Any]) -> StateSum:

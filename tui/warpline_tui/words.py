@@ -45,11 +45,11 @@ def energy(joules: float | None) -> str:
     return f"{joules / 3.6e3:.1f} Wh" if joules else "0 Wh"
 
 
-def money(amount: float | None, currency: str) -> str:
-    """An amount with its currency; one that is small, but not nothing, says so."""
+def money(amount: float | None) -> str:
+    """An amount of any currency; one that is small, but not nothing, says so."""
     if amount is None:
         return UNKNOWN
-    return f"<0.01 {currency}" if 0 < amount < 0.01 else f"{amount:,.2f} {currency}"
+    return "<0.01" if 0 < amount < 0.01 else f"{amount:,.2f}"
 
 
 def number(value: float | None, unit: str = "") -> str:

@@ -53,6 +53,8 @@ MEANINGS_COLUMNS: Final = 150
 """A window this wide has room for what the states mean."""
 BEHIND_SECONDS: Final = 25 * 60
 """The account is up to twelve minutes late; a node that fell silent is accounted after 25."""
+WORTH_A_LOOK: Final = 0.05
+"""From this share of idle time on it is shown in yellow."""
 EMPTY: Final = "No GPU has been heard of yet."
 NOTHING: Final = (
     "Nothing is accounted yet: the collector adds up each ten minutes about two minutes after they are over\n"
@@ -135,7 +137,7 @@ def _live(live: Live | None, snapshot: Snapshot) -> Text:
     elif not live.unknown:
         said.append("None is held by a program and idle. ", "not bold")
     if live.unknown:
-        said.append(f"{live.unknown} idle, held or not is unknown.", "not bold dim")
+        said.append(f"{live.unknown} idle; whether a program holds them is unknown.", "not bold dim")
     return said
 
 
@@ -146,7 +148,7 @@ def _hour(power: Power, snapshot: Snapshot) -> Text:
         (f"{_span(power.end_ns - power.start_ns)} accounted to {clock(power.end_ns, now_ns)}", "bold"),
         f" ({age(power.end_ns, now_ns)}): ",
         (energy(power.joules), "bold"),
-        f", {money(power.cost, power.currency)}" if power.currency else "",
+        f", {money(power.cost)} {power.currency}" if power.currency else "",
     )
     said.append(".")
     late_seconds = ((snapshot.newest_ns or power.end_ns) - power.end_ns) / 1e9
@@ -158,19 +160,14 @@ def _hour(power: Power, snapshot: Snapshot) -> Text:
 
 
 def _idle(power: Power) -> Text:
-    idle = power.of("execution_idle")
-    unknown = power.of("low_unknown")
-    told = power.idle_share
+    idle, unknown, told = power.of("execution_idle"), power.of("low_unknown"), power.idle_share
     if told is None:
         return Text("No program held a GPU in this time.", "dim")
-    upper = "" if unknown.seconds <= 0 else f" to {energy((idle.joules or 0.0) + (unknown.joules or 0.0))}"
-    cost = f", {money(power.idle_cost, power.currency)}" if power.currency else ""
+    drawn = _energies(idle.joules, unknown.joules, unknown.seconds)
+    cost = f", {_costs(power.idle_cost, power.unknown_cost)} {power.currency}" if power.currency else ""
     return Text.assemble(
-        ("Held by a program and idle: ", "bold"),
-        (
-            f"{_range(told)} of the time that programs ran, {energy(idle.joules)}{upper}{cost}",
-            "yellow" if told[1] >= 0.05 else "",
-        ),
+        ("Held by a program for nothing (execution-idle): ", "bold"),
+        (f"{_range(told)} of the time programs ran, {drawn}{cost}", "yellow" if told[1] >= WORTH_A_LOOK else ""),
         ".",
     )
 
@@ -198,13 +195,17 @@ def _sums(power: Power, columns: int) -> Text:
 def _state_rows(power: Power) -> Iterator[tuple[str, str, str, str]]:
     for each in power.states:
         name = STATES.get(each.state, (each.state, ""))[0]
-        yield name, share(each.seconds, power.seconds), share(each.joules, power.joules), energy(each.joules)
+        yield name, _percent(each.seconds, power.seconds), _percent(each.joules, power.joules), energy(each.joules)
 
 
 def _cause_rows(power: Power) -> Iterator[tuple[str, str, str]]:
     whole = sum(each.seconds for each in power.causes)
     for each in power.causes:
-        yield CAUSES.get(each.cause, each.cause or UNKNOWN), share(each.seconds, whole), energy(each.joules)
+        yield CAUSES.get(each.cause, each.cause or UNKNOWN), _percent(each.seconds, whole), energy(each.joules)
+
+
+def _percent(part: float | None, whole: float | None) -> str:
+    return UNKNOWN if part is None or not whole else f"{part / whole:.1%}"
 
 
 def _order(power: Power) -> Text:
@@ -232,16 +233,12 @@ def _columns(power: Power) -> tuple[str, ...]:
 
 
 def _row(drawer: Drawer, power: Power) -> list[Cell]:
-    unknown = drawer.unknown_seconds > 0
-    idle = energy(drawer.idle_joules)
-    if unknown:
-        idle = f"{energy(drawer.idle_joules or 0.0)} - {energy((drawer.idle_joules or 0.0) + (drawer.unknown_joules or 0.0))}"
     told = bounds(drawer.idle_seconds, drawer.unknown_seconds, drawer.running_seconds)
     return [
         Text(f"(no {power.by} known)", "dim") if drawer.key is None else _shown(drawer.key, power.by),
-        idle,
+        _energies(drawer.idle_joules, drawer.unknown_joules, drawer.unknown_seconds),
         UNKNOWN if told is None else _range(told),
-        *([money(drawer.idle_cost, "").rstrip()] if power.currency else []),
+        *([_costs(drawer.idle_cost, drawer.unknown_cost)] if power.currency else []),
         energy(drawer.joules),
         number(drawer.gpus),
         share(drawer.busy_wait_seconds, drawer.seconds),
@@ -256,6 +253,17 @@ def _shown(key: str, by: str) -> str:
         return key
     place, _, uuid = key.rpartition(" ")
     return f"{place} {uuid[:UUID_CHARS]}".strip()
+
+
+def _energies(idle: float | None, unknown: float | None, unknown_seconds: float) -> str:
+    """At least, and at most if a program held every GPU of which that is unknown."""
+    if unknown_seconds <= 0:
+        return energy(idle)
+    return f"{energy(idle or 0.0)} to {energy((idle or 0.0) + (unknown or 0.0))}"
+
+
+def _costs(idle: float | None, unknown: float | None) -> str:
+    return f"{money(idle)} to {money((idle or 0.0) + unknown)}" if unknown else money(idle)
 
 
 def _range(told: tuple[float, float]) -> str:
