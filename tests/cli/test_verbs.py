@@ -57,6 +57,7 @@ def test_printed_settings_are_valid_and_print_the_same_again(
     assert capsys.readouterr().out == printed
     for section in (
         "[agent]",
+        "[power]",
         "[sources.nvml]",
         "[collector]",
         "[collector.store]",
@@ -64,6 +65,43 @@ def test_printed_settings_are_valid_and_print_the_same_again(
         "[collector.analysis]",
     ):
         assert section in printed
+
+
+def test_prices_are_printed_as_they_are_set_and_the_example_of_the_manual_is_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Section [power] of deploy/README.md goes into a file as it is."""
+    manual = (Path(__file__).parents[2] / "deploy" / "README.md").read_text()
+    path = tmp_path / "config.toml"
+    path.write_text(manual.split("```toml\n[power]", 1)[1].split("```", 1)[0].join(("[power]", "")))
+    assert main(["config", "print", "--config", str(path)]) == 0
+    printed = capsys.readouterr().out.split("[power]\n", 1)[1]
+    assert printed.splitlines()[:6] == [
+        "price_per_kwh = 0.21",
+        'currency = "EUR"',
+        "carbon_grams_per_kwh = 380.0",
+        "pue = 1.3",
+        'tariffs = ["mon-fri 08:00-20:00 0.31", "22:00-06:00 0.14"]',
+        'time_zone = "Europe/Berlin"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('price_per_kwh = 0.2\ntariffs = ["mon-fri 8-20 0.31"]', "write it as 'mon-fri 08:00-20:00 0.31'"),
+        ("price_per_kwh = -1", "not negative"),
+        ('time_zone = "Berlin"', "Europe/Berlin"),
+        ("price_kwh = 0.3", "did you mean 'price_per_kwh'"),
+    ],
+)
+def test_a_price_that_cannot_be_meant_is_refused_with_what_to_write(
+    line: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(f"[power]\n{line}\n")
+    assert main(["config", "validate", "--config", str(path)]) == EXIT_USAGE
+    assert words in capsys.readouterr().err
 
 
 def test_doctor_answers_for_each_part_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
