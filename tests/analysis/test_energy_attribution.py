@@ -38,7 +38,8 @@ def process(
 
 def charged(reader_of: ReaderOf, samples: Sequence[Row], processes: Sequence[Row], **tables: Any) -> list[Row]:
     reader = reader_of({"device_samples": samples, "gpu_processes": processes, **tables})
-    return account(reader, BEGIN * NS // (600 * NS) * 600 * NS, {}, 1).to_pylist()
+    rows: list[Row] = account(reader, BEGIN * NS // (600 * NS) * 600 * NS, {}, 1).to_pylist()
+    return rows
 
 
 def brief(rows: Sequence[Row]) -> list[tuple[Any, ...]]:
@@ -73,7 +74,7 @@ def test_what_two_jobs_share_is_charged_to_neither_but_to_whom_they_have_in_comm
 
 
 def test_a_process_of_no_known_job_beside_one_with_a_job_leaves_both_without(reader_of: ReaderOf) -> None:
-    nameless = {"job": None, "user": None, "account": None, "process": "nvidia-cuda-mps-server"}
+    nameless: Row = {"job": None, "user": None, "account": None, "process": "nvidia-cuda-mps-server"}
     [row] = charged(reader_of, seconds(11), [process(0), process(0, pid=71, **nameless)])
     assert (row["job"], row["user"]) == (None, None)
     assert row["unattributed"] == "shared by a, and by processes of no known job: nvidia-cuda-mps-server"

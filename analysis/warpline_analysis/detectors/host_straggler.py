@@ -27,6 +27,7 @@ from warpline_proto.finding import (
 
 from ..arrivals import STEPS_MIN, Corroboration, delay
 from ..blame import called, cost_of, percent, subject_of
+from ..busy_wait import charged
 from ..detector import Reader, show
 from ..host_causes import UNKNOWN_HOST, Accused, Cause, find_cause
 from ..host_gaps import Gaps, largest_excess, load_gaps
@@ -155,11 +156,15 @@ def _weigh(reader: Reader, job: Job, gaps: Gaps, found: Sequence[Suspect]) -> Re
     waits = load_waits(reader, job.name, since)
     cases = sorted((case for each in left for case in _cases(each)), key=lambda case: -case.suspect.slow.lost)
     report = Report()
-    for case in _roots(reader, [_explained(reader, job, case) for case in cases[:CASES_MAX]])[:FINDINGS_MAX]:
+    roots = _roots(reader, [_explained(reader, job, case) for case in cases[:CASES_MAX]])[:FINDINGS_MAX]
+    for case in roots:
         ranks = {member.rank for member in case.members}
         lost = min(case.lost_since(since), SHOWN_SHARE * gaps.work)  # bubbles of a pipeline hide some of it
         heard = delay(ranks, waits, lost, gaps.times.of_stage(case.suspect.group.stage))
-        report += _told(reader, job, gaps, case, heard)
+        told = _told(reader, job, gaps, case, heard)
+        if len(roots) == 1 and heard.agrees is True and not case.ambiguous:  # else whom they wait for is not known
+            told = Report(tuple(charged(reader, each, job.name, ranks, waits, since) for each in told.findings))
+        report += told
     return report
 
 

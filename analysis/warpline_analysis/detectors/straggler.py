@@ -8,14 +8,14 @@ between ranks that do the same work, so that neither waiting nor any clock plays
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from warpline_proto.finding import Check, Finding, Report, Verdict
 
 from ..arrivals import SILENT, STEPS_MIN, Corroboration, Late, corroborate, late_rank
 from ..blame import DETECTOR, data_imbalance, late_arrival, numbered, percent, replica_imbalance, straggler
-from ..busy_wait import joules
+from ..busy_wait import charged
 from ..cpu_compute import SHARED, on_cpus, waited_for
 from ..detector import Reader
 from ..evenness import Evenness, evenness, merged
@@ -124,8 +124,8 @@ def _accuse(
     if len(named) > 1 or heard[0].agrees is not True:
         return found  # whom the waiting is to be charged to is not known
     group, _, chosen = named[0]
-    spent = joules(reader, job.name, [group.members[place].rank for place in chosen], waits)
-    return [replace(found[0], cost=replace(found[0].cost, joules=spent))]
+    late = [group.members[place].rank for place in chosen]
+    return [charged(reader, found[0], job.name, late, waits, since)]
 
 
 def _closer(
