@@ -22,7 +22,10 @@ from warpline_hook.native_build import compile_library, system_compiler, wheel_c
 ROOT = Path(__file__).parents[2]
 MACHINES = {"x86_64": 62, "aarch64": 183}
 """ELF's numbers."""
-EXPORTED = {"InitializeInjection", "warpline_step", "warpline_profiler", *(f"ncclProfiler_v{n}" for n in range(1, 7))}
+EXPORTED = {
+    "InitializeInjection", "warpline_step", "warpline_profiler", "warpline_end",
+    *(f"ncclProfiler_v{n}" for n in range(1, 7)),
+}  # fmt: skip
 
 needs_hatchling = pytest.mark.skipif(find_spec("hatchling") is None, reason="no hatchling to build a wheel with")
 needs_ziglang = pytest.mark.skipif(find_spec("ziglang") is None, reason="no ziglang to build for other machines with")

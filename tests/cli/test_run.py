@@ -12,6 +12,7 @@ import pytest
 
 from warpline_cli.main import EXIT_USAGE
 from warpline_cli.verbs.run import EXIT_NOT_FOUND, EXIT_NOT_RUN
+from warpline_hook.flight_recorder import flight_recorder_variables
 from warpline_hook.library import capture_variables
 
 WARPLINE = [sys.executable, "-m", "warpline_cli.main", "run"]
@@ -32,7 +33,7 @@ def environment_of(*words: str, **variables: str) -> dict[str, str]:
 
 def test_the_command_sees_the_hook_asked_for_and_nothing_else_new() -> None:
     found = environment_of()
-    capture = set(capture_variables({}))
+    capture = set(capture_variables({})) | set(flight_recorder_variables({}, "", ""))
     assert set(found) - {"LC_CTYPE"} == {"WARPLINE_HOOK", "WARPLINE_RUN"} | capture
     assert found["WARPLINE_HOOK"] == "1"
 
