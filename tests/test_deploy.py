@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 UNITS = Path(__file__).parents[1] / "deploy" / "systemd"
-EXPOSURE_MAX = {"warpline-agent": 4.0, "warpline-collector": 2.0}
+EXPOSURE_MAX = {"warpline-agent": 4.0, "warpline-collector": 2.0, "warpline-power-guard": 4.0}
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
@@ -55,3 +55,10 @@ def test_the_unit_calls_a_verb_that_exists(name: str) -> None:
     found = re.search(r"^ExecStart=/opt/warpline/bin/warpline (\w+)", (UNITS / f"{name}.service").read_text(), re.M)
     assert found is not None
     assert found[1] in VERBS
+
+
+def test_the_power_guard_is_a_dry_run_until_told_otherwise_and_restores_however_it_ends() -> None:
+    unit = (UNITS / "warpline-power-guard.service").read_text()
+    assert re.search(r"^ExecStart=/opt/warpline/bin/warpline power guard \$GUARD_FLAGS$", unit, re.M)
+    assert re.search(r"^ExecStopPost=/opt/warpline/bin/warpline power restore$", unit, re.M)
+    assert not re.search(r"^[^#]*--live", unit, re.M)

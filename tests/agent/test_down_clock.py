@@ -78,7 +78,8 @@ def test_a_clock_that_is_set_back_begins_the_count_anew_and_does_not_prolong_the
 
 
 def test_frequent_wake_ups_make_it_leave_the_gpu_alone_longer_each_time_up_to_a_bound() -> None:
-    clock, now, pauses = DownClock(Rule()), 0.0, []
+    clock, now = DownClock(Rule()), 0.0
+    pauses: list[float] = []
     while len(pauses) < 9:
         decision = clock.step(now, WORK if clock.down else IDLE)
         if decision is Decision.BACK_OFF:
@@ -98,7 +99,8 @@ def test_six_wake_ups_a_minute_are_not_yet_frequent() -> None:
 
 
 def test_after_a_long_quiet_time_it_backs_off_for_a_short_time_again() -> None:
-    clock, now, pauses = DownClock(Rule()), 0.0, []
+    clock, now = DownClock(Rule()), 0.0
+    pauses: list[float] = []
     while len(pauses) < 3:
         if clock.step(now, WORK if clock.down else IDLE) is Decision.BACK_OFF:
             pauses.append(clock.back_off_seconds)

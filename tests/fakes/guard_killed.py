@@ -53,7 +53,7 @@ def kill_at(point: str, watchdog_too: bool) -> None:
             die()
         return answer
 
-    watched_by.Watchdog.__init__ = remember  # type: ignore[method-assign]
+    setattr(watched_by.Watchdog, "__init__", remember)  # noqa: B010  # mypy has no word for it
     setattr(owner, name, method)
 
 

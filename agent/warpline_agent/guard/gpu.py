@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from ..nvml.device import NO_PERMISSION, NOT_OFFERED
-from .activity import Signals
+from .activity import EMPTY, Signals
 from .down_clock import Activity, Decision, DownClock, Rule
 from .orders import ABSENT, UNKNOWN, Answer
 from .rows import BACK_OFF, LOWER, REFUSE, RESTORE, Row
@@ -198,7 +198,7 @@ class Gpu:
     def _explain(self, activity: Activity, time_ns: int) -> None:
         """Say once why a GPU is never lowered, where that is not for work."""
         now = time_ns / 1e9
-        if activity.idle or activity.work:
+        if activity.idle or activity.work or activity.reason == EMPTY:
             self._not_idle_since = None
         elif self._not_idle_since is None:
             self._not_idle_since = now

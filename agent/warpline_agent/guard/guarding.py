@@ -79,10 +79,10 @@ class Guard:
         try:
             if self._live:
                 self._recover()
-                self._watchdog = Watchdog(
-                    self._directory, self._library_directory, self._config.silent_seconds, self._clock
-                )
             self._source.open()
+            if self._live:
+                silent_seconds = self._config.silent_seconds
+                self._watchdog = Watchdog(self._directory, self._library_directory, silent_seconds, self._clock)
             try:
                 while not stopped():
                     self._round()
@@ -226,10 +226,10 @@ class Guard:
 
 
 def _by_gpu(batch: pa.RecordBatch) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each GPU, oldest first; those that do not say which GPU they are of are left out."""
+    """Rows of each GPU, oldest first; without those that do not say of which, and those of a visit at which no signal was due."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in batch.to_pylist():
-        if row["gpu_uuid"] is not None:
+        if row["gpu_uuid"] is not None and any(row[name] is not None for name in EVERY_ROUND):
             found.setdefault(row["gpu_uuid"], []).append(row)
     return found
 

@@ -1,7 +1,7 @@
 """The process that sets clocks: reads one line of JSON for each thing to do, answers each with one, until its input ends.
 
-Calls that set clocks may hang, so they are made here, a thread for each GPU, where they can be killed. It holds NVML
-open, so that the driver stays loaded while clocks are low. `look` asks for the lowest clocks of a GPU, `lower` sets them, `restore` unlocks.
+Calls that set clocks may hang, so they are made here, a thread for each GPU, where they can be killed. It holds NVML open, so
+that the driver stays loaded while clocks are low. `look` asks for the lowest clocks of a GPU, `lower` sets, `restore` unlocks.
 """
 
 from __future__ import annotations

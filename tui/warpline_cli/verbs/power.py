@@ -20,11 +20,20 @@ class _Subverb(Protocol):
     def run(self, options: argparse.Namespace) -> int: ...
 
 
+class _Later(argparse.ArgumentParser):
+    """The parser of a subverb, filled when it is asked: to restore clocks takes nothing of what a report needs."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as argparse has it
+        _subverb(self.prog.split()[-1]).arguments(self)
+        return super().parse_known_args(args, namespace)
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """One parser a subverb."""
-    added = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True)
+    """One parser a subverb, of the same kind as this one."""
+    kind: type[argparse.ArgumentParser] = type("Later", (_Later, type(parser)), {})
+    added = parser.add_subparsers(dest="subverb", metavar="SUBVERB", required=True, parser_class=kind)
     for name, meaning in SUBVERBS.items():
-        _subverb(name).arguments(added.add_parser(name, help=meaning, description=meaning))
+        added.add_parser(name, help=meaning, description=meaning)
 
 
 def run(options: argparse.Namespace) -> int:
