@@ -102,7 +102,9 @@ class GpuProcesses:
         hidden = sum(not each.readable for each in known.values())
         if hidden:
             reason = f"{hidden} processes: {UNREADABLE}, so that their job is known by their control group alone"
-            yield Health("environment of GPU processes", "denied", f"{reason}; CAP_SYS_PTRACE would do")
+            yield Health(
+                "environment of GPU processes", "denied", f"{reason}; CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH would do"
+            )
         unseen = [each.evidence for each in known.values() if each.start_ticks is None]
         if unseen:
             yield Health("identity of GPU processes", "denied", f"{len(unseen)} processes: {unseen[0]}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_tree import ProcessTree
+from process_tree import INITIAL, ProcessTree
 
 from warpline_agent.gpu_processes import LOOKED_AT_MAX, GpuProcesses
 from warpline_agent.hook_processes import Training
@@ -19,6 +22,8 @@ from warpline_agent.nvml.messages import Inbox, Resident
 from warpline_agent.process_identity import Identities
 from warpline_agent.source import Rows
 from warpline_agent.sources.nvml import Nvml, NvmlConfig
+from warpline_hook.process import start_ticks
+from warpline_hook.step_ring import create
 
 NS = 10**9
 GIB = 2**30
@@ -196,10 +201,14 @@ class Watched:
     def __init__(self, library: Path, folder: Path) -> None:
         self.script = folder / "node.txt"
         self.tree = ProcessTree(folder)
-        config = NvmlConfig(
-            period_seconds=0.05, library_directory=str(library), open_seconds=PATIENCE_SECONDS, directories=()
+        self.hooks = folder / "hooks"
+        self.config = NvmlConfig(
+            period_seconds=0.05,
+            library_directory=str(library),
+            open_seconds=PATIENCE_SECONDS,
+            directories=(str(self.hooks),),
         )
-        self.source = Nvml(config, proc=self.tree.proc)
+        self.source = Nvml(self.config, proc=self.tree.proc)
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.dropped = 0
 
@@ -248,6 +257,28 @@ def test_from_the_driver_to_rows_with_the_job_in_samples(watched: Watched) -> No
     watched.until(lambda: len(watched.rows.get("device_samples", [])) > 4)
     last = {row["gpu_index"]: row for row in watched.rows["device_samples"]}
     assert (last[0]["job"], last[1]["job"]) == (None, "b")
+
+
+def test_real_processes_bear_the_names_of_their_hook_and_of_their_launcher(watched: Watched) -> None:
+    if os.readlink("/proc/self/ns/pid") != INITIAL:
+        pytest.skip("this machine's processes are of a pid namespace in which no driver counts")
+    watched.hooks.mkdir()
+    create(str(watched.hooks), None, START).identify(
+        {"job": "night", "evidence": "WARPLINE_RUN", "rank": 3, "world_size": 8}
+    )
+    given = {"SLURM_JOB_ID": "5", "SLURM_STEP_ID": "0", "SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SECRET": "s3cr3t"}
+    watched.source = Nvml(watched.config)
+    with subprocess.Popen(["sleep", "600"], env=given | {"PATH": os.environ["PATH"]}) as task:
+        watched.say(f"gpus 2\ngpu 0 process {os.getpid()} {GIB}\ngpu 1 process {task.pid} {GIB}\n")
+        watched.source.open()
+        watched.until(lambda: len(watched.told()) == 2)
+        mine, slurm = sorted(watched.rows["gpu_processes"], key=lambda row: int(row["gpu_index"]))
+        assert (mine["job"], mine["rank"], mine["start_ticks"]) == ("night", 3, start_ticks("self"))
+        assert (slurm["job"], slurm["rank"], slurm["process"], slurm["scheduler"]) == ("5.0", 2, "sleep", "slurm")
+        assert slurm["user"] == getpass.getuser() and "s3cr3t" not in repr(watched.rows)
+        task.kill()
+        task.wait()
+        watched.until(lambda: ("gone", task.pid, "5.0") in watched.told())
 
 
 def test_instances_of_one_gpu_are_told_of_that_gpu(watched: Watched) -> None:
