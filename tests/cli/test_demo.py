@@ -36,6 +36,7 @@ def test_the_demonstration_finds_what_it_injected(seed: int, last: str) -> None:
     assert injected.startswith("injected: ")
     assert sentence.startswith(last)
     assert HEALTHY not in done.stdout
+    assert "energy, of made-up readings: 13 GPUs drew " in done.stdout
     assert done.stderr == ""
 
 

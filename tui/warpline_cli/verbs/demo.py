@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from warpline_cli import screen
+from warpline_cli import demo_energy, screen
 from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
@@ -172,6 +172,7 @@ def _watch(processes: Processes, client: QueryClient, started: float, seconds: f
         seen = now
     for row in client.query(_BROKEN).to_pylist():
         _say(started, f"broken: {row['source']} {row['subject']}: {row['reason']}")
+    _say(started, demo_energy.line(client))
     _say(started, _closer_look(client, seen.values()))
     return list(seen.values())
 
