@@ -118,6 +118,23 @@ def test_a_call_that_comes_late_is_undone(machine: Machine, victims: tuple[str, 
     assert machine.clocks().unlocked >= 1
 
 
+def test_clocks_are_restored_when_those_who_restore_are_killed_too(machine: Machine) -> None:
+    """The guard is killed, then its watchdog and the process that makes the call, while they restore."""
+    guard = machine.guard("--live")
+    machine.low()
+    machine.until(lambda: bool(machine.rows("lower")), "told")
+    machine.say(f"{IDLE}gpu 0 slow call nvmlDeviceResetGpuLockedClocks 2000\n")
+    guard.kill()
+    machine.ends(guard)
+    machine.until(lambda: len(machine.processes("guard.hand")) == 2, "in the call")
+    for process in machine.processes("guard.watchdog") + machine.processes("guard.hand"):
+        process.kill()
+    machine.quiet()
+    assert machine.clocks().low
+    assert machine.restore().returncode == 0
+    machine.restored()
+
+
 def test_clocks_are_restored_when_all_processes_are_killed_at_once(machine: Machine) -> None:
     machine.guard("--live")
     machine.low()

@@ -420,7 +420,8 @@ static void change(gpu_t *g, const char *call, int32_t *which, unsigned low, uns
     if (late == 0) _exit(0);
     pthread_mutex_unlock(&lock);
 }
-#define CHANGE(g, which, low, high) do { ENTER(g); change(g, __func__, clocks(g)->which, low, high); return OK; } while (0)
+/* A change looks at the script at once: what was said before it holds. */
+#define CHANGE(g, which, low, high) do { looked_at = 0; ENTER(g); change(g, __func__, clocks(g)->which, low, high); return OK; } while (0)
 ret_t nvmlDeviceSetGpuLockedClocks(gpu_t *g, unsigned low, unsigned high) { CHANGE(g, sm, low, high); }
 ret_t nvmlDeviceResetGpuLockedClocks(gpu_t *g) { CHANGE(g, sm, 0, 0); }
 ret_t nvmlDeviceSetMemoryLockedClocks(gpu_t *g, unsigned low, unsigned high) { CHANGE(g, memory, low, high); }

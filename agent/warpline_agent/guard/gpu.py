@@ -19,7 +19,7 @@ HELD_SHARE: Final = 0.9
 HELD_SECONDS: Final = 60.0
 AGAIN_SECONDS: Final = 0.5
 """Before a restore that failed is tried again; twice as long each time, up to AGAIN_SECONDS_MAX."""
-AGAIN_SECONDS_MAX: Final = 60.0
+AGAIN_SECONDS_MAX: Final = 10.0
 AVOID_SECONDS: Final = 300.0
 """A GPU on which lowering failed is left alone this long; twice as long each time, up to AVOID_SECONDS_MAX."""
 AVOID_SECONDS_MAX: Final = 3600.0

@@ -165,11 +165,7 @@ class Guard:
         entry = self._record.entries.get(gpu.uuid)
         if order == "restore" and entry is not None:
             self._record.restoring(gpu.uuid)
-        low_memory = gpu.memory if entry is None else entry.memory_clock_mhz is not None
-        try:
-            self._hand.ask(order, gpu.uuid, low_memory)
-        except OSError as error:
-            self._say(f"the process that sets clocks cannot be started: {error.strerror}")
+        self._hand.ask(order, gpu.uuid, gpu.memory if entry is None else entry.memory_clock_mhz is not None)
 
     def _write_down(self, gpu: Gpu) -> bool:
         """Record that this GPU is about to be lowered; whether that is on disk."""

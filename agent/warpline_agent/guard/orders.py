@@ -68,6 +68,7 @@ class Hand:
         self._started = 0.0
         self._ready_at: float | None = None
         self._asked: dict[int, _Asked] = {}
+        self._failed: list[Answer] = []
         self._number = 0
         self.gpus: list[str] = []
         """All GPUs of the node, once it is ready."""
@@ -89,15 +90,20 @@ class Hand:
     def ask(self, order: str, gpu_uuid: str, memory: bool) -> None:
         """Give one order; not a second one for a GPU before the first is answered."""
         self._number += 1
-        self._asked[self._number] = _Asked(order, gpu_uuid, self._clock())
-        self.start()
+        try:
+            self.start()
+        except OSError as error:
+            reason = f"the process that sets clocks cannot be started: {error.strerror}"
+            self._failed.append(Answer(order, gpu_uuid, ENDED, reason))
+            return
         assert self._child is not None
+        self._asked[self._number] = _Asked(order, gpu_uuid, self._clock())
         plain = {"number": self._number, "do": order, "gpu_uuid": gpu_uuid, "memory": memory}
         self._child.say(json.dumps(plain).encode() + b"\n")
 
     def answers(self) -> list[Answer]:
         """What has come since the last time; returns at once."""
-        answers: list[Answer] = []
+        answers, self._failed = self._failed, []
         if self._child is None:
             return answers
         ended = self._child.exit_code is not None
