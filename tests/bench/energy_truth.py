@@ -132,10 +132,13 @@ def counted(rows: Sequence[Mapping[str, Any]]) -> Sums:
 
 def _states(listed: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """State and seconds from each sample to the next."""
-    told = []
+    told: list[list[Any]] = []
+    readings = [
+        (row["time_ns"], row["resident_processes"] > 0) for row in listed if row["resident_processes"] is not None
+    ]
     for row, later in itertools.pairwise(listed):
         seconds = (later["time_ns"] - row["time_ns"]) / NS
-        told.append([_alone(row, _resident(listed, row["time_ns"])) if seconds <= 2.0 else "unobserved", seconds])
+        told.append([_alone(row, _resident(readings, row["time_ns"])) if seconds <= 2.0 else "unobserved", seconds])
     begin = 0
     while begin < len(told):
         end = begin
@@ -158,19 +161,14 @@ def _alone(row: Mapping[str, Any], resident: bool | None) -> str:
     return {True: "execution_idle", False: "deep_idle", None: "low_unknown"}[resident]
 
 
-def _resident(listed: Sequence[Mapping[str, Any]], time_ns: int) -> bool | None:
+def _resident(readings: Sequence[tuple[int, bool]], time_ns: int) -> bool | None:
     """Between two lists of programs that agree and are near; after the last one as long as it is near."""
-    readings = [(row["time_ns"], row["resident_processes"] > 0) for row in _told(listed)]
     place = bisect_right(readings, (time_ns, True)) - 1
     earlier = readings[place] if place >= 0 else None
     exact = earlier is not None and earlier[0] == time_ns
     later = earlier if exact else readings[place + 1] if place + 1 < len(readings) else None
     near = [each[1] for each in (earlier, later) if each is not None and abs(each[0] - time_ns) <= 65 * NS]
     return near[0] if near and len(set(near)) == 1 else None
-
-
-def _told(listed: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in listed if row["resident_processes"] is not None]
 
 
 def _joules(listed: Sequence[Mapping[str, Any]]) -> list[float]:

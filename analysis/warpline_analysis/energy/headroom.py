@@ -3,6 +3,7 @@
 What a cap does to a job that was never run under it has bounds only. At best nothing is lost: power is cut to the cap and the
 work takes as long. At worst work slows as power above an idle GPU's does. Work that saves more by lower voltage than it loses by
 lower clocks, which is most, lies between; under a cap near idle power, which hardware can hardly keep, it may be slower still.
+Of 166 runs of Zeus' tables whose cap, 60 % of the limit or more, cut anything, 163 took no longer than that.
 """
 
 from __future__ import annotations
