@@ -92,7 +92,7 @@ class DownClock:
         """Clocks were not lowered after all; not to be tried again for `pause_seconds`."""
         self.down = False
         self._low_seconds = 0.0
-        self._cool_until = now + pause_seconds
+        self._cool_until = max(self._cool_until, now + pause_seconds)
 
     def _elapsed(self, now: float) -> float | None:
         """Seconds since the sample before; None where that says nothing."""

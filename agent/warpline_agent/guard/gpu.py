@@ -61,11 +61,6 @@ class Gpu:
         self._work_ns: int | None = None
         self._ended = False
 
-    @property
-    def restored(self) -> bool:
-        """Whether its clocks are as they were, for all that is known."""
-        return self.state in (NEW, UP)
-
     def sample(self, rows: Sequence[Mapping[str, Any]], now: float) -> None:
         """Take its newest rows of `device_samples`, oldest first."""
         activity = self._signals.activity(rows)
@@ -96,7 +91,7 @@ class Gpu:
         self._reason = reason
 
     def order(self, now: float) -> str | None:
-        """What is to be done to it next; the guard gives the order, and tells `ask` where that was possible."""
+        """What is to be done to it next; the guard gives the order and calls `ask`."""
         wants_low = self._clock.down and not self._ended
         if self.state == NEW and not self._ended and not self._listed and now >= self._again_at:
             return "look"
@@ -149,7 +144,9 @@ class Gpu:
             self._give_up_lowering(now_ns, self.denied or f"not lowered: {answer.reason}")
             return
         self.state = LOW
-        self._lowered_ns, self._saved, self._work_ns = now_ns, 0.0, None
+        self._lowered_ns, self._saved = now_ns, 0.0
+        if self._clock.down:
+            self._work_ns = None
         self._add(LOWER, now_ns, self._reason, call_ns=answer.call_ns, **self._clocks())
 
     def _was_restored(self, answer: Answer, now: float, now_ns: int) -> None:
@@ -168,6 +165,7 @@ class Gpu:
         told = {"lowered_seconds": lowered, "saved_joules": saved, "latency_ns": paid}
         self._add(RESTORE, now_ns, self._reason, call_ns=answer.call_ns, **told)
         self._lowered_ns, self._work_ns = 0, None
+        self._before.clear()
 
     def _allow(self, sm_clock_mhz: float | None, time_ns: int) -> None:
         """Of a decision to lower: take it back where clocks are not known, not up, or somebody else's."""
