@@ -10,7 +10,7 @@ from warpline_analysis.energy.money import Money
 from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
-from . import accounting, closer_look, continuous, pool
+from . import accounting, closer_look, continuous, pool, retention
 from .stores import duckdb as duckdb_store
 
 
@@ -38,6 +38,7 @@ class Settings:
     captures: closer_look.Config = field(default_factory=closer_look.Config)
     energy: accounting.Config = field(default_factory=accounting.Config)
     power: Money = field(default_factory=Money)
+    retention: retention.Config = field(default_factory=retention.Config)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -50,6 +51,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.captures": closer_look.Config,
         "collector.energy": accounting.Config,
         "power": Money,
+        "collector.retention": retention.Config,
     }
 
 

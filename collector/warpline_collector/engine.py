@@ -17,7 +17,7 @@ from warpline_proto.tables import TABLES
 
 from .hot import FOLDER as HOT
 from .reader import Settings
-from .schema import create_table, quoted, sql_type
+from .schema import create_table, quoted, sql_type, text
 from .segments import FOLDER as SEGMENTS
 
 FILE: Final = "warpline.duckdb"
@@ -41,6 +41,24 @@ def lock(directory: Path) -> int:
             f"another collector writes to {directory}", "stop it, or ask it: `warpline sql` without --store"
         ) from error
     return descriptor
+
+
+def unlock(descriptor: int) -> None:
+    """Let another process be the writer."""
+    os.close(descriptor)
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The file as it lies there, to be read by whoever holds the lock; duckdb.Error if it cannot be."""
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute(f"ATTACH {text(str(directory / FILE))} AS store (READ_ONLY)")
+        connection.execute("USE store")
+        yield connection
+    finally:
+        connection.close()
 
 
 def connect(directory: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:

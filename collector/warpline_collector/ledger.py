@@ -27,12 +27,16 @@ CREATE: Final = (
     "CREATE TABLE IF NOT EXISTS ledger (agent VARCHAR, boot VARCHAR, sequence BIGINT, frames BIGINT, missing BIGINT, "
     "lost BIGINT, first_ns BIGINT, last_ns BIGINT, PRIMARY KEY (agent, boot))"
 )
+REMOVE: Final = "DELETE FROM ledger WHERE agent = ? AND boot = ?"
 UPSERT: Final = "INSERT OR REPLACE INTO ledger SELECT * FROM ledger_rows"
 SOURCE: Final = "collector"
 """Name under which the collector reports what an agent lost on the way."""
 
 TOGETHER_NS: Final = 60_000_000_000
 """Two boots of one agent that both send for so long are two agents: a restart ends the one before the other begins."""
+
+EARLIER: Final = "(earlier)"
+"""Boot of the one entry that stands for all of an agent's boots that sent nothing for long."""
 
 Key = tuple[str, str]
 
@@ -87,6 +91,27 @@ def admit(frames: Sequence[Frame], entries: Mapping[Key, Entry]) -> Admission:
                 losses += _namesakes(frame, entry, chain(changed.values(), entries.values()))
             changed[key] = entry.after(frame)
     return Admission(new, changed, losses)
+
+
+def fold(entries: Mapping[Key, Entry], gone: Iterable[Key]) -> dict[Key, Entry]:
+    """One entry an agent for its boots in `gone`, and for those folded before: what was counted stays counted."""
+    folded: dict[Key, Entry] = {}
+    for key in gone:
+        agent, old = (key[0], EARLIER), entries[key]
+        before = folded.get(agent) or entries.get(agent)
+        folded[agent] = (
+            replace(old, boot=EARLIER, sequence=0)
+            if before is None
+            else replace(
+                before,
+                frames=before.frames + old.frames,
+                missing=before.missing + old.missing,
+                lost=before.lost + old.lost,
+                first_ns=min(before.first_ns, old.first_ns),
+                last_ns=max(before.last_ns, old.last_ns),
+            )
+        )
+    return folded
 
 
 def to_table(entries: Iterable[Entry]) -> pa.Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -175,11 +176,11 @@ class CatalogReader:
     def _without_skipped(self, files: catalog.Files) -> catalog.Files:
         if not self._skipped:
             return files
-        return catalog.Files(
-            *(tuple(path for path in paths if path not in self._skipped)
-              for paths in (files.segments, files.older, files.chunks)),
-            files.columns,
-        )  # fmt: skip
+        segments, older, chunks = (
+            tuple(path for path in paths if path not in self._skipped)
+            for paths in (files.segments, files.older, files.chunks)
+        )
+        return replace(files, segments=segments, older=older, chunks=chunks)
 
     def _select(self, table: Table, files: catalog.Files) -> str:
         current = (*files.segments, *files.chunks)

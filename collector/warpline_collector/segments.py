@@ -101,6 +101,13 @@ class Manifest:
         kept = (item for item in self._tables.get(segment.table_name, ()) if item.ordinal not in gone)
         self._tables[segment.table_name] = (*kept, segment)
 
+    def strike(self, segments: Sequence[Segment]) -> None:
+        """List `segments` no more, in the caller's transaction; one that fails must open the manifest anew."""
+        for segment in segments:
+            self._connection.execute("DELETE FROM manifest WHERE ordinal = ?", [segment.ordinal])
+            kept = (item for item in self._tables[segment.table_name] if item.ordinal != segment.ordinal)
+            self._tables[segment.table_name] = tuple(kept)
+
     def mark(self, segment: Segment, reason: str) -> None:
         """Leave `segment` out from now on; its file stays where it is."""
         self._tables[segment.table_name] = tuple(

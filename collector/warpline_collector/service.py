@@ -16,9 +16,10 @@ from .accounting import Accounting
 from .captures import CaptureBoard
 from .closer_look import CloserLook
 from .config import Settings
+from .history import History
 from .ingest import Ingest
 from .reader import CatalogReader
-from .stores import duckdb as duckdb_store
+from .stores.tended import TendedStore
 
 
 async def serve(
@@ -34,7 +35,7 @@ async def serve(
     """
     directory = Path(settings.collector.directory)
     async with contextlib.AsyncExitStack() as stack:
-        store = duckdb_store.DuckDBStore(directory, settings.store, clock)
+        store = TendedStore(directory, settings.store, clock, settings.retention)
         stack.callback(store.close)
         workers = pool.WorkerPool(directory, settings.sql)
         stack.callback(workers.close)
@@ -55,6 +56,9 @@ async def serve(
         accounting = Accounting(store, stack.enter_context(CatalogReader(directory)), settings.energy, clock)
         stack.callback(accounting.close)
         accounting.start()
+        history = History(store, stack.enter_context(CatalogReader(directory)), clock)
+        stack.callback(history.close)
+        history.start()
         ready(address)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((stopped, storing), return_when=asyncio.FIRST_COMPLETED)

@@ -32,6 +32,13 @@ CREATE OR REPLACE VIEW source_state AS
 SELECT * FROM source_health
 QUALIFY row_number() OVER (PARTITION BY cluster, node, source, subject ORDER BY time_ns DESC) = 1;
 
+-- Ten minutes of each GPU, and of the steps of each rank: there before and long after readings and steps are let go.
+CREATE OR REPLACE VIEW gpu_history AS
+SELECT * FROM device_history QUALIFY updated_ns = max(updated_ns) OVER (PARTITION BY time_ns);
+
+CREATE OR REPLACE VIEW step_history AS
+SELECT * FROM steps_history QUALIFY updated_ns = max(updated_ns) OVER (PARTITION BY time_ns);
+
 -- Time of each kernel on each rank, all steps together. `share` is of the rank's kernel time.
 CREATE OR REPLACE VIEW kernel_totals AS
 WITH names AS (

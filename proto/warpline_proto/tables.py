@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from .capture_tables import CAPTURE_OVERHEAD
 from .errors import SchemaError
+from .history_tables import DEVICE_HISTORY, STEPS_HISTORY
 from .job_tables import (
     COLLECTIVES,
     COMMUNICATORS,
@@ -37,6 +38,7 @@ __all__ = [
     "CAPTURE_OVERHEAD",
     "COLLECTIVES",
     "COMMUNICATORS",
+    "DEVICE_HISTORY",
     "DEVICE_SAMPLES",
     "ENERGY_INTERVALS",
     "FINDINGS",
@@ -57,6 +59,7 @@ __all__ = [
     "SOURCE_HEALTH",
     "STACKS",
     "STEPS",
+    "STEPS_HISTORY",
     "TABLES",
     "fit",
     "table",
@@ -89,6 +92,8 @@ TABLES: Final[Mapping[str, Table]] = {
         GPU_PROCESSES,
         GUARD_ACTIONS,
         CAPTURE_OVERHEAD,
+        DEVICE_HISTORY,
+        STEPS_HISTORY,
     )
 }
 

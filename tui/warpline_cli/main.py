@@ -31,12 +31,14 @@ VERBS = {
     "power": "joules and money: who drew what, in which state, and what can be done about it",
     "capture": "fetch the raw kernels of a rank and a time from its node",
     "export": "what is kept of a rank and a time, as a trace for the Perfetto UI",
+    "store": "look after what is kept: check, repair, compact, backup",
     "doctor": "what works on this machine and what does not",
     "config": "print or check the configuration",
 }
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
+    "store": "collector",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

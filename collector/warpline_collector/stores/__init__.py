@@ -8,7 +8,9 @@ from typing import Final
 
 from ..store import Store
 from .duckdb import DuckDBStore
+from .tended import TendedStore
 
 STORES: Final[Mapping[str, Callable[[Path], Store]]] = {
     "duckdb": DuckDBStore,
+    "tended": TendedStore,
 }

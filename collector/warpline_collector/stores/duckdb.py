@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
@@ -28,6 +28,7 @@ from ..grace import Grace, orphans
 from ..reader import CatalogReader
 from ..schema import column_list, fingerprint, quoted
 
+DAY_NS: Final = 86_400 * 10**9
 _LOG = logging.getLogger(__name__)
 
 
@@ -126,6 +127,7 @@ class DuckDBStore:
                     self._seal(name)
                 if table.large and (small := self._small(name)):
                     self._compact(name, small)
+            self._tend()
             if self._behind or self._stale or self._generation != before:
                 self._publish()
             if not self._behind:  # else readers still go by a catalog that lists what would be unlinked
@@ -142,6 +144,13 @@ class DuckDBStore:
             with contextlib.suppress(duckdb.Error):
                 self._connection.close()
             os.close(self._lock)
+
+    def _tend(self) -> None:
+        """What a store that looks after itself does besides; nothing is removed here."""
+
+    def _span_ns(self, name: str) -> int:
+        """Segments of `name` are merged where they were sealed within one such span: what is kept by age goes whole."""
+        return DAY_NS
 
     def _make_ready(self) -> None:
         """StoreError if the file is not there any more, or had to be opened anew and could not be."""
@@ -178,8 +187,15 @@ class DuckDBStore:
             path.unlink(missing_ok=True)
         self._unswept = False
 
-    def _commit(self, rows: Mapping[str, pa.Table], entries: Mapping[ledger.Key, ledger.Entry]) -> None:
+    def _commit(
+        self,
+        rows: Mapping[str, pa.Table],
+        entries: Mapping[ledger.Key, ledger.Entry],
+        within: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Store rows and entries, and do `within`, in one transaction; then tell readers."""
         with refusals(), self._transaction():
+            within()
             for name, table in rows.items():
                 self._insert(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming", "incoming", table)
             if entries:
@@ -254,23 +270,29 @@ class DuckDBStore:
         self._hot.replace(name, TABLES[name].schema.empty_table())
         self._generation += 1
 
-    def _small(self, name: str) -> list[segments.Segment]:
-        """The oldest small segments, where they are many or come to one of full size; none where it is too early."""
-        chosen: list[segments.Segment] = []
-        rows = 0
+    def _small(self, name: str, *, all_days: bool = False) -> list[segments.Segment]:
+        """The oldest small segments of one span, where they are many, come to one of full size, or the span is over.
+
+        None where it is too early; with `all_days` it never is.
+        """
+        span_ns = self._span_ns(name)
+        spans: dict[int, list[segments.Segment]] = defaultdict(list)
         for segment in self._manifest.readable(name):
             if segment.rows < self._config.seal_rows:
+                chosen = spans[segment.sealed_ns // span_ns]
                 chosen.append(segment)
-                rows += segment.rows
-                if len(chosen) >= self._config.compact_files or (len(chosen) > 1 and rows >= self._config.seal_rows):
+                full = sum(each.rows for each in chosen) >= self._config.seal_rows
+                if len(chosen) >= self._config.compact_files or (len(chosen) > 1 and full):
                     return chosen
-        return []
+        today = self._clock() // span_ns
+        over = (chosen for span, chosen in sorted(spans.items()) if all_days or span < today)
+        return next((chosen for chosen in over if len(chosen) > 1), [])
 
     def _compact(self, name: str, small: Sequence[segments.Segment]) -> None:
         merged, taken = self._read_all(small)
         if len(taken) < 2:
             return
-        segment = self._manifest.store(name, merged, self._clock())
+        segment = self._manifest.store(name, merged, max(each.sealed_ns for each in taken))
         with self._enlisting(), self._transaction():
             self._manifest.enlist(segment, taken)
         self._manifest.adopt(segment, taken)

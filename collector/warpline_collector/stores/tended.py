@@ -1,0 +1,198 @@
+"""The DuckDB store that looks after itself: it lets go of what is old, sets aside what is damaged, and is copied as it works."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+
+from warpline_proto.batch import Frame
+from warpline_proto.tables import SOURCE_HEALTH, TABLES
+
+from .. import backup, ledger, parquet, retention
+from ..engine import refusals
+from ..history import HISTORY_OF, windows_missing
+from ..schema import quoted
+from ..segments import Segment
+from .duckdb import Config, DuckDBStore
+
+SEGMENTS_NS: Final = 60 * 10**9
+"""How often segments are held against what is to be kept."""
+ROWS_NS: Final = 3_600 * 10**9
+"""How often rows of small tables and of the ledger are, the first time so long after the start: agents are heard by then."""
+ASIDE: Final = "aside"
+"""Folder of files that were taken out because they are damaged; nothing reads or removes them."""
+UNTOLD_AGES: Final = 2
+"""Readings without their history wait for it this many times their age or bytes, then they go without."""
+_LOG = logging.getLogger(__name__)
+
+
+class TendedStore(DuckDBStore):
+    """See `DuckDBStore`; `kept` says for how long."""
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config | None = None,
+        clock: Callable[[], int] = time.time_ns,
+        kept: retention.Config | None = None,
+    ) -> None:
+        self._kept = kept or retention.Config()
+        self._segments_due_ns = 0
+        self._rows_due_ns = clock() + ROWS_NS
+        self._heard: dict[ledger.Key, int] = {}
+        super().__init__(directory, config or Config(), clock)
+
+    def append(self, frames: Sequence[Frame]) -> Sequence[bool]:
+        """As `DuckDBStore.append`; remembers by the collector's own clock who sends."""
+        stored = super().append(frames)
+        self._heard |= dict.fromkeys(((frame.agent, frame.boot) for frame in frames), self._clock())
+        return stored
+
+    def compact(self) -> int:
+        """Merge all segments that can be, now; how many files became fewer. StoreError if the disk refuses."""
+        with self._mutex, refusals():
+            self._make_ready()
+            before = len(self._manifest.segments)
+            for name, table in TABLES.items():
+                while table.large and (small := self._small(name, all_days=True)):
+                    self._compact(name, small)
+            self._publish()
+            return before - len(self._manifest.segments)
+
+    def set_aside(self) -> list[tuple[Segment, str]]:
+        """Take out every segment that is damaged, each page looked at, or missing; its file stays in `aside`."""
+        with self._mutex, refusals():
+            self._make_ready()
+            found = []
+            for segment in self._manifest.segments:
+                reason = segment.damaged or parquet.damage(self.directory / segment.path, segment.bytes, deep=True)
+                if reason is not None:
+                    self._take_out(segment, reason)
+                    found.append((segment, reason))
+            return found
+
+    def back_up(self, destination: Path) -> backup.Copied:
+        """A consistent copy of the store as it is now, in a directory that is not there yet; a collector may open it."""
+        with self._mutex, refusals():
+            self._make_ready()
+            return backup.copy(self.directory, destination, self._connection)
+
+    def _span_ns(self, name: str) -> int:
+        return self._kept.span_ns(name)
+
+    def _tend(self) -> None:
+        now_ns = self._clock()
+        if self._segments_due_ns <= now_ns:
+            self._segments_due_ns = now_ns + SEGMENTS_NS
+            for name, table in TABLES.items():
+                if table.large:
+                    self._retain_segments(name, now_ns)
+        if self._rows_due_ns <= now_ns:
+            self._rows_due_ns = now_ns + ROWS_NS
+            for name, table in TABLES.items():
+                if not table.large:
+                    self._retain_rows(name, now_ns)
+            self._fold_ledger(now_ns - self._kept.agent_days * retention.DAY_NS)
+        backup.serve(self.directory, lambda destination: backup.copy(self.directory, destination, self._connection))
+
+    def _retain_segments(self, name: str, now_ns: int) -> None:
+        rule = self._kept.rule(name)
+        for going in retention.going(self._manifest.readable(name), rule, now_ns):
+            segments = going.segments
+            if name in HISTORY_OF:
+                late = {
+                    each.ordinal
+                    for more in retention.going(self._manifest.readable(name), rule.times(UNTOLD_AGES), now_ns)
+                    for each in more.segments
+                }
+                segments = [each for each in segments if each.ordinal in late or not self._untold(each)]
+            if segments:
+                self._let_go(retention.Going(segments, going.reason), name, now_ns)
+
+    def _untold(self, segment: Segment) -> bool:
+        """Whether the ten-minute history of its rows is still to be made."""
+        try:
+            return windows_missing(self._connection, self.query, self.directory / segment.path, segment.table_name)
+        except duckdb.Error as error:
+            _LOG.warning("%s cannot be held against its history: %s", segment.path, error)
+            return False
+
+    def _let_go(self, going: retention.Going, name: str, now_ns: int) -> None:
+        told = f"{going.reason}: {going.rows} rows, {going.bytes} bytes, {len(going.segments)} segments removed"
+        self._strike(going.segments, _row(f"retention of {name}", "fresh", told, now_ns, going.rows))
+        for segment in going.segments:
+            self._grace.retire(segment.path)
+
+    def _strike(self, segments: Sequence[Segment], told: Mapping[str, Any]) -> None:
+        with self._enlisting():
+            self._commit(_health(told), {}, lambda: self._manifest.strike(segments))
+
+    def _retain_rows(self, name: str, now_ns: int) -> None:
+        held = self._count(name)
+        size = sum((self.directory / path).stat().st_size for path in self._hot.paths(name))
+        for condition, reason in retention.surplus(TABLES[name], self._kept, now_ns, size, held):
+            select = f"SELECT count(*) FROM {quoted(name)} WHERE {condition}"
+            rows = int(self._connection.sql(select).fetchall()[0][0])
+            if rows:
+                self._delete(
+                    name,
+                    condition,
+                    _row(f"retention of {name}", "fresh", f"{reason}: {rows} rows removed", now_ns, rows),
+                )
+
+    def _delete(self, name: str, condition: str, told: Mapping[str, Any]) -> None:
+        def within() -> None:
+            self._connection.execute(f"DELETE FROM {quoted(name)} WHERE {condition}")
+            self._stale.add(name)
+
+        self._commit(_health(told), {}, within)
+        self._hot_rows[name] = self._count(name)
+
+    def _fold_ledger(self, edge_ns: int) -> None:
+        gone = [
+            key
+            for key, entry in self._ledger.items()
+            if key[1] != ledger.EARLIER and entry.last_ns < edge_ns and self._heard.get(key, 0) < edge_ns
+        ]
+        if not gone:
+            return
+
+        def within() -> None:
+            for key in gone:
+                self._connection.execute(ledger.REMOVE, key)
+
+        self._commit({}, ledger.fold(self._ledger, gone), within)
+        for key in gone:
+            del self._ledger[key]
+            self._heard.pop(key, None)
+
+    def _take_out(self, segment: Segment, reason: str) -> None:
+        path = self.directory / segment.path
+        if path.exists():
+            place = self.directory / ASIDE / segment.table_name
+            place.mkdir(parents=True, exist_ok=True)
+            path.rename(place / path.name)
+            parquet.sync_directory(place)
+        told = f"segment of table {segment.table_name} {reason}; set aside with {segment.rows} rows"
+        self._strike([segment], _row(segment.path, "refused", told, self._clock(), segment.rows))
+
+
+def _row(subject: str, state: str, reason: str, now_ns: int, dropped: int) -> dict[str, Any]:
+    return {
+        "source": "store",
+        "time_ns": now_ns,
+        "subject": subject,
+        "state": state,
+        "reason": reason,
+        "dropped": dropped,
+    }
+
+
+def _health(row: Mapping[str, Any]) -> dict[str, pa.Table]:
+    return {SOURCE_HEALTH.name: pa.Table.from_batches([SOURCE_HEALTH.from_rows([row])])}

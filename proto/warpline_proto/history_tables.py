@@ -1,0 +1,63 @@
+"""Tables that outlive what they are made of: readings and steps, ten minutes in a row."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .columns import CLOCK, INT, REAL, SMALL, TEXT, place, ranked
+from .table import Column, Table
+
+HISTORY_SECONDS: Final = 600
+"""Time of one row."""
+_MADE: Final = (
+    Column("samples", INT, "", "rows that it is made of"),
+    Column("updated_ns", INT, "ns", "when it was made; all rows of a later making of the same time replace it"),
+)
+
+DEVICE_HISTORY = Table(
+    "device_history",
+    "ten minutes of one GPU; the view gpu_history has the newest making of each",
+    "time_ns",
+    (
+        *place(),
+        Column("gpu_uuid", TEXT, "", "NVML UUID of the GPU"),
+        Column("gpu_index", SMALL, "", "NVML index on the node"),
+        Column("gpu_name", TEXT, "", "product name"),
+        Column("job", TEXT, "", "last job in it, where known"),
+        Column("time_ns", INT, "ns", "start of the ten minutes"),
+        Column("power_watts", REAL, "W", "board power, mean"),
+        Column("power_max_watts", REAL, "W", "highest"),
+        Column("energy_joules", REAL, "J", "growth of the energy counter since the reading before"),
+        Column("gpu_utilization_percent", REAL, "%", "utilisation, mean"),
+        Column("sm_active_percent", REAL, "%", "share of SM cycles with a warp resident, mean"),
+        Column("sm_clock_mhz", REAL, "MHz", "SM clock, mean"),
+        Column("temperature_celsius", REAL, "C", "highest GPU core temperature"),
+        Column("memory_used_bytes", INT, "B", "most device memory in use"),
+        *_MADE,
+    ),
+    large=True,
+)
+
+STEPS_HISTORY = Table(
+    "steps_history",
+    "the steps of one rank that began within ten minutes; the view step_history has the newest making of each",
+    "time_ns",
+    (
+        *place(),
+        *ranked(),
+        Column("time_ns", INT, "ns", "start of the ten minutes"),
+        CLOCK,
+        Column("first_step", INT, "", "lowest step number"),
+        Column("last_step", INT, "", "highest"),
+        Column("duration_ns", REAL, "ns", "wall time of a step, mean"),
+        Column("min_ns", INT, "ns", "shortest"),
+        Column("max_ns", INT, "ns", "longest"),
+        Column("compute_ns", REAL, "ns", "mean of the column of this name in steps"),
+        Column("communication_ns", REAL, "ns", "the same"),
+        Column("exposed_communication_ns", REAL, "ns", "the same"),
+        Column("idle_ns", REAL, "ns", "the same"),
+        Column("data_wait_ns", REAL, "ns", "the same"),
+        *_MADE,
+    ),
+    large=True,
+)
