@@ -152,7 +152,33 @@ def test_a_longer_trigger_wakes_and_saves_less(ask: Callable[..., str]) -> None:
 def test_jobs_are_told_their_class_and_headroom(ask: Callable[..., str]) -> None:
     (job,) = json.loads(ask("--json"))["jobs"]
     assert (job["job"], job["gpus"], job["p99_watts"], job["headroom_watts"]) == ("serve", 4, BUSY, LIMIT - BUSY)
-    assert job["near_share"] == 0 and job["kind"] == "low-spike"
+    assert (job["near_share"], job["kind"], job["cluster"], job["alike"]) == (0, "low-spike", 0, [])
+
+
+def test_jobs_whose_power_spikes_alike_are_named_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two jobs near the limit of 400 W, one far below it, one that is too short to tell."""
+    levels = {"near-a": 380.0, "near-b": 384.0, "far": 250.0, "short": 380.0}
+    made = [
+        {
+            "node": "n", "source": "nvml", "gpu_uuid": job, "gpu_name": "A100", "job": job, "time_ns": (BEGIN + second) * NS,
+            "power_watts": watts + second % 5, "power_limit_watts": 400.0, "gpu_utilization_percent": 90.0,
+        }
+        for job, watts in levels.items()
+        for second in range(20 if job == "short" else 300)
+    ]  # fmt: skip
+    store = DuckDBStore(tmp_path / "store")
+    store.write([Batch(DEVICE_SAMPLES.name, "nvml", DEVICE_SAMPLES.from_rows(made))])
+    with CatalogReader(tmp_path / "store") as reader:
+        account_all(store, reader)
+    store.close()
+    assert main(["power", "plan", "--store", str(tmp_path / "store"), "--json"]) == 0
+    jobs = {job["job"]: job for job in json.loads(capsys.readouterr().out)["jobs"]}
+    assert [jobs[name]["kind"] for name in levels] == ["high-spike", "high-spike", "low-spike", None]
+    assert jobs["near-a"]["cluster"] == jobs["near-b"]["cluster"] != jobs["far"]["cluster"]
+    assert (
+        jobs["near-a"]["alike"][0][0] == "near-b" and jobs["short"]["alike"] == [] and jobs["short"]["cluster"] is None
+    )
+    assert jobs["near-a"]["near_share"] == 1.0 and jobs["far"]["headroom_watts"] == 400 - 254
 
 
 def test_csv_and_text_carry_the_same_and_all_assumptions(ask: Callable[..., str]) -> None:

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
             found = plan(query, start_ns, end_ns, money, settings)
         except ValueError as error:
             raise QueryError(str(error), "ask for less with --since and --until") from error
-        jobs = list(workloads(query, start_ns, end_ns))
+        jobs = workloads(query, start_ns, end_ns)
     if options.json:
         json.dump(_document(found, jobs, curves, money), sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -193,9 +193,10 @@ def _both(bounds: Bounds | None, form: str) -> str:
 def _job_cells(jobs: Sequence[Workload]) -> tuple[list[list[str]], list[bool]]:
     from warpline_analysis.energy.money import JOULES_PER_KWH
 
-    rows = [["job", "kWh", "GPUs", "class", "near limit", "99 % below W", "headroom W"]]
+    rows = [["job", "kWh", "GPUs", "class", "near limit", "99 % below W", "headroom W", "most like"]]
     for job in jobs[:LINES_SHOWN]:
         near = "-" if job.near_share is None else f"{job.near_share:.1%}"
+        alike = f"{job.alike[0][0]} ({job.alike[0][1]:.2f})" if job.alike else "-"
         headroom = "-" if job.headroom_watts is None else f"{job.headroom_watts:,.0f}"
         rows.append(
             [
@@ -206,9 +207,10 @@ def _job_cells(jobs: Sequence[Workload]) -> tuple[list[list[str]], list[bool]]:
                 near,
                 f"{job.p99_watts:,.0f}",
                 headroom,
+                alike,
             ]
         )
-    return rows, [False, True, True, False, True, True, True]
+    return rows, [False, True, True, False, True, True, True, False]
 
 
 def _curve_cells(curves: Mapping[str, Curve]) -> tuple[list[list[str]], list[bool]]:
