@@ -143,6 +143,22 @@ def test_slow_counters_are_empty_between_their_readings(node: Start) -> None:
     assert [row["remapped_rows"] is not None for row in rows] == [True] + [False] * (len(rows) - 1)
 
 
+def test_programs_are_asked_for_sooner_when_device_memory_changes_by_a_context_and_once_a_period(node: Start) -> None:
+    watched = node("gpus 1\ngpu 0 memory_used 1e9\n", period_seconds=0.1)
+    watched.source.open()
+    watched.until(lambda: len(watched.samples()) >= 6)
+    watched.say("gpus 1\ngpu 0 memory_used 2e9\ngpu 0 processes 1\n")
+    watched.until(lambda: any(row["resident_processes"] == 1 for row in watched.samples()))
+    watched.say("gpus 1\ngpu 0 memory_used 9e9\ngpu 0 processes 2\n")
+    watched.until(lambda: any(row["resident_processes"] == 2 for row in watched.samples()))
+    rows = watched.samples()
+    read = [at for at, row in enumerate(rows) if row["resident_processes"] is not None]
+    grown = next(at for at, row in enumerate(rows) if row["memory_used_bytes"] == 2_000_000_000)
+    [sooner] = [at for at in read if at in (grown, grown + 1)]
+    later = min(at for at in read if at > sooner)
+    assert rows[later]["time_ns"] - rows[sooner]["time_ns"] >= 2.9e9, "the next one comes when it is due"
+
+
 def test_energy_is_the_integral_of_power_also_below_the_minimum_limit(node: Start) -> None:
     watched = node("gpus 1\ngpu 0 power 95\n")
     watched.source.open()

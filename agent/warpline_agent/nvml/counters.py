@@ -16,6 +16,8 @@ REASONS: Final = (
     call("nvmlDeviceGetCurrentClocksEventReasons"),
     call("nvmlDeviceGetCurrentClocksThrottleReasons"),
 )
+CONTEXT_BYTES: Final = 100 * MEBIBYTE
+"""A program that begins or ends takes or frees more device memory than this: its context alone is larger."""
 PROCESSES: Final = (
     call("nvmlDeviceGetComputeRunningProcesses", part="processes"),
     call("nvmlDeviceGetComputeRunningProcesses_v2", part="processes"),
@@ -67,7 +69,7 @@ COUNTERS: Final = (
     counter("pcie_rx_bytes_per_second", 5, gpm(21, MEBIBYTE)),
     counter("nvlink_rx_bytes_per_second", 5, gpm(60, MEBIBYTE)),
     counter("nvlink_tx_bytes_per_second", 5, gpm(61, MEBIBYTE)),
-    counter("resident_processes", 30, *PROCESSES),
+    counter("resident_processes", 30, *PROCESSES, sooner="memory_used_bytes", change=CONTEXT_BYTES),
     counter("fan_percent", 60, call("nvmlDeviceGetFanSpeed")),
     counter("sm_clock_max_mhz", 60, call("nvmlDeviceGetMaxClockInfo", 1)),
     counter("pcie_generation", 60, call("nvmlDeviceGetCurrPcieLinkGeneration")),

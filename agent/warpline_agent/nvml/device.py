@@ -59,6 +59,9 @@ class Device:
         self._counters = tuple(counters)
         self._ways = {item.column: list(item.ways) for item in self._counters}  # by name: hashing a counter takes long
         self._due_at: dict[str, float] = {}
+        self._sooner = tuple(item for item in self._counters if item.sooner)
+        self._seen: dict[str, float] = {}
+        self._sooner_from: dict[str, float] = {}
         self._gpm_offered: bool | None = None
         self._gpm_sample: Any = None
 
@@ -70,7 +73,22 @@ class Device:
         visit = Visit()
         while due:
             due = self._attempt(due, visit)
+        for item in self._sooner:
+            self._hasten(item, visit, now)
         return visit
+
+    def _hasten(self, item: Counter, visit: Visit, now: float) -> None:
+        """Make a counter due with the next visit where what it hangs on has changed, no more than once a period."""
+        value = visit.values.get(item.sooner)
+        if not isinstance(value, int | float):
+            return
+        before = self._seen.get(item.column)
+        if before is None or item.column in visit.values:
+            self._seen[item.column] = value
+        elif abs(value - before) >= item.change and now >= self._sooner_from.get(item.column, now):
+            self._due_at[item.column] = now
+            self._sooner_from[item.column] = now + item.period_seconds * self._stretch
+            self._seen[item.column] = value
 
     def _attempt(self, counters: Sequence[Counter], visit: Visit) -> list[Counter]:
         """Try the present way of each counter; gives back those that have another way to try."""

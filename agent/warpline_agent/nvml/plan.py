@@ -32,12 +32,15 @@ class Way:
 class Counter:
     """One column, how often it is read, and the ways to get it, best first: the first that the device offers is kept.
 
-    A column called `pcie:NAME` becomes the counter NAME of a PCIe link.
+    A column called `pcie:NAME` becomes the counter NAME of a PCIe link. One that is dear to read may be read `sooner`, once a
+    period, when the column of that name has changed by `change` since it was last read.
     """
 
     column: str
     period_seconds: float
     ways: tuple[Way, ...]
+    sooner: str = ""
+    change: float = 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,7 @@ def plan_from_line(line: bytes) -> Plan:
     """The plan back from its line."""
     plain: dict[str, Any] = json.loads(line)
     counters = tuple(
-        Counter(item["column"], item["period_seconds"], tuple(_way(way) for way in item["ways"]))
-        for item in plain["counters"]
+        Counter(**{**item, "ways": tuple(_way(way) for way in item["ways"])}) for item in plain["counters"]
     )
     return Plan(counters, plain["round_seconds"], tuple(plain["avoid"]))
 
@@ -78,9 +80,9 @@ def gpm(metric: int, scale: float = 1) -> Way:
     return Way(gpm=metric, scale=scale)
 
 
-def counter(column: str, period_seconds: float, *ways: Way) -> Counter:
+def counter(column: str, period_seconds: float, *ways: Way, sooner: str = "", change: float = 0) -> Counter:
     """One line of a table of counters."""
-    return Counter(column, period_seconds, ways)
+    return Counter(column, period_seconds, ways, sooner, change)
 
 
 def _way(plain: dict[str, Any]) -> Way:
