@@ -15,6 +15,7 @@ from warpline_tui.app import WarplineApp
 from warpline_tui.feed import Feed
 from warpline_tui.power import Power
 from warpline_tui.snapshot import Wanted
+from warpline_tui.words import clock, energy
 
 NS = 10**9
 WINDOW_NS = 600 * NS
@@ -114,9 +115,7 @@ async def test_the_page_says_what_is_drawn_what_is_wasted_why_and_by_whom(
 
 async def test_a_key_goes_through_job_user_node_and_gpu(database: Database) -> None:
     database.add("energy_intervals", hour())
-    async with WarplineApp(Feed(database.query, lambda: NOW)).run_test(size=(80, 24)) as pilot:
-        await settle(pilot)
-        await pilot.press("5")
+    async with WarplineApp(Feed(database.query, lambda: NOW), first="power").run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         assert "No price is set." in words(pilot, "#power") and "EUR" not in words(pilot, "#power")
         for by, first in (
@@ -170,7 +169,7 @@ async def test_an_account_that_cannot_be_asked_takes_no_other_page_with_it(datab
         await settle(pilot)
         await pilot.press("5")
         await settle(pilot)
-        assert "energy_states" in words(pilot, "#power")
+        assert "energy_states" in words(pilot, "#power") and "Nothing is accounted" not in words(pilot, "#power")
         await pilot.press("1")
         await settle(pilot)
         assert "node-0" in words(pilot, "#gpus") and "energy_states" not in words(pilot, "Status")
@@ -254,3 +253,16 @@ def test_when_it_cannot_be_had_any_more_the_last_sums_stay(database: Database) -
     assert power.error == "the question took more than 10 s" and len(power.drawers) == 2
     fails[0] = False
     assert feed.take(Wanted(power_by="job")).power.error is None
+
+
+@pytest.mark.parametrize(
+    ("joules", "said"),
+    [(None, "-"), (0.0, "0 Wh"), (180.0, "0.1 Wh"), (3.59e6, "997.2 Wh"), (3.6e6, "1.00 kWh"), (7.2e9, "2.00 MWh")],
+)
+def test_energy_is_said_in_the_unit_of_bills(joules: float | None, said: str) -> None:
+    assert energy(joules) == said
+
+
+def test_a_time_of_another_day_bears_its_date() -> None:
+    assert clock(NOW - 600 * NS, NOW) == "07:50 UTC"
+    assert clock(NOW - 86_400 * NS, NOW) == "2027-01-14 08:00 UTC"

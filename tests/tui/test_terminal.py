@@ -27,6 +27,7 @@ SLOW = Finding(
     evidence=(Evidence("SELECT rank, duration_ns FROM steps", ({"rank": 1, "duration_ns": 700},)),),
 )
 
+WINDOW_NS = 600 * 10**9
 Open = Callable[..., Any]
 
 
@@ -59,6 +60,15 @@ def store(tmp_path: Path) -> Path:
     }  # fmt: skip
     made = DuckDBStore(tmp_path / "store")
     made.write([Batch(name, "test", TABLES[name].from_rows(listed)) for name, listed in rows.items()])
+    window_ns = now // WINDOW_NS * WINDOW_NS - 2 * WINDOW_NS
+    account: list[dict[str, Any]] = [
+        {"node": f"node-{name}", "gpu_uuid": f"GPU-{rank}", "gpu_index": 0, "job": "pretrain", "user": "ada", "state": state,
+         "window_ns": window_ns, "start_ns": window_ns, "end_ns": window_ns + WINDOW_NS, "seconds": seconds, "continued": False,
+         "joules": seconds * 450.0, "unmeasured_seconds": 0.0, "missing": [], "cause": cause, "updated_ns": now}
+        for rank, name in enumerate("ab")
+        for state, seconds, cause in (("active", 400.0, None), ("execution_idle", 200.0, "disk"))
+    ]  # fmt: skip
+    made.write([Batch("energy_intervals", "energy", TABLES["energy_intervals"].from_rows(account))])
     made.write([Batch("findings", "analysis", to_rows([FindingState(SLOW, "open", now, now)]))])
     made.close()
     return tmp_path / "store"
@@ -69,7 +79,9 @@ def test_top_over_a_store_answers_who_what_and_what_to_do(
     store: Path, open_terminal: Open, columns: int, lines: int
 ) -> None:
     """Every screen by its key; nothing wider than the window; `q` leaves with 0 and gives the terminal back."""
-    terminal = open_terminal(columns, lines, "top", "--store", str(store))
+    config = store.parent / "warpline.toml"
+    config.write_text('[power]\nprice_per_kwh = 0.4\ncurrency = "EUR"\n')
+    terminal = open_terminal(columns, lines, "top", "--store", str(store), "--config", str(config))
     screen = terminal.shows("2 nodes", "1 open: critical", "▶ node-b", "512", "▶ pretrain")
     assert max(map(len, screen.splitlines())) <= columns
     assert len(screen.splitlines()) <= lines
@@ -86,6 +98,13 @@ def test_top_over_a_store_answers_who_what_and_what_to_do(
 
     terminal.press("4")
     terminal.shows("denied", "kernel_log")
+
+    terminal.press("5")
+    screen = terminal.shows("1,025 W", "33.3%", "50.0 Wh", "after disk traffic", "By job, ", "pretrain", "0.02 EUR")
+    assert max(map(len, screen.splitlines())) <= columns
+    assert len(screen.splitlines()) <= lines
+    terminal.press("b")
+    terminal.shows("By user, ", "ada")
 
     terminal.press("q")
     terminal.shows("left with 0")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from textual import on, work
 from textual.app import App
 from textual.binding import Binding
@@ -14,7 +12,7 @@ from .screens import SCREENS
 from .screens.kernels import KernelsScreen
 from .screens.page import Page
 from .screens.power import PowerScreen
-from .snapshot import Snapshot, Wanted
+from .snapshot import RankKey, Snapshot, Wanted
 
 REFRESH_SECONDS = 1.0
 FIRST_SCREEN = "fleet"
@@ -39,7 +37,7 @@ class WarplineApp(App[None]):
         super().__init__()
         self._feed = feed
         self._first = first
-        self._wanted = Wanted()
+        self._rank: RankKey | None = None
         self._latest = Snapshot()
         self._asked: Wanted | None = None
 
@@ -50,32 +48,31 @@ class WarplineApp(App[None]):
         self.ask()
 
     async def action_show(self, name: str) -> None:
-        """Go to a screen and draw what is known already."""
+        """Go to a screen, draw what is known already, and ask for what it wants."""
         await self.switch_mode(name)
-        by = self.screen.by if isinstance(self.screen, PowerScreen) else None
-        self._want(replace(self._wanted, power_by=by))
         self._draw()
+        self.ask()
 
     @on(KernelsScreen.Selected)
     def selected(self, message: KernelsScreen.Selected) -> None:
         """Another rank's kernels are wanted."""
-        self._want(replace(self._wanted, rank=message.key))
+        self._rank = message.key
+        self.ask()
 
     @on(PowerScreen.Grouped)
-    def grouped(self, message: PowerScreen.Grouped) -> None:
+    def grouped(self) -> None:
         """Power is to be told by something else."""
-        self._want(replace(self._wanted, power_by=message.by))
+        self.ask()
 
     def ask(self) -> None:
         """Take a snapshot unless one is on its way."""
         if self._asked is None:
-            self._asked = self._wanted
-            self._take(self._wanted)
+            self._asked = self._wanted()
+            self._take(self._asked)
 
-    def _want(self, wanted: Wanted) -> None:
-        if wanted != self._wanted:
-            self._wanted = wanted
-            self.ask()
+    def _wanted(self) -> Wanted:
+        """What is looked at now."""
+        return Wanted(self._rank, self.screen.by if isinstance(self.screen, PowerScreen) else None)
 
     @work(thread=True)
     def _take(self, wanted: Wanted) -> None:
@@ -87,7 +84,7 @@ class WarplineApp(App[None]):
         asked, self._asked = self._asked, None
         self._latest = snapshot
         self._draw()
-        if asked != self._wanted:
+        if asked != self._wanted():
             self.ask()
 
     def _draw(self) -> None:

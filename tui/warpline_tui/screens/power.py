@@ -72,10 +72,6 @@ class PowerScreen(Page):
     class Grouped(Message):
         """Power is to be told by something else; whoever feeds the screen should ask for it."""
 
-        def __init__(self, by: str) -> None:
-            super().__init__()
-            self.by = by
-
     def content(self) -> ComposeResult:
         """Two texts, and a table under a line that says of what."""
         yield Static("", id="power")
@@ -99,7 +95,7 @@ class PowerScreen(Page):
     def action_next_by(self) -> None:
         """Tell it by the next of job, user, node and GPU."""
         self.by = BY[(BY.index(self.by) + 1) % len(BY)]
-        self.post_message(self.Grouped(self.by))
+        self.post_message(self.Grouped())
 
 
 def _sentences(snapshot: Snapshot) -> Iterator[Text]:
@@ -108,7 +104,8 @@ def _sentences(snapshot: Snapshot) -> Iterator[Text]:
         yield Text(f"Power cannot be asked for: {power.error}", "bold red")
     yield _live(power.live, snapshot)
     if power.end_ns is None:
-        yield Text(NOTHING, "dim")
+        if power.error is None:
+            yield Text(NOTHING, "dim")
         return
     yield _hour(power, snapshot)
     yield _idle(power)
