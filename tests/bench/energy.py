@@ -103,7 +103,7 @@ def _replay(replay: Mapping[str, Any]) -> list[str]:
 def _rows(rows: Mapping[str, Any]) -> list[str]:
     spent, day = rows["account"], rows["day"]
     reports = ", ".join(
-        f"{name.replace('_', ' ')} {day[name]['wall_seconds']:.2f} s"
+        f"{name.replace('_', ' ')} {day[name]['cpu_seconds']:.2f} s"
         for name in ("report_by_job", "report_by_gpu", "report_by_cause", "plan")
     )
     return [
@@ -112,7 +112,7 @@ def _rows(rows: Mapping[str, Any]) -> list[str]:
         f"{rows['share_of_one_core']:.2%} of a core live, {rows['times_the_floor']:.0f} times a plain sum over the same rows, "
         f"at most {rows['peak_rss_mb']:,} MiB; {rows['intervals']:,} intervals, {rows['joules_off_counters']:.1e} J off the "
         "counters.",
-        f"On {day['intervals']:,} intervals ({day['gpus']:,} GPUs, {day['hours']:.0f} hours): {reports}; at most "
+        f"On {day['intervals']:,} intervals ({day['gpus']:,} GPUs, {day['hours']:.0f} hours), CPU: {reports}; at most "
         f"{day['peak_rss_mb']:,} MiB.",
     ]
 
