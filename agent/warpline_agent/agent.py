@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -271,31 +271,32 @@ class Agent:
 
     def _flush(self) -> None:
         frames = list(self._gathering.take())
-        settlements = list(self._settlements.values())
-        self._settlements = {}
         if not frames:
-            _settled(settlements)
+            self._settled()
         while frames:
             batches = frames.pop(0)
             try:
-                self._put(batches, () if frames else settlements)
+                self._put(batches, more=bool(frames))
             except WireError as error:
                 smaller = halves(batches)
-                frames = smaller + frames
-                if not smaller:
-                    self._lose(batches[0], error)
+                frames = smaller + frames if smaller else [*frames, [self._lost(batches[0], error)]]
 
-    def _put(self, batches: list[Batch], settlements: Sequence[Settlement]) -> None:
-        """One frame; where it is the last of what was gathered, sources hear that it is on disk."""
-        for each in settlements:
+    def _put(self, batches: list[Batch], *, more: bool) -> None:
+        """One frame; where it is the last of what was gathered, sources hear that all of it is on disk."""
+        for each in () if more else self._settlements.values():
             each.intend(self._spool.next_name)
-        self._spool.put(batches, lambda: _settled(settlements))
+        self._spool.put(batches, self._settled, more=more)
 
-    def _lose(self, batch: Batch, error: WireError) -> None:
+    def _settled(self) -> None:
+        for each in self._settlements.values():
+            each.settle()
+        self._settlements = {}
+
+    def _lost(self, batch: Batch, error: WireError) -> Batch:
         """One row that is too large for the wire."""
         row = {**self._place, "source": OWN, "time_ns": self._clock.wall_ns(), "subject": batch.source}
         lost = {"state": "dropped", "reason": f"a row of {batch.table}: {error}", "dropped": batch.rows.num_rows}
-        self._gathering.add(Batch("source_health", OWN, SOURCE_HEALTH.from_rows([row | lost])))
+        return Batch("source_health", OWN, SOURCE_HEALTH.from_rows([row | lost]))
 
 
 def _writable(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,11 +305,6 @@ def _writable(row: Mapping[str, Any]) -> dict[str, Any]:
         name: value.encode("utf-8", "replace").decode("utf-8") if isinstance(value, str) else value
         for name, value in row.items()
     }
-
-
-def _settled(settlements: Iterable[Settlement]) -> None:
-    for each in settlements:
-        each.settle()
 
 
 def _guarded(work: Callable[[], None]) -> tuple[str, str, bool]:

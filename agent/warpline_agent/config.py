@@ -18,8 +18,8 @@ from .kernel_budget import KernelBudget, KernelBudgetConfig, TellsKernels
 from .raw_ring import OFF, KeepsRaw, RawRing, RawRingConfig
 from .source import Source
 from .sources import SOURCES
-from .spool import AGE_SECONDS_MAX, BYTES_MAX, MEMORY_BYTES_MAX, Limits
 from .traced import GivesWay, Traced, Traces
+from .waiting import AGE_SECONDS_MAX, BYTES_MAX, MEMORY_BYTES_MAX, Limits
 
 MADE_UP: Final = frozenset({"synthetic"})
 """Sources that invent rows: never on unless they are named."""

@@ -1,9 +1,10 @@
 """Spool: frames that wait for their acknowledgement, on bounded disk, or in bounded memory where the disk fails.
 
 One file a frame, `<boot>-<sequence>.frame`, written under another name, synced and renamed; a frame of an earlier start keeps
-its own boot and sequence. When a bound is reached the oldest frame falls off; the count is written to `<boot>.lost` before
-the file goes, so that nothing vanishes uncounted. A frame that falls off while it is on its way may still arrive: `lost` is
-then one too many, never one too few.
+its own boot and sequence. Frames that belong together are `.part` until the last of them is written, so that a kill leaves all
+of them or none. When a bound is reached the oldest frame falls off; the count is written to `<boot>.lost` before the file goes,
+so that nothing vanishes uncounted. A frame that falls off while it is on its way may still arrive: `lost` is then one too many,
+never one too few.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from warpline_proto import service_pb2
 from warpline_proto.batch import Batch, Frame
@@ -26,51 +26,17 @@ from warpline_proto.wire import encode
 
 from .frame_file import HEADER_BYTES, created, name, pack, unpack
 from .source import Health
+from .waiting import LIMITS, Key, Limits, Waiting
 
-BYTES_MAX: Final = 256 * 1024 * 1024
-"""Default bound on everything that waits."""
-MEMORY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Default bound on what waits in memory while the directory cannot be written."""
-AGE_SECONDS_MAX: Final = 24 * 3600.0
-"""Default age at which a frame falls off."""
-FRAMES_MAX: Final = 100_000
-"""Bound on the number of files: a day of one frame a second fits."""
 CORRUPT_FILES_MAX: Final = 8
 """Damaged files kept for a look; older ones are removed."""
-
-
-class Key(NamedTuple):
-    """Place of a frame in the order of sending: frames of earlier starts first, whatever the clock said then."""
-
-    current: bool
-    boot: str
-    sequence: int
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much may wait, and how long."""
-
-    bytes_max: int = BYTES_MAX
-    memory_bytes_max: int = MEMORY_BYTES_MAX
-    age_seconds_max: float = AGE_SECONDS_MAX
-    frames_max: int = FRAMES_MAX
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """One frame that waits: `data` is None where it lies on disk."""
-
-    created_ns: int
-    size: int
-    data: bytes | None
 
 
 class Spool:
     """One thread puts, another takes and acknowledges. ConfigError if another agent holds the directory."""
 
     def __init__(
-        self, directory: Path, agent: str, boot: str, clock_ns: Callable[[], int], limits: Limits = Limits()
+        self, directory: Path, agent: str, boot: str, clock_ns: Callable[[], int], limits: Limits = LIMITS
     ) -> None:
         self.directory = directory
         self.boot = boot
@@ -86,6 +52,7 @@ class Spool:
         self._lost: Counter[str] = Counter()
         self._through: dict[str, int] = {}
         self._unreported = 0
+        self._parts: list[tuple[Key, Waiting]] = []
         self._trouble = ""
         self.put_before: frozenset[bytes] = frozenset()
         """Names of the last frames that agents before this one wrote, as far as they waited when it began."""
@@ -104,8 +71,11 @@ class Spool:
         """16 bytes that stand for the frame that is put next."""
         return name(self.boot, self._sequence + 1)
 
-    def put(self, batches: Sequence[Batch], written: Callable[[], None] = lambda: None) -> int:
-        """Keep one frame, say `written`, then let it be seen; returns its sequence. WireError if it is too large."""
+    def put(self, batches: Sequence[Batch], written: Callable[[], None] = lambda: None, *, more: bool = False) -> int:
+        """Keep one frame, say `written`, then let it be seen; returns its sequence. WireError if it is too large.
+
+        With `more` it is neither said nor seen before the frames after it, which belong to it.
+        """
         sequence = self._sequence + 1
         created_ns = self._clock_ns()
         frame = Frame(self._agent, self.boot, sequence, created_ns, tuple(batches), self._lost[self.boot])
@@ -113,14 +83,26 @@ class Spool:
         self._sequence = sequence
         if len(data) > self._limits.bytes_max:
             self._count(self.boot)
-            written()
-            return sequence
-        self._make_room(len(data))
-        key = self._key(self.boot, sequence)
-        kept = self._keep(key, data, created_ns)
-        written()
-        self._add(key, kept)
+        else:
+            self._make_room(len(data))
+            key = self._key(self.boot, sequence)
+            path = self._path(key).with_suffix(".part" if more else ".frame")
+            self._parts.append((key, self._keep(path, data, created_ns)))
+        if not more:
+            self._complete(written)
         return sequence
+
+    def _complete(self, written: Callable[[], None]) -> None:
+        """The last of the frames that belong together is written."""
+        parts, self._parts = self._parts, []
+        for key, kept in parts[:-1]:
+            if kept.data is None:
+                self._rename(self._path(key).with_suffix(".part"), self._path(key))
+        written()
+        for key, kept in parts:
+            self._add(key, kept)
+        if not self._trouble and any(kept.data is not None for _, kept in parts):
+            self._move_to_disk()
 
     def after(self, key: Key | None) -> tuple[Key, service_pb2.Frame] | None:
         """The oldest frame behind `key` (the oldest of all for None), carrying what its boot has lost up to now."""
@@ -211,6 +193,8 @@ class Spool:
                 self._load_lost(path)
         for path in self.directory.glob("*.frame"):
             self._load_frame(path)
+        for path in self.directory.glob("*.part"):
+            self._load_part(path)
         for boot in list(self._lost):
             self._forget(boot)
         newest = {key.boot: key.sequence for key in self._keys}
@@ -238,9 +222,24 @@ class Spool:
             created_ns, size = None, 0
         self._add(self._key(boot, int(number)), Waiting(created_ns or self._clock_ns(), size, None))
 
-    def _keep(self, key: Key, data: bytes, created_ns: int) -> Waiting:
+    def _load_part(self, path: Path) -> None:
+        """A frame counts where one after it does; else its rows are read again."""
+        boot, _, number = path.stem.rpartition("-")
+        if number.isdigit() and any(key.boot == boot and key.sequence > int(number) for key in self._keys):
+            self._rename(path, path.with_suffix(".frame"))
+            self._load_frame(path.with_suffix(".frame"))
+        else:
+            self._unlink(path)
+
+    def _rename(self, path: Path, target: Path) -> None:
         try:
-            self._write(self._path(key), data)
+            path.rename(target)
+        except OSError as error:
+            self._trouble = _words(self.directory, error)
+
+    def _keep(self, path: Path, data: bytes, created_ns: int) -> Waiting:
+        try:
+            self._write(path, data)
         except OSError as error:
             self._trouble = _words(self.directory, error)
             return Waiting(created_ns, len(data), data)

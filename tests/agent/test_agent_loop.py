@@ -16,7 +16,8 @@ from warpline_agent.exporter import Sent
 from warpline_agent.own import cost, parse_stat
 from warpline_agent.slot import BACKOFF_SECONDS_MAX, HANG_SECONDS_MIN, HEALTH_SECONDS, Round
 from warpline_agent.source import Health, Rows
-from warpline_agent.spool import Key, Spool
+from warpline_agent.spool import Spool
+from warpline_agent.waiting import Key
 from warpline_proto import wire
 from warpline_proto.batch import Frame
 from warpline_proto.config import load

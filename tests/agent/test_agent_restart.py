@@ -14,14 +14,18 @@ from typing import Any
 import pytest
 
 import warpline_hook.step_ring
+from warpline_agent import gathering
 from warpline_agent.agent import Agent, Clock, new_boot
 from warpline_agent.config import AgentConfig
 from warpline_agent.exporter import Sent
 from warpline_agent.frame_file import unpack
+from warpline_agent.positions import Settled
 from warpline_agent.ring_mark import RingMark
 from warpline_agent.slot import Round
 from warpline_agent.source import Health
+from warpline_agent.sources.hook import Hook, HookConfig
 from warpline_agent.sources.kernels import KernelsConfig, TrainingKernels
+from warpline_agent.sources.nccl_log import NcclLogConfig, NcclLogSource
 from warpline_agent.spool import Spool
 from warpline_hook import layout
 from warpline_hook.process import Process, start_ticks
@@ -60,6 +64,8 @@ class Told:
         self.counts: Counter[str] = Counter()
         self.lost: Counter[str] = Counter()
         self.sequences: list[int] = []
+        self.steps: list[int] = []
+        self.lines: list[int] = []
         self.reasons: set[str] = set()
         for path in spool.glob("*.frame"):
             message = unpack(path.read_bytes())
@@ -67,7 +73,11 @@ class Told:
             for batch in from_message(message).batches:
                 self.lost[batch.table] += batch.dropped
                 for row in batch.rows.to_pylist():
-                    if batch.table == "kernel_clusters":
+                    if (batch.table, batch.source) == ("steps", "hook"):
+                        self.steps.append(row["step"])
+                    elif (batch.table, batch.source) == ("collectives", "nccl_log"):
+                        self.lines.append(row["sequence"])
+                    elif batch.table == "kernel_clusters":
                         self.counts[batch.table] += row["count"]
                     elif batch.table == "collectives":
                         self.counts[batch.table] += 1
@@ -250,9 +260,16 @@ class Here:
         clock = Clock(lambda: time.time_ns() + int(self.now * 1e9), lambda: self.now)
         self.spool = Spool(folder / "spool", "n1", new_boot(), time.time_ns)
         config = KernelsConfig(directories=(str(folder / "rings"),), containers=False)
-        self.source = TrainingKernels(config, clock_ns=clock.wall_ns, node="n1")
+        rings, logs = (str(folder / "rings"),), (str(folder / "nccl.%p.log"),)
+        told = HookConfig(directories=rings, containers=False, positions=str(folder / "hook.json"))
+        log = NcclLogConfig(files=logs, positions=str(folder / "nccl_log.json"))
+        self.sources: dict[str, Any] = {
+            "kernels": TrainingKernels(config, clock_ns=clock.wall_ns, node="n1"),
+            "hook": Hook(told, clock_ns=clock.wall_ns, node="n1"),
+            "nccl_log": NcclLogSource(log, host="n1", now=clock.wall_ns),
+        }
         agent = AgentConfig(node="n1", drain_seconds=0.0)
-        self.agent = Agent(agent, {"kernels": self.source}, self.spool, Nowhere(), clock, Inline)
+        self.agent = Agent(agent, self.sources, self.spool, Nowhere(), clock, Inline)
 
     def turn(self, count: int = 1) -> None:
         for _ in range(count):
@@ -261,7 +278,8 @@ class Here:
 
     def die(self) -> None:
         """What the kernel does for a process that is killed."""
-        self.source.close()
+        for source in self.sources.values():
+            source.close()
         self.spool.close()
 
 
@@ -269,12 +287,12 @@ def dies(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, before: bool
     """Be killed before or after the call so many of a method."""
     real, calls = getattr(owner, name), 0
 
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
         if before and calls == when:
             raise Killed
-        result = real(*arguments)
+        result = real(*arguments, **named)
         if not before and calls == when:
             raise Killed
         return result
@@ -319,3 +337,84 @@ def test_wherever_it_is_killed_no_record_is_told_twice_or_forgotten(
     third.turn(3)
     assert Told(tmp_path / "spool").sum() == dict(writer.written), "an orderly end repeats nothing either"
     third.agent.close()
+
+
+INIT = "n1:7:9 [0] NCCL INFO comm 0xc rank 0 nranks 2 cudaDev 0 nvmlDev 0 busId 1000 commId 0xabc1 - Init START\n"
+LINE = (
+    "n1:7:9 [0] NCCL INFO AllReduce: opCount {number:x} sendbuff 0x1 recvbuff 0x2 count 4 datatype 7 op 0 root 0 "
+    "comm 0xc [nranks=2] stream 0x5\n"
+)
+
+
+class Everything:
+    """A trainer that writes records, tells steps, and logs what NCCL does, each numbered on."""
+
+    def __init__(self, writer: Writer, folder: Path) -> None:
+        self.writer, self.log, self.done = writer, folder / "nccl.7.log", 0
+        self.log.write_text(INIT)
+
+    def goes_on(self) -> None:
+        for _ in range(3):
+            self.writer.put(5)
+            self.writer.step(self.done, time.time_ns() - 1000)
+            with self.log.open("a") as stream:
+                stream.write(LINE.format(number=self.done))
+            self.done += 1
+
+
+@pytest.mark.parametrize("when", [1, 2, 4])
+@pytest.mark.parametrize("rows_max", [100_000, 7])
+@pytest.mark.parametrize(
+    ("owner", "name", "before"),
+    [
+        (Settled, "intend", True),
+        (Settled, "intend", False),
+        (Spool, "_write", True),
+        (Spool, "_write", False),
+        (Spool, "_complete", True),
+        (Settled, "settle", True),
+        (Settled, "settle", False),
+        (Hook, "so_far", False),
+    ],
+)
+def test_steps_and_logs_are_told_once_too_and_so_is_what_fills_several_frames(
+    write: Callable[..., Writer], tmp_path: Path, owner: Any, name: str, before: bool, rows_max: int, when: int
+) -> None:
+    """Frames of seven rows: a kill between two that belong together leaves none of them."""
+    trainer = Everything(write(hooked=True), tmp_path)
+    trainer.goes_on()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathering, "FRAME_ROWS_MAX", rows_max)
+        first = Here(tmp_path)
+        with pytest.MonkeyPatch.context() as fatal, pytest.raises(Killed):
+            dies(fatal, owner, name, before=before, when=when)
+            for _ in range(8):
+                first.turn()
+                trainer.goes_on()
+        first.die()
+        trainer.goes_on()
+        second = Here(tmp_path)
+        second.turn(6)
+    told = Told(tmp_path / "spool")
+    assert sorted(told.steps) == sorted(told.lines) == list(range(trainer.done))
+    assert told.sum() == dict(trainer.writer.written)
+    second.agent.close()
+
+
+def test_the_file_of_a_process_that_ended_is_not_taken_away_before_its_steps_are_on_disk(
+    write: Callable[..., Writer], tmp_path: Path
+) -> None:
+    trainer = Everything(write(hooked=True), tmp_path)
+    trainer.goes_on()
+    trainer.writer.process.kill()
+    here = Here(tmp_path)
+    source = here.sources["hook"]
+    source.keep_until_settled(lambda frame: False)
+    source.open()
+    given = [rows for _ in range(3) for rows in source.read() if rows.table == "steps"]
+    assert sum(rows.batch.num_rows for rows in given) == trainer.done
+    assert list((tmp_path / "rings").glob("*.steps"))
+    source.so_far().settle()
+    list(source.read())
+    assert not list((tmp_path / "rings").glob("*.steps"))
+    here.die()

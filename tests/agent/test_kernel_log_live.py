@@ -158,7 +158,7 @@ def test_the_journal_is_followed_where_kmsg_is_not_to_be_had(tmp_path: Path) -> 
     (told,) = source.health()
     assert told.state == "denied" and "journal" in told.reason
     source.close()
-    assert json.loads((tmp_path / "state").read_text())["cursor"] == "s=1"
+    assert json.loads((tmp_path / "state").read_text())["positions"]["cursor"] == "s=1"
 
 
 def test_a_journal_that_may_not_be_read_says_what_it_said(tmp_path: Path) -> None:

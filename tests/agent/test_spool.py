@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from warpline_agent.agent import new_boot
-from warpline_agent.spool import Key, Limits, Spool
+from warpline_agent.spool import Spool
+from warpline_agent.waiting import Key, Limits
 from warpline_proto.batch import Batch
 from warpline_proto.errors import ConfigError
 from warpline_proto.tables import METRICS

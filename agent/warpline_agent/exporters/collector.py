@@ -23,7 +23,8 @@ from warpline_proto.stream import PACKING, Packer
 
 from ..exporter import Sent
 from ..source import Health
-from ..spool import Key, Spool
+from ..spool import Spool
+from ..waiting import Key
 
 FRAMES_IN_FLIGHT_MAX: Final = 16
 """Frames sent and not acknowledged, whatever the credit."""

@@ -14,11 +14,11 @@ from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Unsupported
 from warpline_proto.tables import GUARD_ACTIONS
 
-from .. import positions
 from ..guard.journal import JOURNAL
 from ..guard.settings import STATE_DIRECTORY as GUARD_DIRECTORY
 from ..parsers.values import INT_MAX, SMALL_MAX
-from ..source import Health, Rows
+from ..positions import Positions, WasPut
+from ..source import Health, Rows, Settlement
 from ..tail import Position, Tail
 
 READ_BYTES_MAX: Final = 256 * 1024
@@ -52,10 +52,17 @@ class GuardJournal:
     def __init__(self, config: GuardJournalConfig = DEFAULTS) -> None:
         self.period_seconds = config.period_seconds
         self._path = Path(config.directory) / JOURNAL
-        self._positions = Path(config.positions)
+        self._book = Positions(config.positions, POSITIONS_BYTES_MAX)
         self._tail: Tail | None = None
         self._given: Position | None = None
-        self._trouble: str | None = None
+
+    def keep_until_settled(self, was_put: WasPut) -> None:
+        """Let no position hold before the rows of its lines are on disk."""
+        self._book.keep_until_settled(was_put)
+
+    def so_far(self) -> Settlement:
+        """How far the journal is read."""
+        return self._book.so_far(self._read_to())
 
     def open(self) -> None:
         """Go on where reading stopped; Unsupported where no guard has ever told anything, Denied where it may not be read."""
@@ -64,13 +71,13 @@ class GuardJournal:
             raise Unsupported(
                 f"no power guard writes to {self._path}", "warpline power guard, or [sources.guard] directory"
             )
-        self._tail = Tail(self._path, _position(positions.load(self._positions, POSITIONS_BYTES_MAX)))
+        self._tail = Tail(self._path, self._given or _position(self._book.found()))
 
     def read(self) -> Iterable[Rows]:
         """New rows; those of the round before are the agent's by now, so that they are not read again after a restart."""
         if self._tail is None:
             return []
-        self._save()
+        self._book.begins(self._read_to())
         told = [_row(line) for line in self._tail.read(READ_BYTES_MAX)]
         self._given = self._tail.position
         rows = [row for row, _ in told if row is not None]
@@ -79,19 +86,17 @@ class GuardJournal:
 
     def health(self) -> Iterable[Health]:
         """Where the place cannot be remembered."""
-        return [Health(str(self._positions), "stale", self._trouble)] if self._trouble else []
+        return [Health("positions", "stale", self._book.trouble)] if self._book.trouble else []
 
     def close(self) -> None:
         """Remember how far was read, give the file back."""
-        self._save()
+        self._book.begins(self._read_to())
         if self._tail is not None:
             self._tail.close()
             self._tail = None
 
-    def _save(self) -> None:
-        if self._given is not None:
-            self._trouble = positions.save(self._positions, {str(self._path): list(self._given)})
-            self._given = None
+    def _read_to(self) -> Mapping[str, Any]:
+        return self._book.found() if self._given is None else {str(self._path): list(self._given)}
 
 
 def _position(saved: Mapping[str, Any]) -> Position | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from warpline_hook import layout
 from warpline_hook.environment import DIRECTORY_DEFAULT
@@ -15,13 +15,13 @@ from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Refused, SourceError, Unsupported
 from warpline_proto.tables import STEPS
 
-from .. import positions
 from ..hook_file import HookFile, Taken, open_file
 from ..hook_rows import Identity, identity_of, job_rows, step_rows
 from ..hook_search import FILES_MAX, Found, Search, key_of, opened, take_away
 from ..parsers.values import whole
+from ..positions import Positions, WasPut
 from ..process_identity import user_name
-from ..source import Health, Rows
+from ..source import Health, Rows, Settlement
 
 ROUND_RECORDS_MAX: Final = 20_000
 """Records of one round over all files; what is left follows in the next."""
@@ -93,22 +93,28 @@ class Hook:
         self._clock = f"realtime@{node or platform.node()}"
         self._search = Search(config.directories, config.containers, proc)
         self._followed: dict[Key, _Followed] = {}
-        self._positions: dict[Key, int] = {}
-        self._saved: dict[Key, int] = {}
+        self._book = Positions(config.positions, POSITIONS_BYTES_MAX)
+        self._positions: dict[Key, int] | None = None
         self._told: dict[Key, tuple[Health, int]] = {}
         self._finished: dict[Key, None] = {}
         self._jobs: dict[str, Identity] = {}
 
+    def keep_until_settled(self, was_put: WasPut) -> None:
+        """Let no position hold, and take no file away, before its rows are on disk."""
+        self._book.keep_until_settled(was_put)
+
+    def so_far(self) -> Settlement:
+        """How far files are read."""
+        return self._book.so_far(self._read_to)
+
     def open(self) -> None:
-        """Look where reading stopped; Unsupported where none of the directories is there."""
+        """Unsupported where none of the directories is there."""
         if not any(Path(each).is_dir() for each in self._config.directories):
             raise Unsupported(f"there is no {' or '.join(self._config.directories)}", "set [sources.hook] directories")
-        self._positions = _load(Path(self._config.positions))
-        self._saved = dict(self._positions)
 
     def read(self) -> Iterable[Rows]:
         """New steps of all processes."""
-        self._save()
+        self._begin_round()
         self._find()
         rows: list[Rows] = []
         left = ROUND_RECORDS_MAX
@@ -134,7 +140,7 @@ class Hook:
 
     def close(self) -> None:
         """Remember how far was read and give the files back."""
-        self._save()
+        self._begin_round()
         for followed in self._followed.values():
             followed.file.close()
         self._followed = {}
@@ -165,7 +171,7 @@ class Hook:
         return key
 
     def _begin(self, key: Key, found: Found, name: str, folder: int | None) -> None:
-        position = self._positions.get(key)
+        position = self._read_to.get(key)
         try:
             file = HookFile(open_file(name, folder), position or 0)
         except SourceError as error:
@@ -190,10 +196,10 @@ class Hook:
         except (Refused, OSError) as error:
             self._done(key, followed, Health(f"{followed.found.path}/{followed.name}", "refused", str(error)))
             return [], 0
-        self._positions[key] = followed.file.position
+        self._read_to[key] = followed.file.position
         rows = self._rows(followed, taken)
         over = followed.file.state != layout.RUNNING or gone
-        if over and not taken.records and records_max > 0:
+        if over and not taken.records and records_max > 0 and self._book.holds(key, followed.file.position):
             self._remove(key, followed)
             self._done(key, followed, self._last_words(followed))
         return rows, len(taken.records)
@@ -242,22 +248,25 @@ class Hook:
     def _remove(self, key: Key, followed: _Followed) -> None:
         """Take a file away that was read to its end, where that is ours to do."""
         if take_away(followed.name, followed.found, followed.file.owner):
-            del self._positions[key]
+            del self._read_to[key]
 
     def _tell(self, key: Key, health: Health) -> None:
         if len(self._told) < TOLD_MAX or key in self._told:
             self._told[key] = (health, self._clock_ns())
 
-    def _save(self) -> None:
-        """Write down the positions of the round before: its rows have been taken over by now."""
-        if self._positions == self._saved or not self._config.positions:
-            return
-        for oldest in list(self._positions)[: max(0, len(self._positions) - POSITIONS_MAX)]:
-            del self._positions[oldest]
-        trouble = positions.save(Path(self._config.positions), self._positions)
-        if trouble is not None:
-            self._tell("positions", Health("positions", "denied", trouble))
-        self._saved = dict(self._positions)
+    @property
+    def _read_to(self) -> dict[Key, int]:
+        """Records read by file, at first as an agent before this one left them."""
+        if self._positions is None:
+            self._positions = _believed(self._book.found())
+        return self._positions
+
+    def _begin_round(self) -> None:
+        for oldest in list(self._read_to)[: max(0, len(self._read_to) - POSITIONS_MAX)]:
+            del self._read_to[oldest]
+        self._book.begins(self._read_to)
+        if self._book.trouble is not None:
+            self._tell("positions", Health("positions", "denied", self._book.trouble))
 
 
 def _taken(file: HookFile) -> Iterator[Health]:
@@ -274,9 +283,8 @@ def _taken(file: HookFile) -> Iterator[Health]:
             yield Health(f"{what} of pid {file.process.pid}", "busy", reason)
 
 
-def _load(path: Path) -> dict[Key, int]:
+def _believed(stored: Mapping[str, Any]) -> dict[Key, int]:
     """Positions as they were written, as far as they are numbers of records."""
-    stored = positions.load(path, POSITIONS_BYTES_MAX)
     known = {str(key): whole(value) for key, value in list(stored.items())[:POSITIONS_MAX]}
     return {key: value for key, value in known.items() if value is not None and value >= 0}
 

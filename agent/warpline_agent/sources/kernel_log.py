@@ -6,7 +6,6 @@ follows the journal through `journalctl`, a child process that it never waits fo
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -22,11 +21,14 @@ from warpline_proto.tables import LOG_EVENTS
 from ..child import Child
 from ..parsers.kernel_events import KernelEvents, Row, fold
 from ..parsers.kernel_records import ZONELESS, Record, records
-from ..source import Health, Input, Origin, Reading, Rows
+from ..positions import Positions, WasPut
+from ..source import Health, Input, Origin, Reading, Rows, Settlement
 
 RECORDS_PER_ROUND_MAX: Final = 5_000
 """Records read in one round; the rest waits in the kernel."""
 RECORD_BYTES_MAX: Final = 64 * 1024
+STATE_BYTES_MAX: Final = 64 * 1024
+"""Size of the state file beyond which it is not believed."""
 EVENTS_MAX: Final = 50_000
 """Events kept of one file; further ones are dropped and counted."""
 HEAD_LINES: Final = 40
@@ -82,13 +84,21 @@ class KernelLog:
         self._kmsg: int | None = None
         self._journal: Child | None = None
         self._instead = ""
-        self._place: dict[str, Any] = {}
+        self._book = Positions(config.state_file, STATE_BYTES_MAX)
+        self._place: dict[str, Any] | None = None
         self._dropped = 0
+
+    def keep_until_settled(self, was_put: WasPut) -> None:
+        """Let no place hold before the rows of its records are on disk."""
+        self._book.keep_until_settled(was_put)
+
+    def so_far(self) -> Settlement:
+        """Where reading stopped."""
+        return self._book.so_far(self._read_to)
 
     def open(self) -> None:
         """Open /dev/kmsg, else follow the journal."""
         self.close()
-        self._place = self._saved()
         try:
             self._kmsg = os.open(self._config.path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
@@ -96,21 +106,24 @@ class KernelLog:
 
     def read(self) -> Iterable[Rows]:
         """New events; returns at once. Denied or Unsupported when the journal has turned out not to be readable."""
+        self._book.begins(self._read_to)
         heard = self._from_kmsg() if self._kmsg is not None else self._from_journal()
         rows = fold(row for record in heard for row in self._events.rows(record))
-        if heard:
-            self._save()
         if not rows:
             return []
         dropped, self._dropped = self._dropped, 0
         return [Rows("log_events", LOG_EVENTS.from_rows(rows), dropped)]
 
     def health(self) -> Iterable[Health]:
-        """Whether the journal is read instead of the kernel's own ring."""
-        return [Health(self._config.path, "denied", self._instead)] if self._instead else []
+        """Whether the journal is read instead of the kernel's own ring, and a place that cannot be remembered."""
+        if self._instead:
+            yield Health(self._config.path, "denied", self._instead)
+        if self._book.trouble is not None:
+            yield Health("state_file", "denied", self._book.trouble)
 
     def close(self) -> None:
-        """Give back the file or the child."""
+        """Remember where reading stopped, and give back the file or the child."""
+        self._book.begins(self._read_to)
         if self._kmsg is not None:
             os.close(self._kmsg)
         if self._journal is not None:
@@ -127,7 +140,7 @@ class KernelLog:
         """Follow the journal from where reading stopped, or from the start of the machine."""
         if not self._config.journal:
             raise refusal
-        cursor = self._place.get("cursor")
+        cursor = self._read_to.get("cursor")
         place = (f"--after-cursor={cursor}",) if isinstance(cursor, str) else ()
         try:
             self._journal = Child((*self._config.journal_command, *place))
@@ -156,12 +169,12 @@ class KernelLog:
 
     def _is_new(self, record: Record) -> bool:
         """Whether it comes after what was read before; counts what was overwritten in between."""
-        last, sequence = self._place.get("sequence"), record.sequence
+        last, sequence = self._read_to.get("sequence"), record.sequence
         if sequence is None or (isinstance(last, int) and sequence <= last):
             return False
         if isinstance(last, int):
             self._dropped += sequence - last - 1
-        self._place["sequence"] = sequence
+        self._read_to["sequence"] = sequence
         return True
 
     def _from_journal(self) -> list[Record]:
@@ -172,30 +185,19 @@ class KernelLog:
         for line in self._journal.lines():
             said = line.decode("utf-8", "replace")
             heard += records(said)
-            self._place["cursor"] = _cursor(said) or self._place.get("cursor")
+            self._read_to["cursor"] = _cursor(said) or self._read_to.get("cursor")
         if ended and not heard:
             complaint = self._journal.complaint or "it ended"
             raise Denied(f"neither {self._config.path} nor the journal can be read: {complaint}", DENIED_HINT)
         return heard
 
-    def _saved(self) -> dict[str, Any]:
-        """Where reading stopped; it counts only in the same start of the machine."""
-        try:
-            saved = json.loads(Path(self._config.state_file).read_text()) if self._config.state_file else {}
-        except (OSError, ValueError):
-            return {}
-        if not isinstance(saved, dict):
-            return {}
-        return saved if saved.get("boot") == self._boot() else {}
-
-    def _save(self) -> None:
-        if not self._config.state_file:
-            return
-        target = Path(self._config.state_file)
-        fresh = target.with_name(target.name + ".new")
-        with contextlib.suppress(OSError):
-            fresh.write_text(json.dumps({**self._place, "boot": self._boot()}))
-            fresh.replace(target)
+    @property
+    def _read_to(self) -> dict[str, Any]:
+        """Where reading stopped, at first as an agent before this one left it in the same start of the machine."""
+        if self._place is None:
+            found, boot = self._book.found(), self._boot()
+            self._place = dict(found) if found.get("boot") == boot else {"boot": boot}
+        return self._place
 
     def _boot(self) -> str:
         try:

@@ -11,21 +11,21 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from warpline_proto.defaults import STATE_DIRECTORY
 from warpline_proto.errors import Refused, SourceError, Unsupported
 
-from .. import positions
 from ..identity import stamp
 from ..parsers.nccl_log_parser import Live, NcclLogParser
 from ..parsers.values import whole
+from ..positions import Positions, WasPut
 from ..recordings.describe import holds_verdicts
-from ..source import LINE_CHARS_MAX, Health, Input, Reading, Rows
+from ..source import LINE_CHARS_MAX, Health, Input, Reading, Rows, Settlement
 from ..tail import Position, Tail
 
 FILES_MAX: Final = 256
@@ -143,25 +143,33 @@ class NcclLogSource:
         self._now = now
         self._zone = zone or datetime.now().astimezone().tzinfo or UTC
         self._followed: dict[str, _Followed] = {}
-        self._positions: dict[str, Position] = {}
-        self._saved: dict[str, Position] = {}
+        self._book = Positions(config.positions, POSITIONS_BYTES_MAX)
+        self._positions: dict[str, Position] | None = None
         self._health: list[Health] = []
         self._turn = 0
         self._left = 0
         self._since = 0.0
 
+    def keep_until_settled(self, was_put: WasPut) -> None:
+        """Let no position hold before the rows of its lines are on disk."""
+        self._book.keep_until_settled(was_put)
+
+    def so_far(self) -> Settlement:
+        """How far files are read."""
+        return self._book.so_far(self._read_to)
+
     def open(self) -> None:
-        """Look where reading stopped; Unsupported where no file is configured."""
+        """Unsupported where no file is configured."""
         if not self._config.files:
             raise Unsupported("no NCCL log is configured", "set [sources.nccl_log] files, as in NCCL_DEBUG_FILE")
         self._since = self._seconds()
-        self._positions = _load(Path(self._config.positions))
-        self._saved = dict(self._positions)
 
     def read(self) -> Iterable[Rows]:
         """New lines of all files, as rows."""
         self._health = []
-        self._save()
+        self._book.begins(self._read_to)
+        if self._book.trouble is not None:
+            self._health.append(Health("positions", "denied", self._book.trouble))
         self._find()
         read = [rows for path in self._in_turn() for rows in self._read_one(path)]
         rows = [each._replace(batch=stamp(each.batch, job=self._config.job or None)) for each in read]
@@ -174,7 +182,7 @@ class NcclLogSource:
 
     def close(self) -> None:
         """Remember how far was read and give the files back."""
-        self._save()
+        self._book.begins(self._read_to)
         for followed in self._followed.values():
             followed.tail.close()
         self._followed = {}
@@ -201,7 +209,7 @@ class NcclLogSource:
 
     def _unread(self, path: str) -> bool:
         """Whether a file that is not followed holds anything new."""
-        position = self._positions.get(path)
+        position = self._read_to.get(path)
         if position is None:
             return True
         try:
@@ -212,7 +220,7 @@ class NcclLogSource:
 
     def _follow(self, path: str, modified: float) -> int:
         """Begin with one file; how many bytes of it were read again."""
-        position = self._positions.get(path)
+        position = self._read_to.get(path)
         try:
             tail = Tail(Path(path), position)
         except SourceError as error:
@@ -220,7 +228,7 @@ class NcclLogSource:
             return 0
         if position is None and modified < self._since - RECENT_SECONDS:
             tail.skip_to_end()
-            self._positions[path] = tail.position
+            self._read_to[path] = tail.position
             tail.close()
             return 0
         parser = NcclLogParser(Path(path).name, self._zone, Live(self._host, self._now))
@@ -258,7 +266,7 @@ class NcclLogSource:
             self._health.append(Health(path, "dropped", f"{skipped.bytes} bytes were not read"))
         if followed.tail.position != before:
             followed.grown = self._seconds()
-        self._positions[path] = followed.tail.position
+        self._read_to[path] = followed.tail.position
         return followed.parser.rows() if lines else []
 
     def _forget(self) -> None:
@@ -268,23 +276,21 @@ class NcclLogSource:
             if now - followed.grown > IDLE_SECONDS:
                 followed.tail.close()
                 del self._followed[path]
-        for path in list(self._positions)[: max(0, len(self._positions) - POSITIONS_MAX)]:
-            del self._positions[path]
+        for path in list(self._read_to)[: max(0, len(self._read_to) - POSITIONS_MAX)]:
+            del self._read_to[path]
 
-    def _save(self) -> None:
-        """Write down the positions of the round before: its rows have been taken over by now."""
-        if self._positions == self._saved or not self._config.positions:
-            return
-        trouble = positions.save(Path(self._config.positions), self._positions)
-        if trouble is not None:
-            self._health.append(Health("positions", "denied", trouble))
-        self._saved = dict(self._positions)
+    @property
+    def _read_to(self) -> dict[str, Position]:
+        """Positions by file, at first as an agent before this one left them."""
+        if self._positions is None:
+            self._positions = _believed(self._book.found())
+        return self._positions
 
 
-def _load(path: Path) -> dict[str, Position]:
+def _believed(stored: Mapping[str, Any]) -> dict[str, Position]:
     """Positions as they were written, as far as they are such."""
     known = {}
-    for name, value in list(positions.load(path, POSITIONS_BYTES_MAX).items())[:POSITIONS_MAX]:
+    for name, value in list(stored.items())[:POSITIONS_MAX]:
         if isinstance(value, list) and len(value) == 3 and isinstance(value[2], str):
             inode, offset = whole(value[0]), whole(value[1])
             if inode is not None and offset is not None and offset >= 0:
