@@ -19,8 +19,8 @@ WINDOWS: Final = 6
 WINDOWS_BEFORE: Final = 3
 """An idle time that began before these lasts for more than half an hour: longer ones are sessions that were forgotten."""
 FORGOTTEN_SECONDS: Final = 1800
-ACCOUNT_NS: Final = 15 * 10**9
-"""The account is asked again after so long."""
+ACCOUNT_NS: Final = 60 * 10**9
+"""The account is asked again after so long: it grows each ten minutes, and of 10,000 GPUs an answer takes seconds."""
 LIVE_NS: Final = 120 * 10**9
 """A GPU that was not heard of for so long before the newest reading does not count; some sources tell programs every 30 s."""
 LOW_PERCENT: Final = 5
