@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 
+from warpline_analysis.energy.money import Money
+from warpline_analysis.energy.plan import plan
+from warpline_analysis.energy.proposal import Settings
+from warpline_analysis.energy.workloads import workloads
 from warpline_cli.main import main
 from warpline_collector.accounting import account_all
+from warpline_collector.pool import Config, WorkerPool
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch
@@ -198,6 +203,23 @@ def test_runs_at_several_limits_are_weighed(ask: Callable[..., str], tmp_path: P
     assert "200 W 30.1%" in ask("--curves", str(table))
     found = json.loads(ask("--json", "--curves", str(table)))["curves"]["net"]
     assert [each["limit_watts"] for each in found] == [300, 300, 200, 200]
+
+
+def test_a_collector_that_answers_few_rows_at_once_gives_the_same_plan(store: Path) -> None:
+    """Its workers check each question, and cut answers at 300 rows: asked for by halves, nothing is lost or counted twice."""
+    end_ns = (BEGIN + SECONDS) * NS
+    with CatalogReader(store) as reader:
+        whole = plan(reader.query, BEGIN * NS, end_ns, Money(), Settings())
+        assert len(reader.query("SELECT 1 FROM energy_states WHERE state IN ('execution_idle', 'low_unknown')")) > 300
+    pool = WorkerPool(store, Config(workers=1, rows_max=300))
+    try:
+        parts = plan(lambda sql: pool.query(sql).rows(), BEGIN * NS, end_ns, Money(), Settings())
+        (job,) = workloads(lambda sql: pool.query(sql).rows(), BEGIN * NS, end_ns)
+    finally:
+        pool.close()
+    for one, other in zip(whole.proposals, parts.proposals, strict=True):
+        assert one.saved_joules == pytest.approx(other.saved_joules) and one.wakes == other.wakes
+    assert (job.cut, job.samples) == (True, 300)
 
 
 @pytest.mark.parametrize("words", [("--trigger", "0"), ("--low-watts", "-1"), ("--curves", "/nowhere")])

@@ -28,13 +28,14 @@ class Workload:
     """One job. `headroom_watts`: from what it stays below for 99 % of the time up to the limit; None without a limit.
 
     `cluster` numbers jobs whose spikes are alike; `alike` are the two nearest jobs and their distance, 0 to 1: what was learned
-    of them under a cap is the first guess for this one.
+    of them under a cap is the first guess for this one. `cut`: only some of its samples were to be had.
     """
 
     job: str
     joules: float
     gpus: int
     samples: int
+    cut: bool
     kind: str | None
     near_share: float | None
     p99_watts: float
@@ -50,9 +51,12 @@ class _Asked:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
+        self.cut = False
 
     def query(self, sql: str, parameters: object = ()) -> pa.Table:
-        return self._ask(sql)
+        found = self._ask(sql)
+        self.cut |= b"truncated" in (found.schema.metadata or {})
+        return found
 
 
 def workloads(ask: Ask, start_ns: int, end_ns: int) -> Sequence[Workload]:
@@ -86,10 +90,11 @@ def _looked_at(ask: Ask, row: Mapping[str, Any], start_ns: int) -> Iterator[tupl
     last_ns = row["end_ns"] + 1
     nodes = [node for node in row["nodes"] if node is not None]
     keys = sorted(row["keys"])[:GPUS_MAX]
-    samples = load(_Asked(ask), max(start_ns, last_ns - SECONDS * 10**9), last_ns, nodes, keys)
+    asked = _Asked(ask)
+    samples = load(asked, max(start_ns, last_ns - SECONDS * 10**9), last_ns, nodes, keys)
     if row["job"] in samples.jobs:
         spikes = profile(samples, chosen=samples.job == samples.jobs.index(row["job"]))
-        yield _workload(samples, row["job"], row["joules"] or 0.0, spikes), spikes
+        yield replace(_workload(samples, row["job"], row["joules"] or 0.0, spikes), cut=asked.cut), spikes
 
 
 def _workload(samples: Samples, job: str, joules: float, spikes: Profile) -> Workload:
@@ -105,6 +110,7 @@ def _workload(samples: Samples, job: str, joules: float, spikes: Profile) -> Wor
         joules=joules,
         gpus=len(np.unique(samples.gpu[mine])),
         samples=int(mine.sum()),
+        cut=False,
         kind=spikes.kind,
         near_share=powers.near_share,
         p99_watts=highest,
