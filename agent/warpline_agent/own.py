@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,7 @@ from .spool import Spool
 
 NAME: Final = "own"
 """Source name of these rows."""
+VERSION: Final = version("warpline")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _UTIME: Final = 11
@@ -59,7 +61,7 @@ def rows(
     spent = cost(proc)
     losses = spool.take_losses()
     health: list[dict[str, Any]] = [
-        {"subject": "agent", "state": "fresh"} | (spent._asdict() if spent is not None else {})
+        {"subject": "agent", "state": "fresh", "version": VERSION} | (spent._asdict() if spent is not None else {})
     ]
     health += [part._asdict() for part in (spool.health(), *exporter.health())]
     if losses:

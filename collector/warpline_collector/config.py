@@ -10,7 +10,8 @@ from warpline_analysis.energy.money import Money
 from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 
-from . import accounting, closer_look, continuous, pool, retention
+from . import accounting, closer_look, continuous, pool, retention, standing
+from .metrics import config as metrics_config
 from .stores import duckdb as duckdb_store
 
 
@@ -38,6 +39,8 @@ class Settings:
     captures: closer_look.Config = field(default_factory=closer_look.Config)
     energy: accounting.Config = field(default_factory=accounting.Config)
     power: Money = field(default_factory=Money)
+    agents: standing.Config = field(default_factory=standing.Config)
+    metrics: metrics_config.Config = field(default_factory=metrics_config.Config)
     retention: retention.Config = field(default_factory=retention.Config)
 
 
@@ -51,6 +54,8 @@ def sections() -> dict[str, type[Any]]:
         "collector.captures": closer_look.Config,
         "collector.energy": accounting.Config,
         "power": Money,
+        "collector.agents": standing.Config,
+        "collector.metrics": metrics_config.Config,
         "collector.retention": retention.Config,
     }
 

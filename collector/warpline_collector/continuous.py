@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -55,6 +56,16 @@ class Config:
     def rest_seconds(self, pass_seconds: float) -> float:
         """How long to rest after a pass: it takes at most half of one core's time, however many ranks there are."""
         return max(self.period_seconds, pass_seconds)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass: when it ended, how long it took, why it failed ("" if it did not), open findings by kind and severity."""
+
+    ended_ns: int
+    seconds: float
+    failed: str
+    open: Mapping[tuple[str, str], int]
 
 
 class _Stopped(BaseException):
@@ -108,6 +119,9 @@ class Continuous:
             each.written.finding.subject for each in self._known.values() if each.written.state == ENDED
         )
         self._checks: dict[str, tuple[str, int]] = {}
+        self.newest: Pass | None = None
+        """The newest pass, for any thread to read."""
+        self.failures = 0
         self._stop = threading.Event()
         self._interrupt = reader.interrupt
         self._reader = _Stoppable(reader, self._stop)
@@ -144,6 +158,7 @@ class Continuous:
             batches += self._closer.turn(self._reader, report, partial(_opened, following), now_ns)
         self._store.write(batches)
         self._known = following
+        self.newest = Pass(now_ns, (now_ns - started_ns) / 1e9, "", _open_by_kind(following))
         return report
 
     def _loop(self) -> None:
@@ -160,6 +175,9 @@ class Continuous:
     def _failed(self, error: Exception) -> None:
         if self._stop.is_set():
             return
+        self.failures += 1
+        before = self.newest
+        self.newest = Pass(self._clock(), before.seconds if before else 0.0, str(error), _open_by_kind(self._known))
         _LOG.error("the analysis pass failed: %s", error, exc_info=None if isinstance(error, WarplineError) else error)
         row = _health(PASS, "dead", f"{type(error).__name__}: {error}"[:1_000], self._clock())
         try:
@@ -186,6 +204,11 @@ def _opened(known: incidents.Incidents, name: str) -> int | None:
     """Since when a finding is open."""
     incident = known.get(name)
     return None if incident is None or incident.written.state != OPEN else incident.written.opened_ns
+
+
+def _open_by_kind(known: incidents.Incidents) -> Mapping[tuple[str, str], int]:
+    findings = (each.written.finding for each in known.values() if each.written.state == OPEN)
+    return Counter((str(finding.kind), str(finding.severity)) for finding in findings)
 
 
 def _health(subject: str, state: str, reason: str, now_ns: int, duration_ns: int | None = None) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -85,8 +86,18 @@ class Counts:
 class Ingest:
     """`take` from any number of streams, `run` once as a task, `stop` to store what waits and end."""
 
-    def __init__(self, store: Store, clock: Callable[[], int], gather_seconds: float = GATHER_SECONDS) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], int],
+        gather_seconds: float = GATHER_SECONDS,
+        heard: Callable[[Frame, int, int], None] = lambda frame, size, heard_ns: None,
+    ) -> None:
+        """`heard` is told of each frame once it can be read, of its bytes in memory and of when it came."""
         self.counts = Counts()
+        self.turned = time.monotonic()
+        """When the writer last did something, on the monotonic clock: it turns at least once in MAINTAIN_SECONDS."""
+        self._heard = heard
         self.streams = 0
         self._store = store
         self._clock = clock
@@ -100,6 +111,7 @@ class Ingest:
 
     async def take(self, stream: Stream, size: int, read: Callable[[], Awaitable[Item]]) -> None:
         """Queue the frame that `read` unpacks to `size` bytes; waits while there is no room for it, first come first served."""
+        heard_ns = self._clock()
         async with self._turn, self._changed:
             await self._changed.wait_for(lambda: not self._bytes or self._bytes + size <= QUEUE_BYTES_MAX)
             self._bytes += size
@@ -110,6 +122,8 @@ class Ingest:
                 self._bytes -= size
                 self._changed.notify_all()
             raise
+        if item.frame is not None:
+            self._heard(item.frame, size, heard_ns)
         async with self._changed:
             if stream.broken.done():
                 self._bytes -= size  # nothing behind a frame that could not be stored may be stored
@@ -124,6 +138,7 @@ class Ingest:
         maintained = loop.time()
         try:
             while not self._stopping or self._waiting:
+                self.turned = time.monotonic()
                 items = await self._gather()
                 if items:
                     await self._store_items(items)
@@ -138,6 +153,11 @@ class Ingest:
         async with self._changed:
             self._stopping = True
             self._changed.notify_all()
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Frames that are unpacked or wait to be stored, in bytes of memory."""
+        return self._bytes
 
     @property
     def credit_bytes(self) -> int:

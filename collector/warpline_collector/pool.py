@@ -108,6 +108,8 @@ class WorkerPool:
         self._config = config
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._closed = False
+        self.asked = self.failed = 0
+        """Questions since the start, and those of them that had no answer."""
         self._mutex = threading.Lock()
         self._all: set[_Worker] = set()
         for _ in range(config.workers):
@@ -121,9 +123,29 @@ class WorkerPool:
         seconds = min(seconds_max or self._config.seconds_max, self._config.seconds_max)
         if not (rows > 0 and seconds > 0):  # "not" also catches what is no number
             raise QueryError(f"{rows} rows in {seconds} s cannot be had", "ask for more than none")
+        with self._mutex:
+            self.asked += 1
+        try:
+            return self._answered(sql, rows, seconds, question or Question())
+        except QueryError:
+            with self._mutex:
+                self.failed += 1
+            raise
+
+    @property
+    def busy(self) -> int:
+        """Workers that answer now."""
+        return max(self._config.workers - self._idle.qsize(), 0)
+
+    @property
+    def workers(self) -> int:
+        """Workers there are to be."""
+        return self._config.workers
+
+    def _answered(self, sql: str, rows: int, seconds: float, question: Question) -> Answer:
         worker = self._free_worker()
         try:
-            with (question or Question()).answered_by(worker):
+            with question.answered_by(worker):
                 return worker.ask(sql, rows, seconds)
         finally:
             self._idle.put(worker if worker.usable else self._replaced(worker))

@@ -7,19 +7,29 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from warpline_analysis.detector import Detector
 from warpline_analysis.detectors import DETECTORS
+from warpline_proto.notify import Supervisor
 
 from . import continuous, pool, server
 from .accounting import Accounting
 from .captures import CaptureBoard
 from .closer_look import CloserLook
 from .config import Settings
+from .fleet import Fleet
 from .history import History
 from .ingest import Ingest
+from .metrics.endpoint import Endpoint
+from .metrics.snapshot import Watch
 from .reader import CatalogReader
+from .standing import Keeper
 from .stores.tended import TendedStore
+
+WRITER_SECONDS_MAX: Final = 600.0
+"""A writer that does not turn for so long will not by itself; the supervisor hears nothing then, and starts it all anew."""
+NOBODY: Final = Supervisor({})
 
 
 async def serve(
@@ -28,10 +38,12 @@ async def serve(
     stop: asyncio.Event,
     clock: Callable[[], int] = time.time_ns,
     detectors: Mapping[str, Detector] = DETECTORS,
+    supervisor: Supervisor = NOBODY,
+    watched: Callable[[str], None] = lambda address: None,
 ) -> None:
-    """Run a collector until `stop`; `ready` is told the address once frames and questions are taken.
+    """Run a collector until `stop`; `ready` is told the address once frames and questions are taken, and `supervisor` too.
 
-    StoreError or ConfigError if it cannot start.
+    `watched` is told where metrics are served, where they are. StoreError or ConfigError if it cannot start.
     """
     directory = Path(settings.collector.directory)
     async with contextlib.AsyncExitStack() as stack:
@@ -39,7 +51,9 @@ async def serve(
         stack.callback(store.close)
         workers = pool.WorkerPool(directory, settings.sql)
         stack.callback(workers.close)
-        ingest, board = Ingest(store, clock), CaptureBoard(store, clock=clock)
+        fleet = Fleet()
+        keeper = Keeper(fleet, store, settings.agents, clock)
+        ingest, board = Ingest(store, clock, heard=fleet.hear), CaptureBoard(store, clock=clock)
         storing = asyncio.create_task(ingest.run())
         stack.push_async_callback(_finish, ingest, storing)
         polling = asyncio.create_task(board.run())
@@ -59,7 +73,18 @@ async def serve(
         history = History(store, stack.enter_context(CatalogReader(directory)), clock)
         stack.callback(history.close)
         history.start()
+        stack.callback(keeper.close)
+        keeper.start()
+        watch = Watch(directory, ingest, fleet, keeper, analysis, workers, clock)
+        if settings.metrics.listen:
+            endpoint = Endpoint(settings.metrics, watch.take)
+            stack.push_async_callback(endpoint.close)
+            watched(await endpoint.start())
+        living = asyncio.create_task(_live(supervisor, watch))
+        stack.push_async_callback(_cancel, living)
         ready(address)
+        supervisor.ready(f"listens on {address}, store {directory}")
+        stack.callback(supervisor.stopping)
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait((stopped, storing), return_when=asyncio.FIRST_COMPLETED)
         if storing.done():
@@ -76,3 +101,11 @@ async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+
+
+async def _live(supervisor: Supervisor, watch: Watch) -> None:
+    """Tell the supervisor that the collector lives, as long as frames can be stored."""
+    while supervisor.beat_seconds is not None:
+        if watch.writer_seconds <= WRITER_SECONDS_MAX:
+            supervisor.beat()
+        await asyncio.sleep(supervisor.beat_seconds / 2)

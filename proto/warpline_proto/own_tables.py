@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .columns import INT, REAL, SMALL, TEXT, place
+from .columns import INT, REAL, SMALL, TEXT, TEXTS, place
 from .table import Column, Table
 
 SOURCE_HEALTH = Table(
@@ -20,6 +20,33 @@ SOURCE_HEALTH = Table(
         Column("duration_ns", INT, "ns", "time the round took"),
         Column("cpu_ns", INT, "ns", "CPU time of the agent since its start, on rows of source `own`"),
         Column("rss_bytes", INT, "B", "memory of the agent, on rows of source `own`"),
+        Column("version", TEXT, "", "version of warpline that the agent is of, on rows of source `own`"),
+    ),
+    large=True,
+)
+
+AGENTS = Table(
+    "agents",
+    "how the collector saw one agent: about once a minute, and when what is wrong with it changes",
+    "time_ns",
+    (
+        *place(),
+        Column("agent", TEXT, "", "name that the agent sends under"),
+        Column("boot", TEXT, "", "newest start of the agent"),
+        Column("version", TEXT, "", "version of warpline that it is of, NULL for versions that do not say"),
+        Column("time_ns", INT, "ns", "when it was judged, on the collector's clock"),
+        Column("heard_ns", INT, "ns", "when its newest frame came, on the collector's clock"),
+        Column("troubles", TEXTS, "", "late, dropping, skewed, over_budget; empty where all is well"),
+        Column("detail", TEXT, "", "what is wrong, in words; empty where all is well"),
+        Column("clock_offset_ns", INT, "ns", "its clock less the collector's, by the frames that came quickest"),
+        Column("frames", INT, "", "counter: frames heard of it, since the collector was started"),
+        Column("rows", INT, "", "counter: rows of these frames"),
+        Column("bytes", INT, "B", "counter: bytes of these frames, unpacked"),
+        Column("dropped", INT, "", "counter: rows that fell off at the agent, since the collector was started"),
+        Column("lost", INT, "", "counter: frames that fell off its spool since its newest start"),
+        Column("cpu_percent", REAL, "%", "CPU of the agent and its children between its two newest reports, of one core"),
+        Column("rss_bytes", INT, "B", "memory of the agent and its children"),
+        Column("waiting_bytes", INT, "B", "what waited in its spool"),
     ),
     large=True,
 )

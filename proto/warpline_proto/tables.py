@@ -28,12 +28,13 @@ from .job_tables import (
     STEPS,
 )
 from .node_tables import DEVICE_SAMPLES, HOST_SAMPLES, LINK_COUNTERS, LOG_EVENTS, METRICS, PROBES
-from .own_tables import CAPTURES, FINDINGS, SOURCE_HEALTH
+from .own_tables import AGENTS, CAPTURES, FINDINGS, SOURCE_HEALTH
 from .power_tables import ENERGY_INTERVALS, GPU_PROCESSES, GUARD_ACTIONS
 from .progress_table import PROGRESS
 from .table import Table
 
 __all__ = [
+    "AGENTS",
     "CAPTURES",
     "CAPTURE_OVERHEAD",
     "COLLECTIVES",
@@ -86,6 +87,7 @@ TABLES: Final[Mapping[str, Table]] = {
         PROGRESS,
         JOBS,
         SOURCE_HEALTH,
+        AGENTS,
         FINDINGS,
         CAPTURES,
         ENERGY_INTERVALS,

@@ -26,6 +26,7 @@ VERBS = {
     "agent": "read this node and send to a collector",
     "collector": "take frames in, keep them, answer SQL, run the analysis",
     "top": "the terminal screen",
+    "status": "the fleet: which agents are late, dropping, skewed or over budget, of which version",
     "findings": "what is wrong now, and since when",
     "sql": "ask the store",
     "power": "joules and money: who drew what, in which state, and what can be done about it",
@@ -38,7 +39,7 @@ VERBS = {
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
-    "store": "collector",
+    "status": "collector", "store": "collector",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

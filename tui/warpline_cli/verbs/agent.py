@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     from warpline_agent.spool import Spool
     from warpline_cli.streams import endings, tell
     from warpline_proto.config import files, load
+    from warpline_proto.notify import Supervisor
 
     keep_freed()
     settings = load(sections(), files(options.config))
@@ -51,7 +52,14 @@ def run(options: argparse.Namespace) -> int:
     agent = Agent(config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"), requests=watch)
     names = ", ".join(sources) or "nothing"
     tell(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
-    return 0 if agent.run(lambda: bool(told)) else EXIT_BROKEN
+    supervisor = Supervisor()
+    supervisor.ready(f"node {config.node} reads {names}, sends to {config.collector}")
+
+    def stopping() -> bool:
+        supervisor.stopping() if told else supervisor.beat()
+        return bool(told)
+
+    return 0 if agent.run(stopping) else EXIT_BROKEN
 
 
 def _override(config: Any, options: argparse.Namespace) -> Any:

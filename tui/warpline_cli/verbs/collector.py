@@ -39,6 +39,7 @@ async def _serve(loaded: dict[str, Any]) -> None:
     from warpline_cli.streams import endings, tell
     from warpline_collector.config import from_sections
     from warpline_collector.service import serve
+    from warpline_proto.notify import Supervisor
 
     stop = asyncio.Event()
     for number in endings():
@@ -49,7 +50,10 @@ async def _serve(loaded: dict[str, Any]) -> None:
     def ready(address: str) -> None:
         tell(f"collector ready: listens on {address}, store {directory}")
 
-    await serve(settings, ready, stop)
+    def watched(address: str) -> None:
+        tell(f"collector serves /metrics and /healthz on {address}")
+
+    await serve(settings, ready, stop, supervisor=Supervisor(), watched=watched)
 
 
 def _override(config: Any, options: argparse.Namespace) -> Any:

@@ -1,0 +1,188 @@
+"""What is known of each agent from the frames it sends: when, how much, what it lost, what it costs, how its clock stands."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warpline_proto.batch import Batch, Frame
+from warpline_proto.tables import DEVICE_SAMPLES, METRICS, SOURCE_HEALTH
+
+AGENTS_MAX: Final = 10_000
+"""Agents that are remembered; further ones are counted and left out."""
+SOURCES_MAX: Final = 8
+"""Sources of one agent whose newest readings of GPUs are kept."""
+READINGS_MAX: Final = 512
+"""Rows kept of one batch of readings, the last ones."""
+FORGET_NS: Final = 24 * 3_600 * 10**9
+"""An agent that sent nothing for so long is not spoken of any more."""
+LAG_WINDOW_NS: Final = 30 * 10**9
+"""The quickest frame of this window and the one before tells how an agent's clock stands."""
+OWN: Final = "own"
+"""Source of the rows in which an agent speaks of itself."""
+_READ: Final = [
+    "gpu_uuid",
+    "gpu_index",
+    "time_ns",
+    "power_watts",
+    "energy_joules",
+    "sm_clock_mhz",
+    "gpu_utilization_percent",
+    "temperature_celsius",
+    "memory_used_bytes",
+    "memory_total_bytes",
+]
+_WAITING_BYTES: Final = "agent_waiting_bytes"
+
+
+@dataclass
+class Seen:
+    """One agent. Times are ns on the collector's clock but for `created_ns` and the times in rows, which are the agent's.
+
+    Counters are since the collector's start, `lost` since the agent's.
+    """
+
+    agent: str
+    boot: str
+    heard_ns: int
+    node: str | None = None
+    cluster: str | None = None
+    sequence: int = 0
+    version: str | None = None
+    frames: int = 0
+    rows: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    lost: int = 0
+    loss_ns: int | None = None
+    cpu_percent: float | None = None
+    rss_bytes: int | None = None
+    waiting_bytes: int | None = None
+    readings: dict[str, pa.RecordBatch] = field(default_factory=dict)
+    awaited_ns: int = 0
+    """From when on it can be heard: the start of the collector that remembers it."""
+    cpu: tuple[int, int] | None = None
+    """Time of the newest report of its own, and its CPU time then."""
+    lags: tuple[int, int, int | None] | None = None
+    """Number of the window, least time from making to hearing a frame in it, and in the one before."""
+
+    @property
+    def clock_offset_ns(self) -> int | None:
+        """Its clock less the collector's, if the quickest frame took no time; None where no frame came lately."""
+        if self.lags is None:
+            return None
+        _, least, before = self.lags
+        return -(least if before is None else min(least, before))
+
+
+class Fleet:
+    """`hear` of each frame, in the thread that takes them; `seen` from any thread."""
+
+    def __init__(self) -> None:
+        self.left_out = 0
+        """Frames of agents beyond AGENTS_MAX."""
+        self._seen: dict[str, Seen] = {}
+        self._mutex = threading.Lock()
+
+    def remember(self, rows: Iterable[Mapping[str, Any]], now_ns: int) -> None:
+        """Agents that an earlier collector knew, as rows of table agents: one that went away meanwhile is late too."""
+        for row in rows:
+            if len(self._seen) < AGENTS_MAX:
+                kept = {name: row[name] for name in ("agent", "boot", "heard_ns", "node", "cluster", "version", "lost")}
+                self._seen[row["agent"]] = Seen(**kept, awaited_ns=now_ns)
+
+    def hear(self, frame: Frame, size: int, heard_ns: int) -> None:
+        """One frame of `size` bytes that came at `heard_ns`; one that was heard before counts once."""
+        seen = self._seen.get(frame.agent)
+        if seen is None:
+            if len(self._seen) >= AGENTS_MAX:
+                self.left_out += 1
+                return
+            seen = Seen(frame.agent, frame.boot, heard_ns)
+            with self._mutex:
+                self._seen[frame.agent] = seen
+        if frame.boot > seen.boot or not seen.sequence:
+            if frame.boot != seen.boot:
+                seen.lost = 0
+            seen.boot, seen.sequence, seen.cpu = frame.boot, 0, None
+        seen.heard_ns = heard_ns
+        if frame.boot == seen.boot and frame.sequence <= seen.sequence:
+            return
+        if frame.boot == seen.boot:
+            seen.sequence = frame.sequence
+        _count(seen, frame, size, heard_ns)
+        for batch in frame.batches:
+            _note(seen, batch)
+
+    def seen(self, now_ns: int) -> list[Seen]:
+        """All agents that are not forgotten, by name."""
+        with self._mutex:
+            for name in [name for name, each in self._seen.items() if now_ns - each.heard_ns > FORGET_NS]:
+                del self._seen[name]
+            return sorted(self._seen.values(), key=lambda each: each.agent)
+
+
+def readings(seen: Seen) -> Iterator[Mapping[str, Any]]:
+    """The newest reading of each of its GPUs, columns _READ of device_samples, without GPUs it no longer speaks of."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for rows in list(seen.readings.values()):
+        for row in rows.select(_READ).to_pylist():
+            uuid, time_ns = row["gpu_uuid"], row["time_ns"]
+            if uuid and time_ns and (uuid not in newest or newest[uuid]["time_ns"] <= time_ns):
+                newest[uuid] = row
+    yield from newest.values()
+
+
+def _count(seen: Seen, frame: Frame, size: int, heard_ns: int) -> None:
+    seen.frames += 1
+    seen.rows += sum(batch.rows.num_rows for batch in frame.batches)
+    seen.bytes += size
+    dropped = sum(batch.dropped for batch in frame.batches)
+    seen.dropped += dropped
+    if dropped or (frame.boot == seen.boot and frame.lost > seen.lost):
+        seen.loss_ns = heard_ns
+    if frame.boot == seen.boot:
+        seen.lost = max(frame.lost, seen.lost)
+    window, lag = heard_ns // LAG_WINDOW_NS, heard_ns - frame.created_ns
+    if seen.lags is None or window > seen.lags[0] + 1:
+        seen.lags = (window, lag, None)
+    elif window == seen.lags[0] + 1:
+        seen.lags = (window, lag, seen.lags[1])
+    else:
+        seen.lags = (seen.lags[0], min(lag, seen.lags[1]), seen.lags[2])
+
+
+def _note(seen: Seen, batch: Batch) -> None:
+    """Keep what the rows say of the agent itself, and its newest readings of GPUs."""
+    rows = batch.rows
+    if not rows.num_rows:
+        return
+    if batch.table == DEVICE_SAMPLES.name:
+        if batch.source in seen.readings or len(seen.readings) < SOURCES_MAX:
+            first = max(rows.num_rows - READINGS_MAX, 0)
+            seen.readings[batch.source] = rows.take(pa.array(range(first, rows.num_rows))) if first else rows
+    elif batch.source != OWN:
+        return
+    elif batch.table == SOURCE_HEALTH.name:
+        for row in rows.filter(pc.equal(rows.column("subject"), "agent")).to_pylist():
+            _cost(seen, row)
+    elif batch.table == METRICS.name:
+        for row in rows.filter(pc.equal(rows.column("metric"), _WAITING_BYTES)).to_pylist():
+            seen.waiting_bytes = None if row["value"] is None else int(row["value"])
+
+
+def _cost(seen: Seen, row: Mapping[str, Any]) -> None:
+    seen.node, seen.cluster = row["node"] or seen.node, row["cluster"] or seen.cluster
+    seen.version, seen.rss_bytes = row["version"], row["rss_bytes"]
+    if row["cpu_ns"] is None or row["time_ns"] is None:
+        seen.cpu = seen.cpu_percent = None
+        return
+    time_ns, cpu_ns = seen.cpu or (row["time_ns"], row["cpu_ns"])
+    if row["time_ns"] > time_ns and row["cpu_ns"] >= cpu_ns:
+        seen.cpu_percent = 100.0 * (row["cpu_ns"] - cpu_ns) / (row["time_ns"] - time_ns)
+    seen.cpu = (row["time_ns"], row["cpu_ns"])

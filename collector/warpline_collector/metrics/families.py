@@ -1,0 +1,181 @@
+"""Metrics of one snapshot: base units in their names, node and GPU UUID as labels, never the name of a kernel or a process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+from typing import Any, Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from warpline_proto.finding import FindingKind, Severity
+
+from ..fleet import Seen, readings
+from ..standing import TROUBLES
+from .snapshot import Snapshot, health
+
+GPUS_MAX: Final = 20_000
+"""GPUs that are told of; further ones are counted."""
+GPU_SECONDS_MAX: Final = 60.0
+"""A reading that is older by the collector's clock is told no more: its series ends."""
+LABEL_CHARS_MAX: Final = 128
+
+Value = Callable[[Any], float | None]
+_COLLECTOR: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("start_time_seconds", "When the collector was started, in seconds since 1970.", lambda at: at.started_ns / 1e9),
+    ("frames_total", "Frames stored since the start.", lambda at: at.frames),
+    ("rows_total", "Rows of these frames.", lambda at: at.rows),
+    ("frames_refused_total", "Frames refused for ever since the start.", lambda at: at.refused),
+    ("streams", "Agents connected now.", lambda at: at.streams),
+    ("queue_bytes", "Memory of frames that wait to be stored.", lambda at: at.queue_bytes),
+    ("writer_age_seconds", "Time since the writer last turned: about 1 unless the disk is slow.", lambda at: at.writer_seconds),
+    ("sql_workers", "SQL workers.", lambda at: at.workers),
+    ("sql_workers_busy", "SQL workers that answer now.", lambda at: at.workers_busy),
+    ("sql_questions_total", "Questions asked since the start.", lambda at: at.questions),
+    ("sql_questions_failed_total", "Questions refused, failed or past a bound.", lambda at: at.questions_failed),
+    ("analysis_failures_total", "Passes of the analysis that failed.", lambda at: at.pass_failures),
+    ("healthy", "1 where /healthz is 200, 0 where it is 503.", lambda at: float(not health(at).red)),
+)  # fmt: skip
+_PASS: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("analysis_pass_seconds", "What the newest pass of the analysis took.", lambda newest: newest.seconds),
+    ("analysis_pass_timestamp_seconds", "When it ended, in seconds since 1970.", lambda newest: newest.ended_ns / 1e9),
+)
+_STORE: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("segments", "Sealed files of the store.", lambda size: size.segments),
+    ("segment_bytes", "What they take on disk.", lambda size: size.segment_bytes),
+    ("hot_files", "Files of rows that are not sealed yet.", lambda size: size.hot_files),
+    ("hot_rows", "Rows that are not sealed yet.", lambda size: size.hot_rows),
+    ("damaged_files", "Files left out because they cannot be read.", lambda size: size.damaged),
+    ("database_bytes", "The DuckDB file with its log.", lambda size: size.database_bytes),
+    ("free_bytes", "What the disk of the store has left.", lambda size: size.free_bytes),
+)
+_AGENT: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("heard_timestamp_seconds", "When the newest frame came, on the collector's clock.", lambda seen: seen.heard_ns / 1e9),
+    ("frames_total", "Frames heard since the collector was started.", lambda seen: seen.frames),
+    ("rows_total", "Rows of these frames.", lambda seen: seen.rows),
+    ("bytes_total", "These frames, unpacked.", lambda seen: seen.bytes),
+    ("dropped_rows_total", "Rows that fell off at the agent before they were sent.", lambda seen: seen.dropped),
+    ("lost_frames_total", "Frames that fell off the agent's spool since its start.", lambda seen: seen.lost),
+    ("clock_offset_seconds", "The agent's clock less the collector's, by its quickest frames.",
+     lambda seen: _scaled(seen.clock_offset_ns, 1e-9)),
+    ("cpu_ratio", "CPU of the agent and its children, in cores.", lambda seen: _scaled(seen.cpu_percent, 0.01)),
+    ("resident_memory_bytes", "Memory of the agent and its children.", lambda seen: seen.rss_bytes),
+    ("spool_bytes", "What waits in the agent's spool.", lambda seen: seen.waiting_bytes),
+)  # fmt: skip
+_GPU: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("power_watts", "Board power.", lambda row: row["power_watts"]),
+    ("energy_joules_total", "Energy counter since the driver was loaded.", lambda row: row["energy_joules"]),
+    ("sm_clock_hertz", "SM clock.", lambda row: _scaled(row["sm_clock_mhz"], 1e6)),
+    ("utilization_ratio", "Share of the last period in which a kernel was resident.",
+     lambda row: _scaled(row["gpu_utilization_percent"], 0.01)),
+    ("temperature_celsius", "Core temperature.", lambda row: row["temperature_celsius"]),
+    ("memory_used_bytes", "Device memory in use.", lambda row: row["memory_used_bytes"]),
+    ("memory_bytes", "Device memory.", lambda row: row["memory_total_bytes"]),
+    ("reading_timestamp_seconds", "When it was read, on the agent's clock less what that is known to be off.",
+     lambda row: row["time_ns"] / 1e9),
+)  # fmt: skip
+
+
+class Families(Collector):
+    """For a registry of prometheus_client: `take` gives the snapshot of each scrape. What is not known is left out, never 0."""
+
+    def __init__(self, take: Callable[[], Snapshot]) -> None:
+        self._take = take
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        at = self._take()
+        yield _one("warpline_build_info", "The collector's version.", {"version": version("warpline")}, 1)
+        yield from _each("warpline_collector_", _COLLECTOR, (), [((), at)])
+        yield from _each("warpline_", _PASS, (), [((), at.newest)] if at.newest else [])
+        yield from _each("warpline_store_", _STORE, (), [((), at.size)] if at.size else [])
+        yield _findings(at)
+        agents = [((_label(each.seen.agent),), each.seen) for each in at.standings]
+        yield from _each("warpline_agent_", _AGENT, ("node",), agents)
+        yield from _troubles(at)
+        gpus, left_out = _gpus(at)
+        yield from _each("warpline_gpu_", _GPU, ("node", "gpu", "uuid"), gpus)
+        lost = GaugeMetricFamily(
+            "warpline_left_out", "What is not told of, because there is too much.", labels=["what"]
+        )
+        lost.add_metric(["gpus"], left_out)
+        lost.add_metric(["frames_of_agents"], at.left_out)
+        yield lost
+
+
+def _each(
+    prefix: str,
+    told: Iterable[tuple[str, str, Value]],
+    labels: tuple[str, ...],
+    of: Iterable[tuple[tuple[str, ...], Any]],
+) -> Iterator[Metric]:
+    """A family for each value, with a sample for each thing that has it."""
+    listed = list(of)
+    for name, meaning, value in told:
+        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+        family = kind(prefix + name, meaning, labels=labels)
+        for named, thing in listed:
+            if (known := value(thing)) is not None:
+                family.add_metric(named, known)
+        yield family
+
+
+def _one(name: str, meaning: str, labels: Mapping[str, str], value: float) -> Metric:
+    family = GaugeMetricFamily(name, meaning, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _findings(at: Snapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "warpline_findings_open", "Findings open after the newest pass.", labels=["kind", "severity"]
+    )
+    for kind in FindingKind if at.newest else ():
+        for severity in Severity:
+            family.add_metric([kind, severity], at.newest.open.get((kind, severity), 0) if at.newest else 0)
+    return family
+
+
+def _troubles(at: Snapshot) -> Iterator[Metric]:
+    fleet = GaugeMetricFamily("warpline_agents", "Agents that were heard of within a day.")
+    fleet.add_metric([], len(at.standings))
+    each = GaugeMetricFamily("warpline_agent_trouble", "1 for what is wrong with an agent.", labels=["node", "trouble"])
+    told = GaugeMetricFamily("warpline_agent_info", "The version that an agent is of.", labels=["node", "version"])
+    for standing in at.standings:
+        node = _label(standing.seen.agent)
+        told.add_metric([node, _label(standing.seen.version or "unknown")], 1)
+        for trouble in TROUBLES:
+            each.add_metric([node, trouble], float(trouble in standing.troubles))
+    yield from (fleet, told, each)
+
+
+def _gpus(at: Snapshot) -> tuple[list[tuple[tuple[str, ...], Any]], int]:
+    """Labels and newest reading of each GPU, and how many of them are not told of."""
+    gpus: dict[tuple[str, ...], Any] = {}
+    left_out = 0
+    for standing in at.standings:
+        offset_ns = _offset_ns(standing.seen, standing.troubles)
+        for row in readings(standing.seen):
+            row = {**row, "time_ns": row["time_ns"] - offset_ns}
+            if abs(at.now_ns - row["time_ns"]) / 1e9 > GPU_SECONDS_MAX:
+                continue
+            index = "" if row["gpu_index"] is None else str(row["gpu_index"])
+            key = (_label(standing.seen.agent), index, _label(row["gpu_uuid"]))
+            if len(gpus) < GPUS_MAX or key in gpus:
+                gpus[key] = row
+            else:
+                left_out += 1
+    return list(gpus.items()), left_out
+
+
+def _offset_ns(seen: Seen, troubles: Mapping[str, str]) -> int:
+    return (seen.clock_offset_ns or 0) if "skewed" in troubles else 0
+
+
+def _label(text: str) -> str:
+    return text[:LABEL_CHARS_MAX]
+
+
+def _scaled(value: float | None, by: float) -> float | None:
+    return None if value is None else value * by

@@ -1,0 +1,160 @@
+"""Judges agents: late, dropping, skewed, over budget; and keeps what was judged as rows of table agents."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from warpline_proto.batch import Batch
+from warpline_proto.errors import WarplineError
+from warpline_proto.tables import AGENTS
+
+from .fleet import FORGET_NS, Fleet, Seen
+from .store import Store
+
+LATE: Final = "late"
+DROPPING: Final = "dropping"
+SKEWED: Final = "skewed"
+OVER_BUDGET: Final = "over_budget"
+TROUBLES: Final = (LATE, DROPPING, SKEWED, OVER_BUDGET)
+BACKLOG_BYTES: Final = 1024 * 1024
+"""Where more waits in an agent's spool its frames are old because they waited, whatever its clock says."""
+LOOK_SECONDS: Final = 5.0
+KEEP_NS: Final = 60 * 10**9
+"""What does not change is written so often."""
+STOP_SECONDS: Final = 5.0
+SOURCE: Final = "collector"
+_REMEMBERED: Final = (
+    "SELECT agent, boot, node, cluster, version, heard_ns, lost FROM agents WHERE time_ns > ? AND agent IS NOT NULL AND "
+    "boot IS NOT NULL AND heard_ns IS NOT NULL AND lost IS NOT NULL "
+    "QUALIFY row_number() OVER (PARTITION BY agent ORDER BY time_ns DESC) = 1"
+)
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """From when on something is wrong with an agent.
+
+    Silence for `late_seconds`; rows or frames lost within the last `dropping_seconds`; a clock that is `skew_seconds` away from
+    the collector's; more than `cpu_percent_max` of one core or `rss_bytes_max` of memory, children included.
+    """
+
+    late_seconds: float = 30.0
+    dropping_seconds: float = 600.0
+    skew_seconds: float = 1.0
+    cpu_percent_max: float = 25.0
+    rss_bytes_max: int = 384 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        if min(self.late_seconds, self.dropping_seconds, self.skew_seconds, self.cpu_percent_max) <= 0:
+            raise ValueError("late_seconds, dropping_seconds, skew_seconds and cpu_percent_max are more than 0")
+        if self.rss_bytes_max < 1:
+            raise ValueError("rss_bytes_max is at least 1")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One agent with what is wrong with it: names of TROUBLES -> a sentence each."""
+
+    seen: Seen
+    troubles: dict[str, str]
+
+    def row(self, now_ns: int) -> dict[str, Any]:
+        """As a row of table agents."""
+        names = {column.name for column in AGENTS.columns}
+        return {name: value for name, value in vars(self.seen).items() if name in names} | {
+            "node": self.seen.node or self.seen.agent,
+            "source": SOURCE,
+            "time_ns": now_ns,
+            "clock_offset_ns": self.seen.clock_offset_ns,
+            "troubles": list(self.troubles),
+            "detail": "; ".join(self.troubles.values()),
+        }
+
+
+def judge(seen: Seen, config: Config, now_ns: int) -> Standing:
+    """What is wrong with one agent now."""
+    return Standing(seen, dict(_troubles(seen, config, now_ns)))
+
+
+class Keeper:
+    """Judges the whole fleet again and again in a thread of its own: `start`, `close`, or `keep` by itself."""
+
+    def __init__(self, fleet: Fleet, store: Store, config: Config, clock: Callable[[], int] = time.time_ns) -> None:
+        self._fleet = fleet
+        self._store = store
+        self._config = config
+        self._clock = clock
+        self._written: dict[str, tuple[int, tuple[str, ...]]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="fleet", daemon=True)
+        fleet.remember(store.query(_REMEMBERED, [clock() - FORGET_NS]).to_pylist(), clock())
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the thread end."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_SECONDS)
+
+    def standings(self) -> Sequence[Standing]:
+        """All agents as they stand now."""
+        now_ns = self._clock()
+        return [judge(seen, self._config, now_ns) for seen in self._fleet.seen(now_ns)]
+
+    def keep(self) -> int:
+        """Write what is new or due; how many agents that were. StoreError if the store refuses."""
+        now_ns = self._clock()
+        standings = self.standings()
+        due = [each for each in standings if self._due(each, now_ns)]
+        if due:
+            rows = AGENTS.from_rows([each.row(now_ns) for each in due])
+            self._store.write([Batch(AGENTS.name, SOURCE, rows)])
+        self._written = {each.seen.agent: self._written.get(each.seen.agent, (0, ())) for each in standings} | {
+            each.seen.agent: (now_ns, tuple(each.troubles)) for each in due
+        }
+        return len(due)
+
+    def _due(self, standing: Standing, now_ns: int) -> bool:
+        written_ns, troubles = self._written.get(standing.seen.agent, (0, ()))
+        return tuple(standing.troubles) != troubles or now_ns - written_ns >= KEEP_NS
+
+    def _loop(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                self.keep()
+            except WarplineError as error:
+                _LOG.error("how agents stand could not be kept, and is tried again: %s", error)
+
+
+def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, str]]:
+    if (now_ns - max(seen.heard_ns, seen.awaited_ns)) / 1e9 > config.late_seconds:
+        yield LATE, f"nothing came of it for {_span((now_ns - seen.heard_ns) / 1e9)}"
+    if seen.loss_ns is not None and (now_ns - seen.loss_ns) / 1e9 <= config.dropping_seconds:
+        lost = f"{seen.dropped} rows and {seen.lost} frames fell off there"
+        yield DROPPING, f"{lost}, the last {_span((now_ns - seen.loss_ns) / 1e9)} ago"
+    offset = (seen.clock_offset_ns or 0) / 1e9
+    waited = offset < 0 and (seen.waiting_bytes is None or seen.waiting_bytes > BACKLOG_BYTES)
+    if abs(offset) > config.skew_seconds and not waited:
+        yield SKEWED, f"its clock is {_span(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the collector's"
+    if (seen.cpu_percent or 0.0) > config.cpu_percent_max:
+        yield OVER_BUDGET, f"it uses {seen.cpu_percent:.0f} % of a core, over {config.cpu_percent_max:g} %"
+    elif (seen.rss_bytes or 0) > config.rss_bytes_max:
+        size, most = (value / 2**20 for value in (seen.rss_bytes or 0, config.rss_bytes_max))
+        yield OVER_BUDGET, f"it uses {size:.0f} MiB of memory, over {most:.0f} MiB"
+
+
+def _span(seconds: float) -> str:
+    """A length of time as people say it."""
+    for size, unit in ((172_800, 86_400), (7_200, 3_600), (120, 60)):
+        if seconds >= size:
+            return f"{seconds / unit:.0f} {({86_400: 'days', 3_600: 'h', 60: 'min'})[unit]}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,0 +1,54 @@
+"""Words to the service supervisor: ready, alive, stopping (sd_notify(3) over its datagram socket; silent where there is none)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+BEATS_PER_LIMIT: Final = 4
+"""A sign of life goes out so many times within the supervisor's limit."""
+
+
+class Supervisor:
+    """systemd, or whoever set NOTIFY_SOCKET. Nothing here raises or waits: one that does not listen is its own matter."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] = os.environ,
+        monotonic: Callable[[], float] = time.monotonic,
+        pid: int | None = None,
+    ) -> None:
+        self._monotonic = monotonic
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        watched = environment.get("WATCHDOG_PID", str(pid or os.getpid())) == str(pid or os.getpid())
+        limit = environment.get("WATCHDOG_USEC", "") if watched else ""
+        self.beat_seconds = int(limit) / 1e6 / BEATS_PER_LIMIT if limit.isdecimal() and int(limit) else None
+        """How often to say that this process lives; None where nobody asks."""
+        self._beaten: float | None = None
+
+    def ready(self, status: str = "") -> None:
+        """The service does its work from now on; `status` is shown by `systemctl status`."""
+        self._say("READY=1", *([f"STATUS={' '.join(status.split())}"] if status else []))
+
+    def beat(self) -> None:
+        """This process lives. To be called as often as one likes: it is said only as often as it is asked for."""
+        now = self._monotonic()
+        if self.beat_seconds is not None and (self._beaten is None or now - self._beaten >= self.beat_seconds):
+            self._beaten = now
+            self._say("WATCHDOG=1")
+
+    def stopping(self) -> None:
+        """The service ends by itself or was told to."""
+        self._say("STOPPING=1")
+
+    def _say(self, *lines: str) -> None:
+        if not self._address:
+            return
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+            link.setblocking(False)
+            link.sendto("\n".join(lines).encode(), self._address)

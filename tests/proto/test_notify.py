@@ -1,0 +1,74 @@
+"""What the service supervisor hears, over a real datagram socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from warpline_proto.notify import BEATS_PER_LIMIT, Supervisor
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[socket.socket]:
+    """The supervisor's side."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        link.bind(str(tmp_path / "notify"))
+        link.settimeout(10)
+        yield link
+
+
+def asked(link: socket.socket, **more: str) -> dict[str, str]:
+    return {"NOTIFY_SOCKET": str(link.getsockname()), **more}
+
+
+def test_ready_and_stopping_are_said(listening: socket.socket) -> None:
+    """A status stays one line, whatever is in it."""
+    supervisor = Supervisor(asked(listening))
+    supervisor.ready("listens on\n127.0.0.1")
+    supervisor.stopping()
+    assert listening.recv(1000) == b"READY=1\nSTATUS=listens on 127.0.0.1"
+    assert listening.recv(1000) == b"STOPPING=1"
+
+
+def test_life_is_told_several_times_within_the_limit(listening: socket.socket) -> None:
+    """However often the loop turns."""
+    now = [0.0]
+    supervisor = Supervisor(asked(listening, WATCHDOG_USEC="60000000"), lambda: now[0])
+    assert supervisor.beat_seconds == 60 / BEATS_PER_LIMIT
+    for second in range(60):
+        now[0] = float(second)
+        supervisor.beat()
+    supervisor.stopping()
+    heard = [listening.recv(1000) for _ in range(BEATS_PER_LIMIT + 1)]
+    assert heard == [*[b"WATCHDOG=1"] * BEATS_PER_LIMIT, b"STOPPING=1"]
+
+
+@pytest.mark.parametrize("limit", [{}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "9", "WATCHDOG_PID": "1"}])
+def test_nobody_who_did_not_ask_hears_of_life(listening: socket.socket, limit: dict[str, str]) -> None:
+    """The limit of another process is not this one's."""
+    supervisor = Supervisor(asked(listening, **limit), pid=os.getpid())
+    supervisor.beat()
+    supervisor.ready()
+    assert supervisor.beat_seconds is None
+    assert listening.recv(1000) == b"READY=1"
+
+
+def test_an_abstract_socket_is_reached() -> None:
+    """systemd names such a one with an @."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+        link.bind(f"\0warpline-test-{os.getpid()}")
+        link.settimeout(10)
+        Supervisor({"NOTIFY_SOCKET": f"@warpline-test-{os.getpid()}"}).ready()
+        assert link.recv(1000) == b"READY=1"
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@"])
+def test_without_a_supervisor_nothing_happens(address: str) -> None:
+    supervisor = Supervisor({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"})
+    supervisor.ready("words")
+    supervisor.beat()
+    supervisor.stopping()
