@@ -4,7 +4,8 @@
  * One command a line, one answer a line; compiled as a library, `fake_nccl(line)` is the same in somebody else's process:
  *
  *   comm HASH RANK RANKS NODES NAME    a communicator; its place
- *   coll COMM COUNT ELEMENTS SEQUENCE  all-reduces on it, SEQUENCE, SEQUENCE+1, ...; how many events the plugin took
+ *   coll COMM COUNT ELEMENTS SEQUENCE  all-reduces of bfloat16 on it, SEQUENCE, SEQUENCE+1, ...; how many events the plugin took
+ *   datatype NAME                      all-reduces are of this type from now on, from version 2 of the interface on
  *   p2p COMM COUNT ELEMENTS PEER       sends
  *   threads COUNT                      every communicator in a thread of its own
  *   together THREADS COUNT             so many threads on communicator 0 at once
@@ -48,6 +49,7 @@ static struct {
 } comm[COMMS];
 static long count_each;
 static const char *shared_name = "world";
+static char datatype[32] = "ncclBfloat16";
 
 /* As NCCL has it; the plugin asks. */
 int ncclGetVersion(int *version)
@@ -79,7 +81,7 @@ static void collective(unsigned char *event, int which, uint64_t sequence, uint6
     head(event, COLLECTIVE, NULL, comm[which].rank);
     if (api >= 4) {
         put64(event, 24, sequence), put_text(event, 32, "AllReduce"), put64(event, 56, elements), put32(event, 64, 0);
-        put_text(event, 72, "ncclBfloat16"), put8(event, 80, 16), put_text(event, 88, "RING"), put_text(event, 96, "SIMPLE");
+        put_text(event, 72, datatype), put8(event, 80, 16), put_text(event, 88, "RING"), put_text(event, 96, "SIMPLE");
         return;
     }
     put_text(event, 24, shared_name), put64(event, 32, comm[which].hash), put64(event, 40, sequence);
@@ -88,7 +90,7 @@ static void collective(unsigned char *event, int which, uint64_t sequence, uint6
         put8(event, 48, 4), put8(event, 84, 9), put8(event, 104, 16), put8(event, 106, 1), put8(event, 107, 2);
         return;
     }
-    put_text(event, 48, "AllReduce"), put_text(event, 88, "ncclBfloat16");
+    put_text(event, 48, "AllReduce"), put_text(event, 88, datatype);
     put8(event, api == 2 ? 104 : 96, 16);
     put_text(event, api == 2 ? 112 : 104, "RING"), put_text(event, api == 2 ? 120 : 112, "SIMPLE");
 }
@@ -267,6 +269,8 @@ static long obey(const char *line)
         return enqueue((int)a, b, (uint64_t)c, (uint64_t)d, 0, COLLECTIVE);
     if (sscanf(line, "p2p %ld %ld %ld %ld", &a, &b, &c, &d) == 4)
         return enqueue((int)a, b, (uint64_t)c, 0, (int)d, POINT);
+    if (sscanf(line, "datatype %31s", datatype) == 1)
+        return 0;
     if (sscanf(line, "threads %ld", &count_each) == 1)
         return threads(comms, 0);
     if (sscanf(line, "together %ld %ld", &a, &count_each) == 2)

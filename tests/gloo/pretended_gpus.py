@@ -45,6 +45,7 @@ class Gpu:
         self._operations = 0
         self.slowness = 1.0
         _initialise_cuda(int(os.environ["LOCAL_RANK"]))
+        self._nccl("datatype ncclFloat32")
         self._communicator = self._nccl(f"comm abcdef {rank} {dist.get_world_size()} 2 default_pg")
 
     def begin(self) -> None:
