@@ -17,6 +17,7 @@ from warpline_proto.batch import Batch
 from warpline_proto.errors import WarplineError
 from warpline_proto.power_tables import ENERGY_INTERVALS
 
+from .merging import HOUR_NS
 from .reader import CatalogReader
 from .store import Store
 
@@ -81,13 +82,14 @@ class Accounting:
         counts, newest = self._counted()
         if self._accounted is None:
             self._accounted = self._remembered(counts)
-        due = [key for key, count in counts.items() if self._accounted.get(key) != count and self._ripe(key, newest)]
+        due = [key for key, count in counts.items() if self._accounted.get(key, 0) < count and self._ripe(key, newest)]
         floors = stored_floors(self._reader) if due else {}
         done = 0
         for window_ns, nodes in _together(due):
             if done >= WINDOWS_MAX or self._stop.is_set():
                 break
-            self._account(window_ns, nodes, floors)
+            if fuller := self._fuller(window_ns, nodes, counts):
+                self._account(window_ns, fuller, floors)
             self._accounted |= {(node, window_ns): counts[node, window_ns] for node in nodes}
             done += 1
         self._accounted = {key: count for key, count in self._accounted.items() if key in counts}
@@ -98,6 +100,19 @@ class Accounting:
         rows = account(self._reader, window_ns, watts(floors), self._updated_ns, nodes)
         if rows.num_rows:
             self._store.write([Batch(ENERGY_INTERVALS.name, SOURCE, rows)])
+
+    def _fuller(self, window_ns: int, nodes: Sequence[str], counts: Mapping[Key, int]) -> list[str]:
+        """Nodes of whose window no account was made of more samples than are left of it, nor one of its whole hour."""
+        hour_ns = window_ns // HOUR_NS * HOUR_NS
+        told = self._reader.query(
+            "SELECT node, CAST(coalesce(sum(samples) FILTER (merged IS NULL), 0) AS BIGINT) AS samples, "
+            "count(merged) AS hours FROM energy_states "
+            f"WHERE (window_ns = {window_ns} OR (window_ns = {hour_ns} AND merged IS NOT NULL)) GROUP BY node"
+        ).to_pylist()
+        closed = {
+            row["node"] for row in told if row["hours"] or row["samples"] > counts.get((row["node"], window_ns), 0)
+        }
+        return [node for node in nodes if node not in closed]
 
     def _counted(self) -> tuple[dict[Key, int], dict[str, int]]:
         """Samples by node and window, and the newest of each node."""

@@ -86,10 +86,10 @@ CREATE OR REPLACE VIEW collective_size_distribution AS
 SELECT job, source, communicator, operation, message_bytes, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
 FROM collectives GROUP BY job, source, communicator, operation, message_bytes;
 
--- Energy: what each GPU was doing and what it drew, the newest account of each window.
+-- Energy: what each GPU was doing and what it drew, the newest account of each window. Old windows are merged by the hour.
 CREATE OR REPLACE VIEW energy_states AS
 SELECT * FROM energy_intervals QUALIFY updated_ns = max(updated_ns) OVER (
-    PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), window_ns
+    PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), window_ns, merged IS NULL
 );
 
 -- Energy: the same with the cause of every piece of an idle time: what went before the whole of it. Half an hour of it is
@@ -97,15 +97,15 @@ SELECT * FROM energy_intervals QUALIFY updated_ns = max(updated_ns) OVER (
 CREATE OR REPLACE VIEW energy_causes AS
 WITH numbered AS (
     SELECT *, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) AS gpu, sum(CAST(NOT continued AS INTEGER)) OVER (
-        PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), state ORDER BY start_ns
+        PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), state, merged IS NULL ORDER BY start_ns
     ) AS run
     FROM energy_states
 )
 SELECT * REPLACE (
-    CASE WHEN state <> 'execution_idle' THEN cause WHEN sum(seconds) OVER whole >= 1800 THEN 'forgotten_session'
+    CASE WHEN state <> 'execution_idle' OR merged IS NOT NULL THEN cause WHEN sum(seconds) OVER whole >= 1800 THEN 'forgotten_session'
         ELSE max(cause) OVER whole END AS cause
 )
-FROM numbered WINDOW whole AS (PARTITION BY node, gpu, state, run);
+FROM numbered WINDOW whole AS (PARTITION BY node, gpu, state, run, merged IS NULL);
 
 -- Energy: each time a GPU was idle with a program on it for 5 s or more, whole however it was cut.
 CREATE OR REPLACE VIEW idle_intervals AS
@@ -113,7 +113,7 @@ SELECT
     node, gpu, any_value(gpu_name) AS gpu_name, any_value(job) AS job, any_value("user") AS "user", min(start_ns) AS start_ns,
     max(end_ns) AS end_ns, sum(seconds) AS seconds, sum(joules) AS joules, sum(error_joules) AS error_joules,
     any_value(cause) AS cause
-FROM energy_causes WHERE state = 'execution_idle' GROUP BY node, gpu, run;
+FROM energy_causes WHERE state = 'execution_idle' AND merged IS NULL GROUP BY node, gpu, run;
 
 -- Power: how long each GPU was held back by each reason, by ten minutes. A counter that begins anew counts from there on.
 CREATE OR REPLACE VIEW throttle_time AS

@@ -65,6 +65,7 @@ ENERGY_INTERVALS = Table(
         Column(
             "updated_ns", INT, "ns", "when it was accounted; a later account of the same window and GPU replaces it"
         ),
+        Column("merged", INT, "", "old intervals that it is the sum of, then window_ns is its hour; NULL: it is one"),
     ),
     large=True,
 )

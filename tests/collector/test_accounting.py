@@ -10,7 +10,10 @@ import pytest
 
 from warpline_collector.accounting import Accounting
 from warpline_collector.reader import CatalogReader
+from warpline_collector.retention import Config as Kept
+from warpline_collector.stores.duckdb import Config as StoreConfig
 from warpline_collector.stores.duckdb import DuckDBStore
+from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch
 from warpline_proto.tables import DEVICE_SAMPLES
 
@@ -114,3 +117,70 @@ def test_what_an_empty_gpu_draws_is_learned_from_the_account(store: DuckDBStore,
     Accounting(store, reader, clock=lambda: at(700)).one_pass()
     [(name, floor)] = stored_floors(reader).items()
     assert (name, round(floor.watts, 6), floor.gpus) == ("H100", 71.0, 1)
+
+
+def test_samples_that_were_let_go_take_nothing_from_the_account(tmp_path: Path) -> None:
+    """A window of which a part is left, or to which a straggler comes when all are gone, keeps its account."""
+    now = at(1300)
+    store = TendedStore(tmp_path, StoreConfig(seal_rows=100), lambda: now, Kept(device_samples="1 day"))
+    store.write([samples("a", range(900))])
+    store.maintain()
+    now = at(1300 + 40_000)
+    store.write([samples("a", range(900, 1300))])
+    store.maintain()
+    with CatalogReader(tmp_path) as reader:
+        accounting = Accounting(store, reader, clock=lambda: now)
+        assert accounting.one_pass() == 3
+        before = totals(reader)
+        now = at(1300 + 2 * 86_400 + 20_000)
+        store.maintain()
+        assert reader.query("SELECT count(*) AS rows FROM device_samples").to_pylist() == [{"rows": 400}]
+        assert accounting.one_pass() == 0
+        Accounting(store, reader, clock=lambda: now).one_pass()
+        assert totals(reader) == before
+        now += 3 * 86_400 * NS
+        store.maintain()
+        accounting.one_pass()
+        store.write([samples("a", range(10, 20))])
+        accounting.one_pass()
+        Accounting(store, reader, clock=lambda: now).one_pass()
+        assert totals(reader) == before
+    store.close()
+
+
+def test_old_accounts_are_merged_by_the_hour_and_add_up(tmp_path: Path) -> None:
+    """Joules, seconds and samples by state, job and cause are what they were; superseded accounts are gone; once is enough."""
+    now = at(10_000)
+    kept = Kept(account_merge_days=30, device_samples="forever")
+    store = TendedStore(tmp_path, StoreConfig(seal_rows=5), lambda: now, kept)
+    store.write([samples("a", range(9_000)), samples("b", range(100, 5_000))])
+    store.maintain()
+    with CatalogReader(tmp_path) as reader:
+        accounting = Accounting(store, reader, clock=lambda: now)
+        while accounting.one_pass():
+            store.maintain()
+        store.write([samples("b", range(5_000, 5_300))])
+        now = at(20_000)
+        accounting.one_pass()
+        store.maintain()
+        by_cause = (
+            "SELECT node, state, cause, CAST(round(sum(joules), 3) AS DOUBLE) AS joules, round(sum(seconds), 6) AS seconds, "
+            "CAST(sum(samples) AS BIGINT) AS samples FROM energy_causes GROUP BY ALL ORDER BY ALL"
+        )
+        before, rows = reader.query(by_cause).to_pylist(), reader.query("SELECT * FROM energy_intervals").num_rows
+        now += 40 * 86_400 * NS
+        for _ in range(8):
+            store.maintain()
+        assert reader.query(by_cause).to_pylist() == before
+        [left] = reader.query(
+            "SELECT count(*) AS rows, count(merged) AS merged, count(DISTINCT window_ns) AS hours FROM energy_intervals"
+        ).to_pylist()
+        assert left["rows"] == left["merged"] < rows / 3
+        assert left["hours"] == 3
+        files = sorted((tmp_path / "segments" / "energy_intervals").iterdir())
+        store.maintain()
+        assert sorted((tmp_path / "segments" / "energy_intervals").iterdir()) == files
+        store.write([samples("b", range(5_300, 5_310))])
+        Accounting(store, reader, clock=lambda: now).one_pass()
+        assert reader.query(by_cause).to_pylist() == before
+    store.close()

@@ -141,3 +141,46 @@ def test_maintaining_changes_no_answer(open_store: Open, make_frame: MakeFrame) 
     store.maintain()
     store.maintain()
     assert store.query(COUNT).to_pylist() == [{"rows": 3, "steps": 1}]
+
+
+def test_a_closed_store_takes_nothing_and_says_so(open_store: Open, make_frame: MakeFrame) -> None:
+    """What comes too late is refused, not lost in silence."""
+    store = open_store()
+    store.append([make_frame(1)])
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.append([make_frame(2)])
+    with pytest.raises(StoreError, match="closed"):
+        store.maintain()
+    assert open_store().acknowledged("node-1", "boot-1") == 1
+
+
+def test_rows_of_any_date_are_kept(open_store: Open) -> None:
+    """Recorded rows may be years old and clocks may be wrong: what was just stored is not too old to be kept."""
+    store = open_store()
+    dates = [1, 10**18, 4 * 10**18, None]
+    rows = [{"job": "a", "start_ns": date} for date in dates]
+    store.write([Batch("phases", "test", TABLES["phases"].from_rows(rows))])
+    for _ in range(3):
+        store.maintain()
+    store.close()
+    store = open_store()
+    store.maintain()
+    assert sorted(store.query("SELECT start_ns FROM phases").to_pylist(), key=str) == sorted(
+        ({"start_ns": date} for date in dates), key=str
+    )
+
+
+def test_rows_are_there_for_readers_when_no_store_is_open(
+    open_store: Open, make_frame: MakeFrame, tmp_path: Path
+) -> None:
+    """A collector that is stopped leaves a directory that answers, hot rows included, and one that is started goes on."""
+    store = open_store()
+    store.append([make_frame(1), make_frame(2)])
+    store.close()
+    with CatalogReader(tmp_path) as reader:
+        assert reader.query(COUNT).to_pylist() == [{"rows": 6, "steps": 2}]
+        store = open_store()
+        store.append([make_frame(3)])
+        assert reader.query(COUNT).to_pylist() == [{"rows": 9, "steps": 3}]
+        assert reader.damaged == ()

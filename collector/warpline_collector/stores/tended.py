@@ -12,9 +12,9 @@ import duckdb
 import pyarrow as pa
 
 from warpline_proto.batch import Frame
-from warpline_proto.tables import SOURCE_HEALTH, TABLES
+from warpline_proto.tables import ENERGY_INTERVALS, SOURCE_HEALTH, TABLES
 
-from .. import backup, ledger, parquet, retention
+from .. import backup, ledger, merging, parquet, retention
 from ..engine import refusals
 from ..history import HISTORY_OF, windows_missing
 from ..schema import quoted
@@ -45,6 +45,7 @@ class TendedStore(DuckDBStore):
         self._kept = kept or retention.Config()
         self._segments_due_ns = 0
         self._rows_due_ns = clock() + ROWS_NS
+        self._merged: set[int] = set()
         self._heard: dict[ledger.Key, int] = {}
         super().__init__(directory, config or Config(), clock)
 
@@ -93,6 +94,7 @@ class TendedStore(DuckDBStore):
             for name, table in TABLES.items():
                 if table.large:
                     self._retain_segments(name, now_ns)
+        self._merge_account(now_ns - self._kept.account_merge_days * retention.DAY_NS)
         if self._rows_due_ns <= now_ns:
             self._rows_due_ns = now_ns + ROWS_NS
             for name, table in TABLES.items():
@@ -114,6 +116,37 @@ class TendedStore(DuckDBStore):
                 segments = [each for each in segments if each.ordinal in late or not self._untold(each)]
             if segments:
                 self._let_go(retention.Going(segments, going.reason), name, now_ns)
+
+    def _merge_account(self, edge_ns: int) -> None:
+        """Merge the hours of the oldest segment of the account that is due, if one is; one a turn."""
+        name = ENERGY_INTERVALS.name
+        listed = self._manifest.readable(name)
+        oldest = [each for each in listed if each.sealed_ns < edge_ns and each.ordinal not in self._merged]
+        due = next((each for each in oldest if not self._is_merged(each)), None)
+        if due is None:
+            return
+        if self._hot_rows[name]:
+            self._seal(name)  # a later account of one of the hours may be among them
+        start_ns, end_ns = merging.hours(self._manifest.read(due))
+        rows, taken = self._read_all(merging.touching(self._manifest.readable(name), start_ns, end_ns))
+        merged = merging.merged(self._connection, rows, start_ns, end_ns)
+        segment = self._manifest.store(name, merged, max(each.sealed_ns for each in taken))
+        with self._enlisting(), self._transaction():
+            self._manifest.enlist(segment, taken)
+        self._manifest.adopt(segment, taken)
+        for old in taken:
+            self._grace.retire(old.path)
+        self._generation += 1
+
+    def _is_merged(self, segment: Segment) -> bool:
+        """Whether nothing is left to merge in it, asked of each file once; a damaged one is left as it is."""
+        try:
+            if not merging.is_merged(self.directory / segment.path):
+                return False
+        except (OSError, pa.ArrowException) as error:
+            self._manifest.mark(segment, f"cannot be read: {error}")
+        self._merged.add(segment.ordinal)
+        return True
 
     def _untold(self, segment: Segment) -> bool:
         """Whether the ten-minute history of its rows is still to be made."""
