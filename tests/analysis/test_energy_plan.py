@@ -11,8 +11,11 @@ import pytest
 
 from warpline_analysis.energy.headroom import Powers, best, capped, choices, curves
 from warpline_analysis.energy.lowering import MEMORY_SHARE, SM_SHARE, Rule, low_watts, lowered, saved
+from warpline_analysis.energy.money import Money
 from warpline_analysis.energy.packing import Pools, parked_at_least, parked_at_most
 from warpline_analysis.energy.plan_rows import WINDOW_NS, paged
+from warpline_analysis.energy.proposal import Prices, Settings, Wake
+from warpline_analysis.energy.replays import guards
 
 NS = 10**9
 
@@ -153,3 +156,27 @@ def test_answers_that_come_cut_short_are_asked_for_by_halves() -> None:
     assert sorted(found.column("window").to_pylist()) == list(range(10))
     with pytest.raises(ValueError, match="--store"):
         paged(lambda words: pa.table({}).replace_schema_metadata({"truncated": "true"}), lambda *_: "", 0, WINDOW_NS)
+
+
+def test_intervals_that_are_kept_as_a_sum_are_not_taken_for_one(reader_of: Any) -> None:
+    """Idle pieces of 600 s together between 20 and 3600 s: their joules are not known to be saved."""
+    place = {
+        "node": "n",
+        "gpu_uuid": "G",
+        "gpu_name": "H100",
+        "state": "execution_idle",
+        "window_ns": 0,
+        "unmeasured_seconds": 0.0,
+    }
+    rows = [
+        {**place, "start_ns": 0, "end_ns": 10 * NS, "seconds": 10.0, "joules": 1050.0},
+        {**place, "start_ns": 20 * NS, "end_ns": 3600 * NS, "seconds": 600.0, "joules": 63_000.0},
+    ]
+    reader = reader_of({"energy_intervals": rows})
+
+    def ask(sql: str) -> Any:
+        return reader.query(sql.replace("energy_states", "energy_intervals"))
+
+    guard, _ = guards(ask, 0, 3600 * NS, Prices(Money(), 0, 1), Settings(low_watts=61.0), Wake((0.1, 0.1), ""))
+    assert guard.saved_joules == pytest.approx((7 * 44.0, 7 * 44.0)) and guard.wakes == (1, 1)
+    assert guard.unknown_joules == 63_000

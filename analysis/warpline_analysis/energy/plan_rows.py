@@ -29,6 +29,8 @@ POOLS: Final[Mapping[str, str]] = {
 """What a pool of interchangeable GPUs may be -> the expression that groups."""
 _FLOORS: Final = f"SELECT gpu_name, watts AS floor_watts FROM ({STORED_FLOORS})"
 _GPU: Final = "coalesce(node, '?') || ' ' || coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR))"
+_ALONE: Final = "end_ns - start_ns <= seconds * 1e9 + 1e6"
+"""One interval by itself: the sum of several that are kept no more takes longer from its beginning to its end than it lasts."""
 _RUNNING: Final = "('execution_idle', 'low_unknown', 'busy_wait', 'spinning', 'active')"
 _WORK: Final = "('busy_wait', 'spinning', 'active')"
 
@@ -68,10 +70,10 @@ FROM guard_actions WHERE action = 'restore' AND NOT coalesce(dry_run, false) AND
 
 
 def idle(start_ns: int, end_ns: int) -> str:
-    """Pieces of low activity with a program, or without word on programs (`known` false)."""
+    """Pieces of low activity with a program, or without word on programs (`known` false); `alone`: not a sum of several."""
     return f"""
 WITH floors AS ({_FLOORS})
-SELECT {_GPU} AS gpu, start_ns, end_ns, state = 'execution_idle' AS known, joules,
+SELECT {_GPU} AS gpu, start_ns, end_ns, state = 'execution_idle' AS known, {_ALONE} AS alone, joules,
   joules / nullif(seconds - unmeasured_seconds, 0) AS watts, floor_watts
 FROM energy_states LEFT JOIN floors ON floors.gpu_name IS NOT DISTINCT FROM energy_states.gpu_name
 WHERE {_within(start_ns, end_ns)} AND state IN ('execution_idle', 'low_unknown')"""
@@ -86,7 +88,8 @@ WITH floors AS ({_FLOORS}),
 pieces AS (
   SELECT {POOLS[by]} AS key, gpu_name, window_ns, {_GPU} AS gpu, start_ns, end_ns, seconds, joules,
     seconds - unmeasured_seconds AS measured, state IN {_WORK} AS work
-  FROM energy_states WHERE {_within(start_ns, end_ns)} AND state IN {_RUNNING} AND {POOLS[by]} IS NOT NULL
+  FROM energy_states WHERE {_within(start_ns, end_ns)} AND state IN {_RUNNING} AND {_ALONE}
+    AND {POOLS[by]} IS NOT NULL
 ), changes AS (
   SELECT key, gpu_name, window_ns, start_ns AS at_ns, 1 AS change FROM pieces WHERE work
   UNION ALL SELECT key, gpu_name, window_ns, end_ns, -1 FROM pieces WHERE work

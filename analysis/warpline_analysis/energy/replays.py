@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import packing, plan_rows
 from .headroom import WATTS_STEP, Capped, Powers, capped
@@ -39,7 +40,7 @@ def guards(ask: Ask, start_ns: int, end_ns: int, prices: Prices, settings: Setti
             saved_cost=prices.both(least, most, idle.start_ns) if told else None,
             wakes=count if told else None,
             wait_seconds=wake.waits(count) if told else None,
-            unknown_joules=float(np.nansum(idle.joules[~known])),
+            unknown_joules=idle.left_out_joules + float(np.nansum(idle.joules[~known])),
             assumptions=(model, *_guard_words(settings), wake.words),
             details={"lowered_seconds": [float(each.seconds[known].sum()) for each in (idle.surely, idle.maybe)]},
         )
@@ -49,7 +50,7 @@ def _guard_words(settings: Settings) -> tuple[str, ...]:
     rule = settings.rule
     return (
         f"clocks go down after {rule.trigger_seconds:g} s of low activity and stay up for {rule.cooldown_seconds:g} s after "
-        "work; low activity of less than 5 s is not in the account and left out",
+        "work; low activity of less than 5 s is not in the account and left out, and so are old intervals that are kept as sums",
         "at least: GPUs on which a program was known to run; at most: also those of unknown residency",
         "work that has come is slow until a sample shows it, up to a sampling period: that is not in the wait",
     )
@@ -60,6 +61,9 @@ class _Idle:
 
     def __init__(self, found: pa.Table, settings: Settings) -> None:
         self._low_watts = settings.low_watts
+        alone = found.column("alone")
+        self.left_out_joules = float(np.nansum(real(found.filter(pc.invert(alone)), "joules")))
+        found = found.filter(alone)
         gpu, start_ns = _codes(found, "gpu"), found.column("start_ns").to_numpy()
         order = np.lexsort((start_ns, gpu))
         known = found.column("known").to_numpy()[order].astype(bool)
@@ -111,7 +115,8 @@ def consolidation(ask: Ask, start_ns: int, end_ns: int, prices: Prices, settings
             "work may go to any GPU of its pool, as requests to equal replicas may; that of the ranks of a training job may not",
             "at least: no fewer GPUs stay active than ever worked at once; at most: as few as the work of ten minutes fits on, "
             f"each busy for {packing.BUSY_SHARE_MAX:.0%} of it (in the paper p95 latency rose by 80 to 93 %)",
-            "mean utilisation and the energy of the work itself stay as they are; power of parked GPUs as with a low SM clock",
+            "mean utilisation and the energy of the work itself stay as they are; power of parked GPUs as with a low SM clock; "
+            "old intervals that are kept as sums are left out",
             wake.words,
         ),
         details={"parked_gpu_hours": [float(each.seconds[known].sum()) / 3600 for each in (least, most)]},
