@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import sys
@@ -151,8 +152,8 @@ def text(found: Plan, jobs: Sequence[Workload], curves: Mapping[str, Curve], mon
         [heading, *(_cells(each, found, bool(currency)) for each in found.proposals)],
         [False, *[True] * (len(heading) - 1)],
     )
-    for each in found.proposals:
-        lines += ["", f"{each.name}: {each.meaning}", *(f"  - {words}" for words in each.assumptions)]
+    for assumptions, alike in itertools.groupby(found.proposals, lambda each: each.assumptions):
+        lines += ["", *(f"{each.name}: {each.meaning}" for each in alike), *(f"  - {words}" for words in assumptions)]
     if jobs:
         lines += [
             "",
