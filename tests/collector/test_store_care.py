@@ -321,3 +321,29 @@ def test_a_disk_that_is_full_costs_no_acknowledged_row_and_no_sound_file(
     with CatalogReader(tmp_path / "copy") as reader:
         assert reader.query(EACH_ONCE).to_pylist() == wanted
     assert catalog.read(tmp_path / "copy").damaged == ()
+
+
+def test_a_store_that_is_killed_while_it_lets_go_loses_no_other_row_and_counts_each_once(tmp_path: Path) -> None:
+    """kill -9 eight times: what is left and what was told to be gone add up to all that was stored, to the row."""
+    dice = random.Random(11)
+    for _ in range(8):
+        command = [sys.executable, str(WRITER.with_name("keeper_process.py")), str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            told = [process.stdout.readline() for _ in range(dice.randint(5, 15))]
+            process.kill()
+            told += process.stdout.readlines()
+        newest = max(int(line) for line in told if line.endswith("\n"))
+        assert check(tmp_path).lost == ()
+        store = TendedStore(tmp_path)
+        stored = store.acknowledged("node", "boot")
+        assert stored >= newest
+        [left] = store.query(
+            "SELECT count(*) AS rows, min(step) AS oldest, max(step) AS newest FROM phases"
+        ).to_pylist()
+        gone = store.query("SELECT CAST(coalesce(sum(dropped), 0) AS BIGINT) AS rows FROM source_health").to_pylist()
+        assert left["rows"] + gone[0]["rows"] == 40 * stored
+        assert (left["rows"], left["newest"]) == (40 * (stored - left["oldest"] + 1), stored)
+        assert stored - left["oldest"] <= 6
+        store.close()
