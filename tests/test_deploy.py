@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 UNITS = Path(__file__).parents[1] / "deploy" / "systemd"
-EXPOSURE_MAX = {"warpline-agent": 4.0, "warpline-collector": 2.0, "warpline-power-guard": 4.0}
+EXPOSURE_MAX = {"warpline-agent": 4.0, "warpline-collector": 2.0, "warpline-power-guard": 2.0}
 
 pytestmark = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 

@@ -268,7 +268,7 @@ def test_a_second_guard_of_a_node_is_refused(machine: Machine) -> None:
     first = machine.guard("--live")
     machine.low()
     second = machine.guard("--live")
-    assert f"there is a power guard on this node already: guard {first.pid}" in machine.ends(second)
+    assert f"in the hands of guard {first.pid}" in machine.ends(second)
     assert second.returncode == 75
     assert machine.clocks().low
     first.terminate()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from warpline_proto.errors import Busy, Denied, SourceError
+from warpline_proto.errors import Denied, SourceError
 from warpline_proto.tables import DEVICE_SAMPLES
 
 from ..nvml.counters import COUNTERS
@@ -20,9 +19,8 @@ from ..sources.nvml import Nvml
 from .activity import RESIDENCY_ROUNDS, RESIDENT, SIGNALS
 from .gpu import DOUBTFUL, LOW, UP, Gpu
 from .journal import Journal
-from .locks import Lock
 from .orders import Answer, Hand
-from .record import GUARD_LOCK, Entry, Record
+from .record import GUARD, Entry, Record, guard_lock
 from .restoring import Restoring
 from .rows import LOWER, Row
 from .settings import GuardConfig
@@ -33,8 +31,6 @@ LOOKS_A_PERIOD: Final = 10
 """How often it looks for a sample within the time of one."""
 END_SECONDS: Final = 15.0
 """At the end, for all GPUs together; what is left then stays in the record, for the watchdog and whoever comes next."""
-LOCK_SECONDS: Final = 15.0
-"""For those who restore after a guard before."""
 GPUS_MAX: Final = 64
 
 
@@ -69,13 +65,12 @@ class Guard:
         self._hand = Hand(directory, library_directory, config.call_seconds)
         self._record = Record(directory)
         self._journal = Journal(directory)
-        self._lock = Lock(directory / GUARD_LOCK)
         self._watchdog: Watchdog | None = None
         self._gpus: dict[str, Gpu] = {}
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Guard until `stopped`, or until it must not go on: Busy, Denied or SourceError with the reason, clocks restored."""
-        self._take_lock()
+        lock = guard_lock(self._directory, GUARD, self._pause)
         try:
             if self._live:
                 self._recover()
@@ -94,15 +89,7 @@ class Guard:
             self._hand.close()
             if self._watchdog is not None:
                 self._watchdog.let_go()
-            self._lock.give_back()
-
-    def _take_lock(self) -> None:
-        name, waited = f"guard {os.getpid()}", 0.0
-        while not self._lock.take(name):
-            if self._lock.holder().startswith("guard") or waited > LOCK_SECONDS:
-                raise Busy(f"there is a power guard on this node already: {self._lock.holder()}", "one a node")
-            self._pause(0.1)
-            waited += 0.1
+            lock.give_back()
 
     def _recover(self) -> None:
         """Restore what a guard before left; without that none begins."""

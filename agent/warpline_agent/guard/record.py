@@ -10,18 +10,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from warpline_proto.errors import ConfigError, SourceError
+from warpline_proto.errors import Busy, ConfigError, SourceError
 
 from .locks import Lock
 
 RECORD: Final = "lowered.json"
 GUARD_LOCK: Final = "guard.lock"
 """Held by the guard while it runs, and by whoever restores after it: only its holder writes the record."""
+GUARD: Final = "guard"
+"""How a guard calls itself as holder of the lock; its process follows."""
+DYING_SECONDS: Final = 2.0
+"""A guard that was just killed holds its lock so long at most."""
+RESTORING_SECONDS: Final = 25.0
+WAIT_SECONDS: Final = 0.1
 RECORD_BYTES_MAX: Final = 1024 * 1024
 BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
 LOW: Final = "low"
@@ -104,6 +111,18 @@ class Record:
         passing.replace(self._path)
         if durably:
             _sync(self._directory)
+
+
+def guard_lock(directory: Path, name: str, pause: Callable[[float], None] = time.sleep) -> Lock:
+    """The guard's lock, taken as `name`: waits for those who restore, and little for a guard; Busy where it stays held."""
+    lock, waited = Lock(directory / GUARD_LOCK), 0.0
+    while not lock.take(f"{name} {os.getpid()}"):
+        holder = lock.holder()
+        if waited >= (DYING_SECONDS if holder.startswith(GUARD) else RESTORING_SECONDS):
+            raise Busy(f"the clocks of this node are in the hands of {holder}", "end it: it restores them itself")
+        pause(WAIT_SECONDS)
+        waited += WAIT_SECONDS
+    return lock
 
 
 def gpu_lock(directory: Path, gpu_uuid: str) -> Lock:

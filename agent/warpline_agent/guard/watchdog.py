@@ -15,18 +15,16 @@ import time
 from pathlib import Path
 from typing import Final
 
-from warpline_proto.errors import SourceError
+from warpline_proto.errors import Busy, SourceError
 
 from .locks import Lock
 from .orders import Hand
-from .record import GUARD_LOCK
+from .record import GUARD, GUARD_LOCK, guard_lock
 from .restoring import Restoring
 
 READY: Final = b"ready\n"
 ALIVE: Final = b"alive\n"
 """The answer to what the guard says, so that it knows of a watchdog that is stopped."""
-LOCK_SECONDS: Final = 10.0
-"""For the guard's lock, which it loses when all of it is gone."""
 AGAIN_SECONDS: Final = 1.0
 """Before what could not be restored is tried again; twice as long each time, up to AGAIN_SECONDS_MAX."""
 AGAIN_SECONDS_MAX: Final = 60.0
@@ -49,9 +47,12 @@ def wait_for_end(guard: int, silent_seconds: float) -> None:
 
 def restore(directory: Path, library_directory: str) -> bool:
     """One try; whether nothing is left to be done here."""
-    lock = Lock(directory / GUARD_LOCK)
-    if not lock.take(f"watchdog {os.getpid()}", LOCK_SECONDS):
-        return lock.holder().startswith("guard")  # the next one restores before it begins
+    try:
+        lock = guard_lock(directory, "watchdog")
+    except Busy:  # the next guard restores before it begins
+        return Lock(directory / GUARD_LOCK).holder().startswith(GUARD)
+    except OSError:
+        return False
     hand = Hand(directory, library_directory)
     try:
         restoring = Restoring(directory, hand, "its watchdog")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Final
 
 from warpline_cli.streams import tell
@@ -26,20 +25,15 @@ def run(options: argparse.Namespace) -> int:
     from pathlib import Path
 
     from warpline_agent.config import sections
-    from warpline_agent.guard.locks import Lock
     from warpline_agent.guard.orders import Hand
-    from warpline_agent.guard.record import GUARD_LOCK, prepared
+    from warpline_agent.guard.record import guard_lock, prepared
     from warpline_agent.guard.restoring import Restoring
-    from warpline_agent.guard.watchdog import LOCK_SECONDS
     from warpline_proto.config import files, load
-    from warpline_proto.errors import Busy
 
     settings = load(sections(), files(options.config))
     config = settings["agent.guard"]
     directory = prepared(Path(config.state_directory))
-    lock = Lock(directory / GUARD_LOCK)
-    if not lock.take(f"restore {os.getpid()}", LOCK_SECONDS):
-        raise Busy(f"the clocks are in the hands of {lock.holder()}", "end it: it restores them itself")
+    lock = guard_lock(directory, "restore")
     hand = Hand(directory, settings["sources.nvml"].library_directory, config.call_seconds)
     restoring = Restoring(directory, hand, "warpline power restore")
     try:
