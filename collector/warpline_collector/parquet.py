@@ -71,6 +71,14 @@ def damage(path: Path, size_bytes: int | None = None, *, deep: bool = False) -> 
     return None
 
 
+def columns(path: Path) -> set[str]:
+    """Names of the columns of `path`, none if it cannot be read."""
+    try:
+        return set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        return set()
+
+
 def read(path: Path) -> pa.Table:
     """All rows of `path`; OSError or pyarrow.ArrowException if it is damaged."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:

@@ -62,6 +62,7 @@ class Manifest:
         self._token = secrets.token_hex(4)  # a name is never used twice, even if the file before was deleted
         connection.execute(CREATE)
         self._tables: dict[str, tuple[Segment, ...]] = {}
+        self._richer: dict[int, bool] = {}
         for segment in self._load():
             self._tables[segment.table_name] = (*self._tables.get(segment.table_name, ()), self._check(segment))
         self._ordinal = max((segment.ordinal for segment in self.segments), default=0)
@@ -114,6 +115,13 @@ class Manifest:
             replace(item, damaged=reason) if item.ordinal == segment.ordinal else item
             for item in self._tables[segment.table_name]
         )
+
+    def richer(self, segment: Segment) -> bool:
+        """Whether a newer version wrote columns into it that this one does not know, and would lose by merging."""
+        if segment.ordinal not in self._richer:
+            names = set() if segment.current else parquet.columns(self._directory / segment.path)
+            self._richer[segment.ordinal] = not names <= set(declared(segment.table_name).schema.names)
+        return self._richer[segment.ordinal]
 
     def read(self, segment: Segment) -> pa.Table:
         """All rows of `segment` in the columns of this version; OSError or pyarrow.ArrowException if it is damaged."""

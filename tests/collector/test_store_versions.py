@@ -85,3 +85,27 @@ def test_an_older_reader_answers_on_a_newer_store(tmp_path: Path, make_frame: Ma
     with CatalogReader(tmp_path) as reader:
         assert reader.query(COUNT).to_pylist() == [{"rows": 15, "scopes": 15, "newest": 5}]
         assert "of_tomorrow" not in reader.query("SELECT * FROM steps").schema.names
+
+
+def test_an_older_collector_keeps_what_a_newer_one_wrote(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """After a step back to the older version: files with columns that it does not know are not merged without them."""
+    store = DuckDBStore(tmp_path, Config(seal_rows=3))
+    for sequence in range(1, 4):
+        store.append([make_frame(sequence)])
+        store.maintain()
+    store.close()
+    with duckdb.connect(str(tmp_path / "warpline.duckdb")) as connection:
+        for path in (tmp_path / "segments" / "steps").glob("*.parquet"):
+            rows = pq.read_table(path)
+            pq.write_table(rows.append_column("of_tomorrow", rows.column("step")), path)
+            connection.execute(
+                "UPDATE manifest SET bytes = ?, columns = 'newer' WHERE path = ?",
+                [path.stat().st_size, f"segments/steps/{path.name}"],
+            )
+    store = DuckDBStore(tmp_path, Config(seal_rows=1_000, compact_files=2))
+    for _ in range(3):
+        store.maintain()
+    assert store.query(COUNT).to_pylist() == [{"rows": 9, "scopes": 9, "newest": 3}]
+    store.close()
+    kept = [pq.read_table(path) for path in (tmp_path / "segments" / "steps").glob("*.parquet")]
+    assert sum(rows.column("of_tomorrow").length() - rows.column("of_tomorrow").null_count for rows in kept) == 9

@@ -278,7 +278,7 @@ class DuckDBStore:
         span_ns = self._span_ns(name)
         spans: dict[int, list[segments.Segment]] = defaultdict(list)
         for segment in self._manifest.readable(name):
-            if segment.rows < self._config.seal_rows:
+            if segment.rows < self._config.seal_rows and not self._manifest.richer(segment):
                 chosen = spans[segment.sealed_ns // span_ns]
                 chosen.append(segment)
                 full = sum(each.rows for each in chosen) >= self._config.seal_rows
