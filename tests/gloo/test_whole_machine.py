@@ -283,6 +283,7 @@ def test_who_is_slow_is_told_by_name_through_all_of_it_and_nobody_before(
 
     steps = job.end()
     loses_nothing(collector, before, steps)
+    knows_when_collectives_ran(collector)
     left = partial(_left, nodes)
     waited(lambda: left() == [[], []], "took away the rings of ranks that ended", left)
     assert [node.stop() for node in nodes] == [0, 0]
@@ -317,6 +318,13 @@ def loses_nothing(collector: Asked, before: dict[str, int], steps: dict[int, int
     assert found == [{"rank": rank, "steps": last, "first": 1, "last": last} for rank in range(RANKS)]
     after = collector.kept()
     assert all(after[table] >= rows for table, rows in before.items())
+
+
+def knows_when_collectives_ran(collector: Asked) -> None:
+    """Operations of every rank have found the kernels that did them."""
+    timed = "SELECT rank, count(*) AS operations FROM collectives WHERE timing = 'kernel_gpu' AND duration_ns > 0"
+    found = collector.rows(f"{timed} GROUP BY rank ORDER BY rank")
+    assert [row["rank"] for row in found] == list(range(RANKS)), found
 
 
 def _left(nodes: Sequence[Node]) -> list[list[str]]:
