@@ -11,10 +11,12 @@ from typing import Final
 
 BEATS_PER_LIMIT: Final = 4
 """A sign of life goes out so many times within the supervisor's limit."""
+SAY_SECONDS_MAX: Final = 2.0
+"""How long a word that is said only once may wait for a supervisor that is busy; a sign of life waits for nobody."""
 
 
 class Supervisor:
-    """systemd, or whoever set NOTIFY_SOCKET. Nothing here raises or waits: one that does not listen is its own matter."""
+    """systemd, or whoever set NOTIFY_SOCKET. Nothing here raises: one that does not listen is its own matter."""
 
     def __init__(
         self,
@@ -40,15 +42,15 @@ class Supervisor:
         now = self._monotonic()
         if self.beat_seconds is not None and (self._beaten is None or now - self._beaten >= self.beat_seconds):
             self._beaten = now
-            self._say("WATCHDOG=1")
+            self._say("WATCHDOG=1", wait_seconds=0.0)
 
     def stopping(self) -> None:
         """The service ends by itself or was told to."""
         self._say("STOPPING=1")
 
-    def _say(self, *lines: str) -> None:
+    def _say(self, *lines: str, wait_seconds: float = SAY_SECONDS_MAX) -> None:
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-            link.setblocking(False)
+            link.settimeout(wait_seconds)
             link.sendto("\n".join(lines).encode(), self._address)

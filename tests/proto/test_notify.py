@@ -72,3 +72,13 @@ def test_without_a_supervisor_nothing_happens(address: str) -> None:
     supervisor.ready("words")
     supervisor.beat()
     supervisor.stopping()
+
+
+def test_a_supervisor_that_does_not_read_holds_nobody_up(listening: socket.socket) -> None:
+    """Signs of life beyond what its queue holds are left out."""
+    seconds = iter(range(0, 10_000, 100))
+    supervisor = Supervisor(asked(listening, WATCHDOG_USEC="4000000"), lambda: float(next(seconds)))
+    for _ in range(100):
+        supervisor.beat()
+    assert listening.recv(1000) == b"WATCHDOG=1"
+    supervisor.stopping()
