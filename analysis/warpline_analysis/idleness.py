@@ -14,11 +14,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from warpline_proto.execution_idle import COMPUTE, LINKS, PERCENT_MAX
+
 from .detector import Reader
 from .devices import KEY, count_gpus
 from .energy.account import AROUND_SECONDS, RESIDENCY, WINDOW_SECONDS, rows
 from .energy.runs import runs
-from .energy.signals import COMPUTE, LINKS, PERCENT_MAX, load
+from .energy.signals import load
 from .energy.states import DEFINED_SECONDS, GAP_SECONDS_MAX, THRESHOLDS
 
 DEFINED: Final = THRESHOLDS.index(DEFINED_SECONDS)

@@ -13,8 +13,9 @@ from typing import Final
 
 import numpy as np
 
+from warpline_proto.execution_idle import PERCENT_MAX
+
 from .devices import CELL_SECONDS, Grid, typical
-from .energy.signals import PERCENT_MAX
 from .robust import Array, Flags, longest_run
 
 UTILIZATION: Final = 90.0

@@ -44,7 +44,9 @@ AGENTS = Table(
         Column("bytes", INT, "B", "counter: bytes of these frames, unpacked"),
         Column("dropped", INT, "", "counter: rows that fell off at the agent, since the collector was started"),
         Column("lost", INT, "", "counter: frames that fell off its spool since its newest start"),
-        Column("cpu_percent", REAL, "%", "CPU of the agent and its children between its two newest reports, of one core"),
+        Column(
+            "cpu_percent", REAL, "%", "CPU of the agent and its children between its two newest reports, of one core"
+        ),
         Column("rss_bytes", INT, "B", "memory of the agent and its children"),
         Column("waiting_bytes", INT, "B", "what waited in its spool"),
     ),

@@ -9,33 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from warpline_proto.execution_idle import BYTES_PER_SECOND_MAX, COMPUTE, LINKS, MEMORY, PERCENT_MAX
+
 from .down_clock import Activity
 
-PERCENT_MAX: Final = 5.0
-BYTES_PER_SECOND_MAX: Final = 1e9
 RESIDENCY_ROUNDS: Final = 5
 """Programs are listed once in so many rounds: the call takes milliseconds."""
 RESIDENCY_SECONDS_MAX: Final = 15.0
 """A list of programs says nothing after this time."""
-COMPUTE: Final = (
-    "sm_active_percent",
-    "tensor_active_percent",
-    "fp16_active_percent",
-    "fp32_active_percent",
-    "fp64_active_percent",
-)
 UTILIZATION: Final = "gpu_utilization_percent"
 """A duty cycle: no kernel ran where it is low. It stands in where no compute signal is offered."""
-DRAM: Final = "dram_active_percent"
-RATES: Final = (
-    "pcie_tx_bytes_per_second",
-    "pcie_rx_bytes_per_second",
-    "nvlink_tx_bytes_per_second",
-    "nvlink_rx_bytes_per_second",
-)
-COUNTED: Final = ("pcie_tx_bytes", "pcie_rx_bytes", "nvlink_tx_bytes", "nvlink_rx_bytes")
+RATES: Final = tuple(f"{link}_bytes_per_second" for link in LINKS)
+COUNTED: Final = tuple(f"{link}_bytes" for link in LINKS)
 """Counters of bytes, whose growth is a rate."""
-SIGNALS: Final = (*COMPUTE, UTILIZATION, DRAM, *RATES, *COUNTED)
+SIGNALS: Final = (*COMPUTE, UTILIZATION, MEMORY, *RATES, *COUNTED)
 RESIDENT: Final = "resident_processes"
 BLIND: Final = "it gives no signal of computing"
 UNKNOWN: Final = "no word on whether a program is resident"
@@ -103,7 +90,7 @@ def _compute(given: Mapping[str, float]) -> dict[str, float]:
 
 def _at_work(given: Mapping[str, float], rates: Mapping[str, float]) -> str:
     """The signal that is not low, in words; empty where all are."""
-    percent = _compute(given) | ({DRAM: given[DRAM]} if DRAM in given else {})
+    percent = _compute(given) | ({MEMORY: given[MEMORY]} if MEMORY in given else {})
     for name, value in percent.items():
         if value >= PERCENT_MAX:
             return f"{name} is {value:.0f}"

@@ -12,13 +12,13 @@ from typing import Final
 
 import numpy as np
 
+from warpline_proto.execution_idle import PERCENT_MAX
 from warpline_proto.finding import Check, Cost, Finding, FindingKind, Onset, Report, Severity, Subject, Verdict
 
 from ..blame import percent
 from ..detector import Reader, literal, show
 from ..devices import KEY
 from ..energy.account import RESIDENCY
-from ..energy.signals import PERCENT_MAX
 from ..energy.states import GAP_SECONDS_MAX, THRESHOLDS
 from ..idleness import DEFINED, Idle, load_idle
 

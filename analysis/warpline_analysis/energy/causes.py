@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from warpline_proto.execution_idle import BYTES_PER_SECOND_MAX, PERCENT_MAX
+
 from ..detector import Reader, literal
 from .runs import Runs
-from .signals import PERCENT_MAX, Numbers, Reals, Samples
-from .states import BYTES_PER_SECOND_MAX, State, told
+from .signals import Numbers, Reals, Samples
+from .states import State, told
 
 BEFORE_SECONDS: Final = 10.0
 NETWORK_MAX: Final = 125e6

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from warpline_proto.execution_idle import COMPUTE, LINKS, PERCENT_MAX, PIPES
+
 from ..detector import Reader, literal
 from ..devices import KEY
 
 Numbers = npt.NDArray[np.int64]
 Reals = npt.NDArray[np.float64]
 
-PERCENT_MAX: Final = 5.0
-"""Compute and device memory are low below this."""
 MEAN_SECONDS_MAX: Final = 10.0
 """A mean holds for at most so long before its reading; and as long after the last one, until the next is there."""
 MEAN_SECONDS_MIN: Final = 1.5
@@ -31,11 +31,6 @@ RESIDENCY_SECONDS_MAX: Final = 65.0
 """Two readings of the resident programs are at most so far apart: two of their periods."""
 ROWS_MAX: Final = 4_000_000
 """Samples of one question (0.6 GB); more are asked for in parts."""
-COMPUTE: Final = (
-    "sm_active_percent", "tensor_active_percent", "fp64_active_percent", "fp32_active_percent", "fp16_active_percent",
-)  # fmt: skip
-PIPES: Final = COMPUTE[1:]
-LINKS: Final = ("pcie_tx", "pcie_rx", "nvlink_tx", "nvlink_rx")
 _READ: Final = (
     "power_watts", "energy_joules", "power_limit_watts", "sm_clock_mhz", "sm_clock_max_mhz", "gpu_utilization_percent",
     "memory_utilization_percent", *COMPUTE, "dram_active_percent", "resident_processes",

@@ -15,10 +15,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .signals import PERCENT_MAX, Numbers, Reals, Samples
+from warpline_proto.execution_idle import BYTES_PER_SECOND_MAX, PERCENT_MAX
 
-BYTES_PER_SECOND_MAX: Final = 1e9
-"""PCIe and NVLink are low below this, each direction by itself."""
+from .signals import Numbers, Reals, Samples
+
 THRESHOLDS: Final = (1.0, 5.0, 10.0)
 """Seconds from which low activity counts, side by side; the definition is the one in the middle."""
 DEFINED_SECONDS: Final = THRESHOLDS[1]
