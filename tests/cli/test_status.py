@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -76,6 +77,13 @@ def test_an_empty_store_says_what_is_missing(tmp_path: Path, capsys: pytest.Capt
     DuckDBStore(tmp_path).close()
     assert main(["status", "--store", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith("No agent has sent anything yet")
+
+
+def read_all(link: socket.socket) -> None:
+    """What waits in a socket, away."""
+    with contextlib.suppress(BlockingIOError):
+        while link.recv(1_000, socket.MSG_DONTWAIT):
+            pass
 
 
 def test_agent_and_collector_tell_their_supervisor_when_they_work_and_that_they_live(tmp_path: Path) -> None:
