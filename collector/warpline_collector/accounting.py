@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from warpline_proto.errors import WarplineError
 from warpline_proto.power_tables import ENERGY_INTERVALS
 
 from .merging import HOUR_NS
+from .passes import Passes
 from .reader import CatalogReader
 from .store import Store
 
@@ -30,7 +30,6 @@ LATE_SECONDS: Final = 900.0
 """A window whose node went silent in it is accounted once it has been over for so long."""
 AGAIN_WINDOWS: Final = 12
 """So many of the newest windows are accounted anew after a start: samples may have come before the last account was written."""
-STOP_SECONDS: Final = 5.0
 _WINDOW_NS: Final = WINDOW_SECONDS * 10**9
 _COUNTS: Final = (
     f"SELECT node, time_ns // {_WINDOW_NS} * {_WINDOW_NS} AS window_ns, count(*) AS samples, max(time_ns) AS newest_ns "
@@ -61,21 +60,16 @@ class Accounting:
         self._clock = clock
         self._accounted: dict[Key, int] | None = None
         self._updated_ns = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="energy", daemon=True)
+        self._passes = Passes("energy", self._turn, reader.interrupt, lambda took: max(PERIOD_SECONDS, took))
 
     def start(self) -> None:
         """Begin with the passes, in a thread of their own."""
         if self._config.account:
-            self._thread.start()
+            self._passes.start()
 
     def close(self) -> None:
         """Stop the pass that runs, and let the thread end."""
-        self._stop.set()
-        end = time.monotonic() + STOP_SECONDS
-        while self._thread.is_alive() and time.monotonic() < end:
-            self._reader.interrupt()
-            self._thread.join(STOP_SECONDS / 100)
+        self._passes.close()
 
     def one_pass(self) -> int:
         """Account what is ripe; how many (window, nodes) were. Durable when it returns."""
@@ -86,7 +80,7 @@ class Accounting:
         floors = stored_floors(self._reader) if due else {}
         done = 0
         for window_ns, nodes in _together(due):
-            if done >= WINDOWS_MAX or self._stop.is_set():
+            if done >= WINDOWS_MAX or self._passes.stop.is_set():
                 break
             if fuller := self._fuller(window_ns, nodes, counts):
                 self._account(window_ns, fuller, floors)
@@ -141,15 +135,12 @@ class Accounting:
         later_ns = int(AROUND_SECONDS * 1e9)
         return newest[node] >= end_ns + later_ns or self._clock() >= end_ns + int(LATE_SECONDS * 1e9)
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            begun = time.monotonic()
-            try:
-                self.one_pass()
-            except WarplineError as error:
-                if not self._stop.is_set():
-                    _LOG.error("the energy account failed and is tried again: %s", error)
-            self._stop.wait(max(PERIOD_SECONDS, time.monotonic() - begun))
+    def _turn(self) -> None:
+        try:
+            self.one_pass()
+        except WarplineError as error:
+            if not self._passes.stop.is_set():
+                _LOG.error("the energy account failed and is tried again: %s", error)
 
 
 def account_all(store: Store, reader: CatalogReader) -> None:

@@ -25,6 +25,7 @@ from warpline_proto.tables import FINDINGS, SOURCE_HEALTH
 
 from . import incidents
 from .closer_look import CloserLook
+from .passes import Passes
 from .pulse import Pulse
 from .reader import CatalogReader
 from .store import Store
@@ -34,7 +35,6 @@ PASS: Final = "pass"
 """Subject of the row of source_health that each pass writes."""
 CHECKS_REFRESH_NS: Final = 60 * 10**9
 """Answers that did not change are written anew at most so often."""
-STOP_SECONDS: Final = 5.0
 _NEWEST: Final = """
 SELECT document, state, opened_ns, updated_ns, detector FROM findings
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
@@ -111,7 +111,6 @@ class Continuous:
         """Without `closer` no closer look is asked for."""
         self._store = store
         self._closer = closer
-        self._config = config
         self._clock = clock
         self._detectors = detectors
         self._known = incidents.restored(_states(store.query(_NEWEST).to_pylist()))
@@ -122,22 +121,16 @@ class Continuous:
         self.newest: Pass | None = None
         """The newest pass, for any thread to read."""
         self.failures = 0
-        self._stop = threading.Event()
-        self._interrupt = reader.interrupt
-        self._reader = _Stoppable(reader, self._stop)
-        self._thread = threading.Thread(target=self._loop, name="analysis", daemon=True)
+        self._passes = Passes("analysis", self._turn, reader.interrupt, config.rest_seconds)
+        self._reader = _Stoppable(reader, self._passes.stop)
 
     def start(self) -> None:
         """Begin with the passes, in a thread of their own."""
-        self._thread.start()
+        self._passes.start()
 
     def close(self) -> None:
         """Stop the pass that runs, and let the thread end."""
-        self._stop.set()
-        end = time.monotonic() + STOP_SECONDS
-        while self._thread.is_alive() and time.monotonic() < end:
-            self._interrupt()  # again and again: the pass may be between looking up and asking
-            self._thread.join(STOP_SECONDS / 100)
+        self._passes.close()
 
     def one_pass(self) -> Report:
         """Ask every detector, and make what changed durable."""
@@ -161,19 +154,16 @@ class Continuous:
         self.newest = Pass(now_ns, (now_ns - started_ns) / 1e9, "", _open_by_kind(following))
         return report
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            begun = time.monotonic()
-            try:
-                self.one_pass()
-            except _Stopped:
-                return
-            except Exception as error:  # one broken detector must not end the analysis of everything else for ever
-                self._failed(error)
-            self._stop.wait(self._config.rest_seconds(time.monotonic() - begun))
+    def _turn(self) -> None:
+        try:
+            self.one_pass()
+        except _Stopped:
+            return
+        except Exception as error:  # one broken detector must not end the analysis of everything else for ever
+            self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        if self._stop.is_set():
+        if self._passes.stop.is_set():
             return
         self.failures += 1
         before = self.newest

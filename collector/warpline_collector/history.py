@@ -7,7 +7,6 @@ rows that were let go since never replace what was made of more of them.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from warpline_proto.history_tables import DEVICE_HISTORY, HISTORY_SECONDS, STEPS
 from warpline_proto.table import Table
 from warpline_proto.tables import DEVICE_SAMPLES, STEPS
 
+from .passes import Passes
 from .reader import CatalogReader
 from .schema import text
 from .store import Store
@@ -37,7 +37,6 @@ ROWS_MAX: Final = 500_000
 """About so many rows are looked at in one question; larger windows are asked for in shares."""
 LATE_SECONDS: Final = 900
 """The newest window of a table is made once it has been over for so long."""
-STOP_SECONDS: Final = 5.0
 WINDOW_NS: Final = HISTORY_SECONDS * 10**9
 BEFORE_NS: Final = 60 * 10**9
 """The reading before the first of a window, from which its counter grew, is looked for so far back."""
@@ -104,20 +103,15 @@ class History:
         self._done: dict[str, Counter[int]] = {}
         self._before: dict[str, Counter[int]] = {}
         self._updated_ns = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="history", daemon=True)
+        self._passes = Passes("history", self._turn, reader.interrupt, lambda took: max(PERIOD_SECONDS, took))
 
     def start(self) -> None:
         """Begin with the passes, in a thread of their own."""
-        self._thread.start()
+        self._passes.start()
 
     def close(self) -> None:
         """Stop the pass that runs, and let the thread end."""
-        self._stop.set()
-        end = time.monotonic() + STOP_SECONDS
-        while self._thread.is_alive() and time.monotonic() < end:
-            self._reader.interrupt()
-            self._thread.join(STOP_SECONDS / 100)
+        self._passes.close()
 
     def one_pass(self) -> int:
         """Make the windows of which no more rows came since the pass before; how many were. Durable when it returns."""
@@ -137,7 +131,7 @@ class History:
         )
         made = 0
         for window_ns in due[:WINDOWS_MAX]:
-            if self._stop.is_set():
+            if self._passes.stop.is_set():
                 break
             self._make(kind, window_ns, counts[window_ns])
             done[window_ns] = counts[window_ns]
@@ -181,15 +175,12 @@ class History:
         made = kind.history.from_columns(columns, length=rows.num_rows)
         self._store.write([Batch(kind.history.name, SOURCE, made)])
 
-    def _loop(self) -> None:
-        while not self._stop.is_set():
-            begun = time.monotonic()
-            try:
-                self.one_pass()
-            except WarplineError as error:
-                if not self._stop.is_set():
-                    _LOG.error("the histories could not be made and are tried again: %s", error)
-            self._stop.wait(max(PERIOD_SECONDS, time.monotonic() - begun))
+    def _turn(self) -> None:
+        try:
+            self.one_pass()
+        except WarplineError as error:
+            if not self._passes.stop.is_set():
+                _LOG.error("the histories could not be made and are tried again: %s", error)
 
 
 def windows_missing(connection: duckdb.DuckDBPyConnection, query: Query, path: Path, table: str) -> bool:
