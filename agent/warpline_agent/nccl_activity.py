@@ -91,10 +91,6 @@ class Activity:
             start = min(told["start_ns"], FOREVER)
             self._losses.append((start - early, min(start + told["duration_ns"], FOREVER)))
 
-    def lose_between(self, start_ns: int, end_ns: int) -> None:
-        """Records of a time were lost."""
-        self._losses.append((start_ns, end_ns))
-
     def settle(self, settled_ns: int, windows: Iterable[Window]) -> Spans:
         """Nothing more comes that began before a moment; the spans of capture."""
         windows = list(windows)

@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warpline_proto.execution_idle import COMPUTE, LINKS, PERCENT_MAX
+from warpline_proto.power_tables import WINDOW_NS
 
 from .detector import Reader
 from .devices import KEY, count_gpus
-from .energy.account import AROUND_SECONDS, RESIDENCY, WINDOW_SECONDS, rows
+from .energy.account import AROUND_SECONDS, RESIDENCY, rows
 from .energy.runs import runs
 from .energy.signals import load
 from .energy.states import DEFINED_SECONDS, GAP_SECONDS_MAX, THRESHOLDS
@@ -35,7 +36,6 @@ CALM_SHARE: Final = 0.05
 """... and of the others those that may have been idle for this share of the time, by a count of such samples ..."""
 CALM_SECONDS_MIN: Final = 60.0
 """... or were watched for less than this."""
-_WINDOW_NS: Final = WINDOW_SECONDS * 10**9
 _ABSENT: Final = ("power",)
 """What is not told as missing of the rule: energy may be counted without it."""
 _OFFERED: Final = {
@@ -112,7 +112,7 @@ def _states(reader: Reader, gpus: Sequence[Mapping[str, Any]]) -> Iterator[pa.Ta
         wanted = [key in since and start >= since[key] for key, start in zip(keys, starts, strict=True)]
         for key, start, is_wanted in zip(keys, starts, wanted, strict=True):
             if is_wanted:
-                ends[key] = max(ends.get(key, 0), start + _WINDOW_NS)
+                ends[key] = max(ends.get(key, 0), start + WINDOW_NS)
         yield told.filter(pa.array(wanted))
     groups: dict[tuple[int, bool], list[str]] = {}
     for row in gpus:
@@ -144,7 +144,7 @@ def _accounted(reader: Reader, since_ns: int) -> pa.Table:
 def _since(row: Mapping[str, Any]) -> int:
     """Start of the first window that is looked at."""
     earliest = max(row["newest_ns"] - LOOK_SECONDS * 10**9, row["first_ns"])
-    return int(earliest - earliest % _WINDOW_NS)
+    return int(earliest - earliest % WINDOW_NS)
 
 
 @dataclass(frozen=True)

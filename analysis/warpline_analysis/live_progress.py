@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from warpline_proto.progress_table import BLOCKED, ENDED, GONE, IN_COLLECTIVE, KERNELS, SILENT, STARTING, STEPS
+from warpline_proto.progress_table import BLOCKED, ENDED, GONE, IN_COLLECTIVE, SILENT
 
 from .detector import Reader, literal
 from .flight import Dumps, Group, Key, Pending
@@ -18,7 +18,6 @@ STALE_NS: Final = 90 * 10**9
 """A rank of which nothing was told for so long, while others were, is not watched any more: three of its agent's rounds."""
 ROWS_MAX: Final = 200_000
 QUIET: Final = (IN_COLLECTIVE, SILENT, BLOCKED)
-GOES_ON: Final = (STEPS, KERNELS, STARTING)
 OVER: Final = (ENDED, GONE)
 NOBODY: Final = -1
 """Stands for the members of a communicator that are not watched."""

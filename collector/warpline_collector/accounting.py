@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from warpline_analysis.energy.account import AROUND_SECONDS, SOURCE, WINDOW_SECONDS, account
+from warpline_analysis.energy.account import AROUND_SECONDS, SOURCE, account
 from warpline_analysis.energy.floors import Floor, stored_floors, watts
 from warpline_analysis.parts import by_part
 from warpline_proto.batch import Batch
 from warpline_proto.errors import WarplineError
-from warpline_proto.power_tables import ENERGY_INTERVALS
+from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_NS
 
 from .merging import HOUR_NS
 from .passes import Passes
@@ -30,9 +30,8 @@ LATE_SECONDS: Final = 900.0
 """A window whose node went silent in it is accounted once it has been over for so long."""
 AGAIN_WINDOWS: Final = 12
 """So many of the newest windows are accounted anew after a start: samples may have come before the last account was written."""
-_WINDOW_NS: Final = WINDOW_SECONDS * 10**9
 _COUNTS: Final = (
-    f"SELECT node, time_ns // {_WINDOW_NS} * {_WINDOW_NS} AS window_ns, count(*) AS samples, max(time_ns) AS newest_ns "
+    f"SELECT node, time_ns // {WINDOW_NS} * {WINDOW_NS} AS window_ns, count(*) AS samples, max(time_ns) AS newest_ns "
     "FROM device_samples WHERE node IS NOT NULL AND time_ns > 0 GROUP BY ALL"
 )
 _FAR_NS: Final = 1 << 62
@@ -125,13 +124,13 @@ class Accounting:
         ).to_pylist()
         self._updated_ns = max((row["updated_ns"] for row in rows), default=0)
         known = {(row["node"], row["window_ns"]) for row in rows}
-        last = max((window_ns for _, window_ns in known), default=0) - AGAIN_WINDOWS * _WINDOW_NS
+        last = max((window_ns for _, window_ns in known), default=0) - AGAIN_WINDOWS * WINDOW_NS
         return {key: count for key, count in counts.items() if key in known and key[1] <= last}
 
     def _ripe(self, key: Key, newest: Mapping[str, int]) -> bool:
         """Whether nothing more is to be expected of the window: its node has gone on, or has been silent since for long."""
         node, window_ns = key
-        end_ns = window_ns + _WINDOW_NS
+        end_ns = window_ns + WINDOW_NS
         later_ns = int(AROUND_SECONDS * 1e9)
         return newest[node] >= end_ns + later_ns or self._clock() >= end_ns + int(LATE_SECONDS * 1e9)
 

@@ -11,13 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from warpline_proto.power_tables import ENERGY_INTERVALS
+from warpline_proto.power_tables import ENERGY_INTERVALS, FORGOTTEN_SECONDS, WINDOW_NS
 
 from .schema import quoted
 from .segments import Segment
 
 HOUR_NS: Final = 3_600 * 10**9
-WINDOW_NS: Final = 600 * 10**9
 _GPU: Final = "node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR))"
 _LENGTHS: Final = "CASE WHEN run_seconds >= 30 THEN 30 WHEN run_seconds >= 10 THEN 10 WHEN run_seconds >= 5 THEN 5 END"
 """Thresholds that reports ask runs by: rows on both sides of one stay apart."""
@@ -47,7 +46,7 @@ _MERGED: Final = f"""
 WITH told AS (
   SELECT * REPLACE (
     CASE WHEN state <> 'execution_idle' OR merged IS NOT NULL THEN cause
-      WHEN sum(seconds) OVER whole >= 1800 THEN 'forgotten_session' ELSE max(cause) OVER whole END AS cause,
+      WHEN sum(seconds) OVER whole >= {FORGOTTEN_SECONDS} THEN 'forgotten_session' ELSE max(cause) OVER whole END AS cause,
     max(updated_ns) OVER (PARTITION BY {_GPU}, hour_ns) AS updated_ns
   ) FROM merging WINDOW whole AS (PARTITION BY {_GPU}, state, run, merged IS NULL)
 )

@@ -18,8 +18,6 @@ from .schema import quoted
 from .segments import Segment
 
 DAY_NS: Final = 86_400 * 10**9
-OTHERS: Final = "other"
-"""Setting of every table that has none of its own."""
 FINDING_STATES_MAX: Final = 50
 """States of one finding, the newest; more is a flapping one, of which no more is to be learned."""
 SPAN_SHARE: Final = 10

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from .columns import FLAG, INT, REAL, SMALL, TEXT, TEXTS, place
 from .table import Column, Table
+
+WINDOW_SECONDS: Final = 600
+"""The account is cut at each multiple of this, so that hours, days and tariffs add up."""
+WINDOW_NS: Final = WINDOW_SECONDS * 10**9
+FORGOTTEN_SECONDS: Final = 1800
+"""A program that has done nothing for so long is taken for a session that somebody forgot; views.sql says the same."""
 
 ENERGY_INTERVALS = Table(
     "energy_intervals",

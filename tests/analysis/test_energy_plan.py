@@ -13,9 +13,10 @@ from warpline_analysis.energy.headroom import Powers, best, capped, choices, cur
 from warpline_analysis.energy.lowering import MEMORY_SHARE, SM_SHARE, Rule, low_watts, lowered, saved
 from warpline_analysis.energy.money import Money
 from warpline_analysis.energy.packing import Pools, parked_at_least, parked_at_most
-from warpline_analysis.energy.plan_rows import WINDOW_NS, paged
+from warpline_analysis.energy.plan_rows import paged
 from warpline_analysis.energy.proposal import Prices, Settings, Wake
 from warpline_analysis.energy.replays import guards
+from warpline_proto.power_tables import WINDOW_NS
 
 NS = 10**9
 

@@ -9,16 +9,14 @@ from typing import Any, Final
 import pyarrow as pa
 
 from warpline_proto.errors import WarplineError
+from warpline_proto.power_tables import FORGOTTEN_SECONDS, WINDOW_NS
 
 from .power import CauseSum, Drawer, Live, Power, Prices, StateSum
 
-WINDOW_NS: Final = 600 * 10**9
-"""The account is cut at every ten minutes (`window_ns` of `energy_intervals`)."""
 WINDOWS: Final = 6
 """An hour is shown."""
 WINDOWS_BEFORE: Final = 3
 """An idle time that began before these lasts for more than half an hour: longer ones are sessions that were forgotten."""
-FORGOTTEN_SECONDS: Final = 1800
 ACCOUNT_NS: Final = 60 * 10**9
 """The account is asked again after so long: it grows each ten minutes, and of 10,000 GPUs an answer takes seconds."""
 LIVE_NS: Final = 120 * 10**9

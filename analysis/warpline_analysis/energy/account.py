@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from warpline_proto.power_tables import ENERGY_INTERVALS
+from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_NS
 
 from ..detector import Reader
 from .attribution import load_owners
@@ -23,8 +23,6 @@ from .states import STATES
 
 SOURCE: Final = "energy"
 """What wrote the rows that no agent's source did."""
-WINDOW_SECONDS: Final = 600
-"""A run is cut at each multiple of this, so that hours, days and tariffs add up."""
 AROUND_SECONDS: Final = RESIDENCY_SECONDS_MAX
 """Samples so long before and after a window are looked at too: two readings of residency, and ten of the longest threshold."""
 _SIGNALS: Final = {
@@ -41,7 +39,7 @@ RESIDENCY: Final = "program residency"
 
 def windows(start_ns: int, end_ns: int) -> Sequence[int]:
     """Starts of the windows that a time touches."""
-    step = WINDOW_SECONDS * 10**9
+    step = WINDOW_NS
     return range(start_ns - start_ns % step, end_ns, step)
 
 
@@ -49,7 +47,7 @@ def account(
     reader: Reader, window_ns: int, floors: Mapping[str | None, float], updated_ns: int, nodes: Sequence[str] = ()
 ) -> pa.RecordBatch:
     """Rows of the window that starts at `window_ns`, of `nodes` (none: all); `floors` as `states.told` wants them."""
-    end_ns = window_ns + WINDOW_SECONDS * 10**9
+    end_ns = window_ns + WINDOW_NS
     around_ns = int(AROUND_SECONDS * 1e9)
     start_ns, until_ns = window_ns - around_ns, end_ns + around_ns
     samples = load(reader, start_ns, until_ns, nodes)

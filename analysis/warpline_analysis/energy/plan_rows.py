@@ -7,8 +7,9 @@ from typing import Final
 
 import pyarrow as pa
 
+from warpline_proto.power_tables import WINDOW_NS
+
 from ..devices import KEY
-from .account import WINDOW_SECONDS
 from .floors import STORED_FLOORS
 from .headroom import WATTS_STEP
 from .signals import Reals
@@ -19,7 +20,6 @@ Question = Callable[[int, int], str]
 """From and to before, whole windows -> SQL."""
 ROWS_MAX: Final = 20_000_000
 """Rows of one question in all, 1.5 GB; a longer time is planned in parts."""
-WINDOW_NS: Final = WINDOW_SECONDS * 10**9
 POOLS: Final[Mapping[str, str]] = {
     "job": "job",
     "node": "coalesce(node, '?')",

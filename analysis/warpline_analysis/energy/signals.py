@@ -29,8 +29,6 @@ MEAN_SECONDS_MIN: Final = 1.5
 """One over less is as fine as the samples are."""
 RESIDENCY_SECONDS_MAX: Final = 65.0
 """Two readings of the resident programs are at most so far apart: two of their periods."""
-ROWS_MAX: Final = 4_000_000
-"""Samples of one question (0.6 GB); more are asked for in parts."""
 _READ: Final = (
     "power_watts", "energy_joules", "power_limit_watts", "sm_clock_mhz", "sm_clock_max_mhz", "gpu_utilization_percent",
     "memory_utilization_percent", *COMPUTE, "dram_active_percent", "resident_processes",

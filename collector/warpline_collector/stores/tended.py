@@ -78,12 +78,6 @@ class TendedStore(DuckDBStore):
                     found.append((segment, reason))
             return found
 
-    def back_up(self, destination: Path) -> backup.Copied:
-        """A consistent copy of the store as it is now, in a directory that is not there yet; a collector may open it."""
-        with self._mutex, refusals():
-            self._make_ready()
-            return backup.copy(self.directory, destination, self._connection)
-
     def _span_ns(self, name: str) -> int:
         return self._kept.span_ns(name)
 

@@ -70,13 +70,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan; exit 0 whatever could be saved."""
-    from warpline_analysis.energy.account import WINDOW_SECONDS
     from warpline_analysis.energy.money import Money
     from warpline_analysis.energy.plan import plan
     from warpline_analysis.energy.report import accounted
     from warpline_analysis.energy.workloads import workloads
     from warpline_proto.config import files, load
     from warpline_proto.errors import QueryError
+    from warpline_proto.power_tables import WINDOW_NS
 
     money: Money = load({"power": Money}, files(options.config))["power"]
     settings, curves = _settings(options), _curves(options.curves)
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         start_ns = asking.since_ns(options.since, base_ns, "--since")
         end_ns = base_ns if options.until is None else asking.since_ns(options.until, base_ns, "--until")
         start_ns = max(start_ns, first_ns or start_ns)
-        start_ns -= start_ns % (WINDOW_SECONDS * 10**9)
+        start_ns -= start_ns % WINDOW_NS
         try:
             found = plan(query, start_ns, end_ns, money, settings)
         except ValueError as error:

@@ -45,10 +45,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; exit 0 whatever was wasted."""
-    from warpline_analysis.energy.account import WINDOW_SECONDS
     from warpline_analysis.energy.money import Money
     from warpline_analysis.energy.report import accounted, report
     from warpline_proto.config import files, load
+    from warpline_proto.power_tables import WINDOW_NS
 
     money: Money = load({"power": Money}, files(options.config))["power"]
     now_ns = time.time_ns()
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         base_ns = now_ns if options.store is None else last_ns or now_ns
         start_ns = asking.since_ns(options.since, base_ns, "--since")
         end_ns = base_ns if options.until is None else asking.since_ns(options.until, base_ns, "--until")
-        start_ns -= start_ns % (WINDOW_SECONDS * 10**9)
+        start_ns -= start_ns % WINDOW_NS
         lines = report(query, options.by, start_ns, end_ns, money)
         whole = report(query, "all", start_ns, end_ns, money)
     if options.json:
