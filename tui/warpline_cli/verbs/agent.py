@@ -56,8 +56,9 @@ def run(options: argparse.Namespace) -> int:
     supervisor.ready(f"node {config.node} reads {names}, sends to {config.collector}")
 
     def stopping() -> bool:
-        supervisor.stopping() if told else supervisor.beat()
-        return bool(told)
+        asked = bool(told)  # looked at once: a signal during the sign of life is answered in the next turn, with its word
+        supervisor.stopping() if asked else supervisor.beat()
+        return asked
 
     return 0 if agent.run(stopping) else EXIT_BROKEN
 
