@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_alone import Inline, Nowhere
 
 from warpline_agent import gathering
 from warpline_agent.agent import Agent, Clock
 from warpline_agent.config import AgentConfig, build_sources, sections
-from warpline_agent.exporter import Sent
 from warpline_agent.own import cost, parse_stat
-from warpline_agent.slot import BACKOFF_SECONDS_MAX, HANG_SECONDS_MIN, HEALTH_SECONDS, Round
+from warpline_agent.slot import BACKOFF_SECONDS_MAX, HANG_SECONDS_MIN, HEALTH_SECONDS
 from warpline_agent.source import Health, Rows
 from warpline_agent.spool import Spool
 from warpline_agent.waiting import Key
@@ -57,47 +57,6 @@ class Fake:
 
     def close(self) -> None:
         self.closed += 1
-
-
-class Inline:
-    """A worker that has finished before `submit` returns, unless it is told to hang."""
-
-    def __init__(self, name: str) -> None:
-        self.hangs = False
-        self.idle = True
-        self._result: list[Round] = []
-
-    def submit(self, call: Callable[[], Round]) -> None:
-        self.idle = False
-        if not self.hangs:
-            self._result.append(call())
-
-    def take(self) -> Round | None:
-        if self._result:
-            self.idle = True
-            return self._result.pop()
-        return None
-
-
-class Nowhere:
-    """An exporter that keeps everything waiting."""
-
-    alive = True
-
-    def start(self) -> None:
-        self.started = True
-
-    def drain(self, seconds: float) -> bool:
-        return False
-
-    def close(self) -> None:
-        self.alive = False
-
-    def sent(self) -> Sent:
-        return Sent(frames=3, bytes=700)
-
-    def health(self) -> list[Health]:
-        return [Health("collector", "stale", "away")]
 
 
 class Bench:

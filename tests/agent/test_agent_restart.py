@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_alone import Inline, Nowhere
 
 import warpline_hook.step_ring
 from warpline_agent import gathering
 from warpline_agent.agent import Agent, Clock, new_boot
 from warpline_agent.config import AgentConfig
-from warpline_agent.exporter import Sent
 from warpline_agent.frame_file import unpack
 from warpline_agent.positions import Settled
 from warpline_agent.ring_mark import RingMark
-from warpline_agent.slot import Round
-from warpline_agent.source import Health
 from warpline_agent.sources.hook import Hook, HookConfig
 from warpline_agent.sources.kernels import KernelsConfig, TrainingKernels
 from warpline_agent.sources.nccl_log import NcclLogConfig, NcclLogSource
@@ -217,39 +215,6 @@ def test_records_that_found_no_room_while_no_agent_ran_are_told(
 
 class Killed(BaseException):
     """The agent ends here, and nothing of it is heard again."""
-
-
-class Inline:
-    """A worker that has finished before `submit` returns."""
-
-    def __init__(self, name: str) -> None:
-        self.idle = True
-        self._result: list[Round] = []
-
-    def submit(self, call: Callable[[], Round]) -> None:
-        self.idle = False
-        self._result.append(call())
-
-    def take(self) -> Round | None:
-        self.idle = True
-        return self._result.pop() if self._result else None
-
-
-class Nowhere:
-    alive = True
-
-    def start(self) -> None: ...
-
-    def drain(self, seconds: float) -> bool:
-        return False
-
-    def close(self) -> None: ...
-
-    def sent(self) -> Sent:
-        return Sent()
-
-    def health(self) -> list[Health]:
-        return []
 
 
 class Here:

@@ -12,14 +12,13 @@ from typing import Any
 
 import grpc
 import pytest
+from agent_alone import Inline, Nowhere
 
 from warpline_agent import capture_watch
 from warpline_agent.agent import Agent, Clock
 from warpline_agent.capture_watch import CaptureWatch
 from warpline_agent.capturing import PENDING_MAX, Desk, answer
 from warpline_agent.config import AgentConfig
-from warpline_agent.exporter import Sent
-from warpline_agent.slot import Round
 from warpline_agent.source import LATER, Delivered, Health, Rows, Source
 from warpline_agent.sources.kineto import KinetoConfig, KinetoFolder
 from warpline_agent.sources.synthetic import Synthetic, SyntheticConfig
@@ -67,39 +66,6 @@ class Able(Plain):
 
     def capture(self, request: Capture) -> Iterable[Rows]:
         return self.act(request)
-
-
-class Inline:
-    """A worker that has finished before `submit` returns."""
-
-    def __init__(self, name: str) -> None:
-        self.idle = True
-        self._result: list[Round] = []
-
-    def submit(self, call: Callable[[], Round]) -> None:
-        self.idle = False
-        self._result.append(call())
-
-    def take(self) -> Round | None:
-        self.idle = True
-        return self._result.pop() if self._result else None
-
-
-class Nowhere:
-    alive = True
-
-    def start(self) -> None: ...
-
-    def drain(self, seconds: float) -> bool:
-        return False
-
-    def close(self) -> None: ...
-
-    def sent(self) -> Sent:
-        return Sent()
-
-    def health(self) -> list[Health]:
-        return []
 
 
 class Handed:
