@@ -8,13 +8,13 @@ import itertools
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from warpline_cli import asking
+from warpline_cli.power import accounted
 from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from warpline_analysis.energy.proposal import Bounds, Proposal, Settings
     from warpline_analysis.energy.workloads import Workload
 
-SINCE_DEFAULT: Final = "24h"
 SLOWDOWNS: Final = (0.0, 0.02, 0.05, 0.1)
 """Parts of time that a limit may add, side by side."""
 CURVES_BYTES_MAX: Final = 16 * 2**20
@@ -35,13 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Over which time, what is assumed, and how to print it."""
     from warpline_analysis.energy.plan_rows import POOLS
 
-    asking.arguments(parser)
-    parser.add_argument(
-        "--since", default=SINCE_DEFAULT, metavar="WHEN",
-        help="from when on: a span such as 30m, 24h or 7d before now, or a moment (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--until", metavar="WHEN", help="to when: the same (now)")
-    parser.add_argument("--config", metavar="FILE", help="TOML file with section [power]: price, tariffs, carbon")
+    accounted.arguments(parser, " proposal")
     parser.add_argument(
         "--pool", choices=tuple(POOLS), default="job", help="GPUs that can stand in for each other (%(default)s)"
     )
@@ -60,9 +53,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--curves", metavar="FILE", help="CSV of runs at several limits: power_limit, time_per_epoch, average_power"
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object")
-    form.add_argument("--csv", action="store_true", help="a header line, then one line each proposal")
     parser.epilog = (
         "Nothing is changed on any GPU: all figures are replays of what was recorded, as 'at least' and 'at most'."
     )
@@ -70,28 +60,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan; exit 0 whatever could be saved."""
-    from warpline_analysis.energy.money import Money
     from warpline_analysis.energy.plan import plan
-    from warpline_analysis.energy.report import accounted
     from warpline_analysis.energy.workloads import workloads
-    from warpline_proto.config import files, load
     from warpline_proto.errors import QueryError
-    from warpline_proto.power_tables import WINDOW_NS
 
-    money: Money = load({"power": Money}, files(options.config))["power"]
+    money = accounted.money(options)
     settings, curves = _settings(options), _curves(options.curves)
     with asking.trusted(options) as query:
-        first_ns, last_ns = accounted(query)
-        base_ns = time.time_ns() if options.store is None else last_ns or time.time_ns()
-        start_ns = asking.since_ns(options.since, base_ns, "--since")
-        end_ns = base_ns if options.until is None else asking.since_ns(options.until, base_ns, "--until")
-        start_ns = max(start_ns, first_ns or start_ns)
-        start_ns -= start_ns % WINDOW_NS
+        span = accounted.span(options, query)
+        start_ns = span.start_ns if span.first_ns is None else max(span.start_ns, span.first_ns)
         try:
-            found = plan(query, start_ns, end_ns, money, settings)
+            found = plan(query, start_ns, span.end_ns, money, settings)
         except ValueError as error:
             raise QueryError(str(error), "ask for less with --since and --until") from error
-        jobs = workloads(query, start_ns, end_ns)
+        jobs = workloads(query, start_ns, span.end_ns)
     if options.json:
         json.dump(_document(found, jobs, curves, money), sys.stdout, indent=2)
         sys.stdout.write("\n")

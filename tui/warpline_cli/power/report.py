@@ -6,19 +6,18 @@ import argparse
 import csv
 import json
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from warpline_cli import asking
+from warpline_cli.power import accounted
 from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
     from warpline_analysis.energy.money import Money
     from warpline_analysis.energy.report import Line
 
-SINCE_DEFAULT: Final = "24h"
 LINES_SHOWN: Final = 40
 
 
@@ -26,17 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What to add up, over which time, and how to print it."""
     from warpline_analysis.energy.report import BY
 
-    asking.arguments(parser)
+    accounted.arguments(parser, "")
     parser.add_argument("--by", choices=tuple(BY), default="job", help="what one line stands for (%(default)s)")
-    parser.add_argument(
-        "--since", default=SINCE_DEFAULT, metavar="WHEN",
-        help="from when on: a span such as 30m, 24h or 7d before now, or a moment (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--until", metavar="WHEN", help="to when: the same (now)")
-    parser.add_argument("--config", metavar="FILE", help="TOML file with section [power]: price, tariffs, carbon")
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="one JSON object")
-    form.add_argument("--csv", action="store_true", help="a header line, then one line each")
     parser.epilog = (
         "Times are rounded to the ten minutes in which energy is accounted. Execution-idle is a share of the time in which a "
         "program was known to run; where that is not known both bounds are given."
@@ -45,30 +35,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the report; exit 0 whatever was wasted."""
-    from warpline_analysis.energy.money import Money
-    from warpline_analysis.energy.report import accounted, report
-    from warpline_proto.config import files, load
-    from warpline_proto.power_tables import WINDOW_NS
+    from warpline_analysis.energy.report import report
 
-    money: Money = load({"power": Money}, files(options.config))["power"]
-    now_ns = time.time_ns()
+    money = accounted.money(options)
     with asking.trusted(options) as query:
-        first_ns, last_ns = accounted(query)
-        base_ns = now_ns if options.store is None else last_ns or now_ns
-        start_ns = asking.since_ns(options.since, base_ns, "--since")
-        end_ns = base_ns if options.until is None else asking.since_ns(options.until, base_ns, "--until")
-        start_ns -= start_ns % WINDOW_NS
-        lines = report(query, options.by, start_ns, end_ns, money)
-        whole = report(query, "all", start_ns, end_ns, money)
+        span = accounted.span(options, query)
+        lines = report(query, options.by, span.start_ns, span.end_ns, money)
+        whole = report(query, "all", span.start_ns, span.end_ns, money)
     if options.json:
-        json.dump(_document(options.by, start_ns, end_ns, lines, whole, money), sys.stdout, indent=2)
+        json.dump(_document(options.by, span, lines, whole, money), sys.stdout, indent=2)
         sys.stdout.write("\n")
     elif options.csv:
         _csv(lines)
     else:
         sys.stdout.write(text(options.by, lines, whole, money))
     if not lines:
-        tell(_nothing(first_ns, last_ns))
+        tell(_nothing(span.first_ns, span.last_ns))
     return 0
 
 
@@ -130,12 +112,12 @@ def _notes(whole: Line) -> Iterator[str]:
 
 
 def _document(
-    by: str, start_ns: int, end_ns: int, lines: Sequence[Line], whole: Sequence[Line], money: Money
+    by: str, span: accounted.Span, lines: Sequence[Line], whole: Sequence[Line], money: Money
 ) -> dict[str, object]:
     return {
         "by": by,
-        "start_ns": start_ns,
-        "end_ns": end_ns,
+        "start_ns": span.start_ns,
+        "end_ns": span.end_ns,
         "currency": money.currency if money.price_per_kwh else None,
         "pue": money.pue,
         "lines": [line.to_json() for line in lines],
