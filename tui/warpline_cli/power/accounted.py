@@ -24,6 +24,13 @@ class Span:
     first_ns: int | None
     last_ns: int | None
 
+    @property
+    def first_window_ns(self) -> int | None:
+        """Where the first window begins that holds anything."""
+        from warpline_proto.power_tables import WINDOW_NS
+
+        return None if self.first_ns is None else self.first_ns - self.first_ns % WINDOW_NS
+
 
 def arguments(parser: argparse.ArgumentParser, line: str) -> None:
     """Where to ask, over which time, at which prices, and how to print it; `line` is what one line of CSV stands for."""

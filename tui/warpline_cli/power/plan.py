@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     settings, curves = _settings(options), _curves(options.curves)
     with asking.trusted(options) as query:
         span = accounted.span(options, query)
-        start_ns = span.start_ns if span.first_ns is None else max(span.start_ns, span.first_ns)
+        start_ns = max(span.start_ns, span.first_window_ns or span.start_ns)
         try:
             found = plan(query, start_ns, span.end_ns, money, settings)
         except ValueError as error:
