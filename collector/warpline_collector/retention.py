@@ -12,17 +12,24 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from warpline_proto.table import Table
-from warpline_proto.tables import CAPTURES, FINDINGS, KERNEL_NAMES
+from warpline_proto.tables import CAPTURES, FINDINGS, KERNEL_NAMES, TABLES
 
 from .schema import quoted
 from .segments import Segment
 
 DAY_NS: Final = 86_400 * 10**9
+ROWS_LOOK_NS: Final = 3_600 * 10**9
+"""Rows of small tables and of the ledger are looked at as often as this at least."""
 FINDING_STATES_MAX: Final = 50
 """States of one finding, the newest; more is a flapping one, of which no more is to be learned."""
 SPAN_SHARE: Final = 10
-"""Segments are merged as long as one spans no more than this part of its time of keeping, a day at least: they go whole."""
-_RULE: Final = re.compile(r"(?:(?P<days>[0-9]{1,6}) days?|forever)(?:, (?P<size>[0-9]{1,6}) ?(?P<unit>[MGT])B)?")
+"""Segments are merged as long as one spans no more than this part of its time of keeping, a day at least: they go whole.
+
+What is kept for less than a day spans no more than that time."""
+_RULE: Final = re.compile(
+    r"(?:(?P<age>[0-9]{1,6}) (?P<span>day|hour|minute)s?|forever)(?:, (?P<size>[0-9]{1,6}) ?(?P<unit>[MGT])B)?"
+)
+_SPANS: Final = {"minute": 60 * 10**9, "hour": 3_600 * 10**9, "day": DAY_NS}
 _UNITS: Final = {"M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -43,7 +50,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Config:
-    """How long each table is kept: "N days", "N days, N GB" (MB, TB; the files of the table) or "forever".
+    """How long each table is kept: "N days" (hours, minutes), "N days, N GB" (MB, TB; its files) or "forever".
 
     What is found and what was drawn stays for years, kernels and steps for weeks, readings for two, what was captured raw for
     three days; ten-minute histories outlive readings and steps. `account_merge_days` old rows of the energy account are merged
@@ -89,7 +96,7 @@ class Config:
             if isinstance(value, str) and not _RULE.fullmatch(value):
                 raise ValueError(f'{field.name} {value!r} is neither "N days", "N days, N GB" nor "forever"')
             if isinstance(value, str) and (rule := _rule(value)) and 0 in (rule.age_ns, rule.bytes_max):
-                raise ValueError(f"{field.name} {value!r} keeps nothing: at least 1 day and 1 MB")
+                raise ValueError(f"{field.name} {value!r} keeps nothing: at least 1 minute and 1 MB")
         if min(self.account_merge_days, self.history_days, self.agent_days) < 1:
             raise ValueError("account_merge_days, history_days and agent_days are at least 1")
 
@@ -99,7 +106,14 @@ class Config:
 
     def span_ns(self, table: str) -> int:
         """How much time one merged segment of `table` may span."""
-        return max(DAY_NS, (self.rule(table).age_ns or 0) // SPAN_SHARE)
+        age_ns = self.rule(table).age_ns
+        return DAY_NS if age_ns is None else max(min(DAY_NS, age_ns), age_ns // SPAN_SHARE)
+
+    @property
+    def rows_look_ns(self) -> int:
+        """How often rows of small tables are held against what is to be kept: within the shortest of their ages."""
+        ages = [self.rule(table.name).age_ns for table in TABLES.values() if not table.large]
+        return min([ROWS_LOOK_NS, *(age for age in ages if age is not None)])
 
 
 @dataclass(frozen=True)
@@ -127,7 +141,7 @@ def going(segments: Sequence[Segment], rule: Rule, now_ns: int) -> list[Going]:
     if rule.age_ns is not None:
         edge_ns = now_ns - rule.age_ns
         if old := [segment for segment in listed if segment.sealed_ns < edge_ns]:
-            found.append(Going(old, f"older than {rule.age_ns // DAY_NS} days"))
+            found.append(Going(old, f"older than {_age(rule.age_ns)}"))
             listed = listed[len(old) :]
     if rule.bytes_max is not None:
         over = sum(segment.bytes for segment in listed) - rule.bytes_max
@@ -151,7 +165,7 @@ def surplus(table: Table, config: Config, now_ns: int, bytes_held: int, rows_hel
         found.append((f"rowid NOT IN (SELECT min(rowid) FROM {name} GROUP BY kernel_id)", "said twice"))
     if rule.age_ns is not None:
         edge = f"least({now_ns}, (SELECT max({at}) FROM {name})) - {rule.age_ns}"
-        found.append((f"{at} < {edge}{_STANDING.get(table.name, '')}", f"older than {rule.age_ns // DAY_NS} days"))
+        found.append((f"{at} < {edge}{_STANDING.get(table.name, '')}", f"older than {_age(rule.age_ns)}"))
     if rule.bytes_max is not None and bytes_held > rule.bytes_max:
         over = rows_held - int(rows_held * rule.bytes_max / bytes_held)
         oldest = f"SELECT rowid FROM {name} ORDER BY {at} NULLS FIRST, rowid LIMIT {over}"
@@ -179,7 +193,14 @@ def _rule(words: str) -> Rule:
     match = _RULE.fullmatch(words)
     if match is None:
         raise ValueError(f"{words!r} is no rule")
-    days, size = match["days"], match["size"]
+    age, size = match["age"], match["size"]
     return Rule(
-        None if days is None else int(days) * DAY_NS, None if size is None else int(size) * _UNITS[match["unit"]]
+        None if age is None else int(age) * _SPANS[match["span"]],
+        None if size is None else int(size) * _UNITS[match["unit"]],
     )
+
+
+def _age(age_ns: int) -> str:
+    """In words, in the largest unit that divides it."""
+    name, span_ns = next((name, span_ns) for name, span_ns in reversed(_SPANS.items()) if age_ns % span_ns == 0)
+    return f"{age_ns // span_ns} {name}{'s' * (age_ns != span_ns)}"

@@ -85,6 +85,23 @@ def test_a_rule_that_is_none_is_told(words: str) -> None:
         retention.Config(steps=words)
 
 
+def test_what_is_kept_for_minutes_is_merged_within_minutes_and_goes_within_them(
+    open_store: Open, clock: Clock, tmp_path: Path
+) -> None:
+    """Small segments that are merged again and again would else stay as young as the newest of them."""
+    kept = retention.Config(phases="10 minutes", findings="20 minutes")
+    assert (kept.span_ns("phases"), kept.span_ns("steps")) == (600 * NS, 28 * DAY * NS // 10)
+    assert kept.rows_look_ns == 1_200 * NS < retention.Config().rows_look_ns
+    store = open_store(phases="10 minutes")
+    for minute in range(60):
+        store.write([phases(minute)])
+        clock.pass_seconds(60)
+        store.maintain()
+    oldest = store.query("SELECT min(step) AS step FROM phases").to_pylist()[0]["step"]
+    assert 38 <= oldest <= 50
+    assert {row["dropped"] for row in store.query(TOLD).to_pylist()} and on_disk(tmp_path, "phases") < 20
+
+
 def test_what_is_older_than_its_table_is_kept_goes_and_is_told(open_store: Open, clock: Clock, tmp_path: Path) -> None:
     """Ten days of phases, kept for four: by the clock of the collector, whatever date the rows bear."""
     store = open_store(phases="4 days")

@@ -23,8 +23,6 @@ from .duckdb import Config, DuckDBStore
 
 SEGMENTS_NS: Final = 60 * 10**9
 """How often segments are held against what is to be kept."""
-ROWS_NS: Final = 3_600 * 10**9
-"""How often rows of small tables and of the ledger are, the first time so long after the start: agents are heard by then."""
 ASIDE: Final = "aside"
 """Folder of files that were taken out because they are damaged; nothing reads or removes them."""
 UNTOLD_AGES: Final = 2
@@ -44,7 +42,7 @@ class TendedStore(DuckDBStore):
     ) -> None:
         self._kept = kept or retention.Config()
         self._segments_due_ns = 0
-        self._rows_due_ns = clock() + ROWS_NS
+        self._rows_due_ns = clock() + self._kept.rows_look_ns  # agents are heard by then
         self._merged: set[int] = set()
         self._heard: dict[ledger.Key, int] = {}
         super().__init__(directory, config or Config(), clock)
@@ -90,7 +88,7 @@ class TendedStore(DuckDBStore):
                     self._retain_segments(name, now_ns)
         self._merge_account(now_ns - self._kept.account_merge_days * retention.DAY_NS)
         if self._rows_due_ns <= now_ns:
-            self._rows_due_ns = now_ns + ROWS_NS
+            self._rows_due_ns = now_ns + self._kept.rows_look_ns
             for name, table in TABLES.items():
                 if not table.large:
                     self._retain_rows(name, now_ns)
