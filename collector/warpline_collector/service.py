@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ from warpline_analysis.detector import Detector
 from warpline_analysis.detectors import DETECTORS
 from warpline_proto.notify import Supervisor
 
-from . import continuous, pool, server
+from . import continuous, memory, pool, server
 from .accounting import Accounting
 from .captures import CaptureBoard
 from .closer_look import CloserLook
@@ -62,20 +63,21 @@ async def serve(
         stack.callback(service.close)
         rim, address = await server.start(service, settings.collector.listen)
         stack.push_async_callback(rim.stop, server.STOP_SECONDS)
-        reader = stack.enter_context(CatalogReader(directory))
+        reader, accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(3))
         closer = CloserLook(store, settings.captures)
         analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)
         stack.callback(analysis.close)
         analysis.start()
-        accounting = Accounting(store, stack.enter_context(CatalogReader(directory)), settings.energy, clock)
+        accounting = Accounting(store, accounts, settings.energy, clock)
         stack.callback(accounting.close)
         accounting.start()
-        history = History(store, stack.enter_context(CatalogReader(directory)), clock)
+        history = History(store, histories, clock)
         stack.callback(history.close)
         history.start()
         stack.callback(keeper.close)
         keeper.start()
-        watch = Watch(directory, ingest, fleet, keeper, analysis, workers, clock)
+        held = partial(_held, store, (reader, accounts, histories))
+        watch = Watch(directory, ingest, fleet, keeper, analysis, workers, clock, held)
         if settings.metrics.listen:
             endpoint = Endpoint(settings.metrics, watch.take)
             stack.push_async_callback(endpoint.close)
@@ -89,6 +91,10 @@ async def serve(
         await asyncio.wait((stopped, storing), return_when=asyncio.FIRST_COMPLETED)
         if storing.done():
             storing.result()
+
+
+def _held(store: TendedStore, readers: Sequence[CatalogReader]) -> memory.Held:
+    return memory.held([*store.connections(), *(reader.connection for reader in readers)])
 
 
 async def _finish(ingest: Ingest, storing: asyncio.Task[None]) -> None:

@@ -34,6 +34,8 @@ _COLLECTOR: Final[tuple[tuple[str, str, Value], ...]] = (
     ("sql_workers_busy", "SQL workers that answer now.", lambda at: at.workers_busy),
     ("sql_questions_total", "Questions asked since the start.", lambda at: at.questions),
     ("sql_questions_failed_total", "Questions refused, failed or past a bound.", lambda at: at.questions_failed),
+    ("engine_memory_bytes", "What DuckDB holds within the collector.", lambda at: at.held and at.held.engine_bytes),
+    ("arrow_memory_bytes", "What Arrow holds within the collector.", lambda at: at.held and at.held.arrow_bytes),
     ("analysis_failures_total", "Passes of the analysis that failed.", lambda at: at.pass_failures),
     ("healthy", "1 where /healthz is 200, 0 where it is 503.", lambda at: float(not health(at).red)),
 )  # fmt: skip

@@ -13,6 +13,7 @@ from warpline_proto.errors import StoreError
 from ..continuous import Continuous, Pass
 from ..fleet import Fleet
 from ..ingest import Ingest
+from ..memory import Held
 from ..pool import WorkerPool
 from ..standing import LATE, Keeper, Standing
 from .disk import Disk, Size
@@ -48,6 +49,7 @@ class Snapshot:
     workers_busy: int
     questions: int
     questions_failed: int
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Watch:
         analysis: Continuous,
         workers: WorkerPool,
         clock: Callable[[], int],
+        held: Callable[[], Held],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._disk = Disk(directory)
@@ -84,6 +87,7 @@ class Watch:
         self._analysis = analysis
         self._workers = workers
         self._clock = clock
+        self._held = held
         self._monotonic = monotonic
         self._started_ns = clock()
 
@@ -110,6 +114,7 @@ class Watch:
             workers_busy=self._workers.busy,
             questions=self._workers.asked,
             questions_failed=self._workers.failed,
+            held=self._held(),
         )
 
     @property

@@ -133,6 +133,10 @@ class DuckDBStore:
             if not self._behind:  # else readers still go by a catalog that lists what would be unlinked
                 self._grace.sweep()
 
+    def connections(self) -> list[duckdb.DuckDBPyConnection]:
+        """Those to its databases, one of each."""
+        return [self._connection, *([self._reader.connection] if self._reader is not None else [])]
+
     def close(self) -> None:
         """Give everything back; safe to call twice."""
         with self._mutex:
