@@ -59,6 +59,7 @@ class Config:
     """
 
     findings: str = "1095 days, 1 GB"
+    audit: str = "1095 days, 1 GB"
     energy_intervals: str = "1095 days, 50 GB"
     guard_actions: str = "1095 days, 1 GB"
     jobs: str = "1095 days, 1 GB"

@@ -12,6 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from .audit_table import AUDIT
 from .capture_tables import CAPTURE_OVERHEAD
 from .errors import SchemaError
 from .history_tables import DEVICE_HISTORY, STEPS_HISTORY
@@ -35,6 +36,7 @@ from .table import Table
 
 __all__ = [
     "AGENTS",
+    "AUDIT",
     "CAPTURES",
     "CAPTURE_OVERHEAD",
     "COLLECTIVES",
@@ -96,6 +98,7 @@ TABLES: Final[Mapping[str, Table]] = {
         CAPTURE_OVERHEAD,
         DEVICE_HISTORY,
         STEPS_HISTORY,
+        AUDIT,
     )
 }
 
