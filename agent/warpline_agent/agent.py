@@ -21,6 +21,7 @@ from warpline_proto.tables import SOURCE_HEALTH
 
 from .capture_watch import NOBODY, Requests
 from .capturing import Asked, Desk
+from .clock_offset import ClockOffset
 from .config import AgentConfig
 from .exporter import Exporter
 from .gathering import FRAME_MEMORY_BYTES_MAX, Gathering, halves
@@ -76,10 +77,11 @@ class Agent:
         make_worker: MakeWorker | None = None,
         say: Say = lambda words: None,
         requests: Requests = NOBODY,
+        clocks: ClockOffset | None = None,
     ) -> None:
         """`say` takes sentences for whoever runs the agent on this node: rows about a collector that is away do not arrive.
 
-        `requests` is where a closer look is asked for.
+        `requests` is where a closer look is asked for, `clocks` what the exporter tells of its frames' times.
         """
         self._place = {"cluster": config.cluster or None, "node": config.node}
         self._drain_seconds = config.drain_seconds
@@ -89,6 +91,7 @@ class Agent:
         self._say = say
         self._telling = Telling(say)
         self._requests = requests
+        self._clocks = clocks or ClockOffset(clock.wall_ns, lambda: int(clock.monotonic() * 1e9))
         self._desk = Desk(sources)
         self._done = threading.Event()
         self._gathering = Gathering()
@@ -124,6 +127,8 @@ class Agent:
             self._told(OWN, self._desk.put(request))
         for slot in self._slots:
             self._serve(slot, now)
+        self._clocks.look()
+        self._add(self._clocks.rows(self._place, self._spool.boot))
         if now >= self._own_due:
             self._own_due = now + OWN_SECONDS
             self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter))

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from warpline_proto import service_pb2
@@ -63,7 +63,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Item:
-    """A frame on its way to the store, `bytes` of memory; `frame` is None and `refused` says why where it is not taken."""
+    """A frame on its way to the store, `bytes` of memory; `frame` is None and `refused` says why where it is not taken.
+
+    It came at `received_ns` of the collector's clock.
+    """
 
     stream: Stream
     boot: str
@@ -71,6 +74,7 @@ class Item:
     bytes: int
     frame: Frame | None
     refused: str = ""
+    received_ns: int = 0
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Ingest:
             await self._changed.wait_for(lambda: not self._bytes or self._bytes + size <= QUEUE_BYTES_MAX)
             self._bytes += size
         try:
-            item = await read()
+            item = replace(await read(), received_ns=heard_ns)
         except BaseException:
             async with self._changed:
                 self._bytes -= size
@@ -233,25 +237,28 @@ class Ingest:
 
     def _acknowledge(self, items: Sequence[Item], refusals: Sequence[str]) -> None:
         """One acknowledgement for each run of stored frames of one boot, one for each refused frame, in order."""
-        newest: dict[Stream, dict[str, int]] = defaultdict(dict)
+        newest: dict[Stream, dict[str, Item]] = defaultdict(dict)
         for item, refused in zip(items, refusals, strict=True):
             if refused:
-                if (before := newest[item.stream].pop(item.boot, 0)) > 0:
-                    item.stream.acknowledge(self._ack(item.boot, before))
-                item.stream.acknowledge(self._ack(item.boot, item.sequence, refused))
+                if (before := newest[item.stream].pop(item.boot, None)) is not None:
+                    item.stream.acknowledge(self._ack(before))
+                item.stream.acknowledge(self._ack(item, refused))
                 self.counts.refused += 1
             else:
-                newest[item.stream][item.boot] = max(item.sequence, newest[item.stream].get(item.boot, 0))
+                known = newest[item.stream].get(item.boot)
+                if known is None or item.sequence > known.sequence:
+                    newest[item.stream][item.boot] = item
                 self._count(item)
         for stream, boots in newest.items():
-            for boot, sequence in boots.items():
-                stream.acknowledge(self._ack(boot, sequence))
+            for item in boots.values():
+                stream.acknowledge(self._ack(item))
 
-    def _ack(self, boot: str, sequence: int, refused: str = "") -> service_pb2.Ack:
+    def _ack(self, item: Item, refused: str = "") -> service_pb2.Ack:
         return service_pb2.Ack(
-            boot=boot,
-            sequence=sequence,
+            boot=item.boot,
+            sequence=item.sequence,
             refused=refused[:1_000],
+            received_ns=item.received_ns,
             collector_ns=self._clock(),
             credit_bytes=self.credit_bytes,
             packing=PACKING,

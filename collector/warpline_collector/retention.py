@@ -80,6 +80,7 @@ class Config:
     link_counters: str = "14 days, 20 GB"
     source_health: str = "14 days, 5 GB"
     agents: str = "90 days, 5 GB"
+    node_clocks: str = "90 days, 5 GB"
     metrics: str = "14 days, 20 GB"
     phases: str = "14 days, 20 GB"
     collectives: str = "14 days, 50 GB"

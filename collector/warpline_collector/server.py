@@ -47,6 +47,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         self._ingest = ingest
         self._pool = pool
         self._board = board
+        self._clock = clock
         self._started_ns = clock()
         self._questions = 0
         self._threads = ThreadPoolExecutor(QUESTIONS_MAX, thread_name_prefix="query")
@@ -56,7 +57,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         stream = Stream()
         self._ingest.streams += 1
         reading = asyncio.create_task(self._read(request_iterator, stream))
-        writing = asyncio.create_task(_write_acks(stream, context))
+        writing = asyncio.create_task(_write_acks(stream, context, self._clock))
         try:
             await asyncio.wait((reading, writing, stream.broken), return_when=asyncio.FIRST_COMPLETED)
             if stream.broken.done():
@@ -145,9 +146,11 @@ async def start(service: Service, address: str) -> tuple[grpc.aio.Server, str]:
     return server, address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
 
 
-async def _write_acks(stream: Stream, context: Any) -> None:
+async def _write_acks(stream: Stream, context: Any, clock: Callable[[], int]) -> None:
     while True:
-        await context.write(await stream.acks.get())
+        ack = await stream.acks.get()
+        ack.collector_ns = clock()  # as late as can be: what passes from here on makes the agent less sure of its clock
+        await context.write(ack)
         stream.acks.task_done()
 
 

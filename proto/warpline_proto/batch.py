@@ -34,6 +34,7 @@ class Frame:
 
     `boot` is new with each start of the agent; (agent, boot, sequence) is stored once, however often it is sent.
     Sequences of one boot start at 1 and grow by one. `lost` counts frames of this boot that fell off the spool so far.
+    `sent_ns` is the agent's clock when it was written to the stream that it came by; None where that is not told.
     """
 
     agent: str
@@ -42,3 +43,4 @@ class Frame:
     created_ns: int
     batches: tuple[Batch, ...]
     lost: int = 0
+    sent_ns: int | None = None

@@ -38,7 +38,14 @@ AGENTS = Table(
         Column("heard_ns", INT, "ns", "when its newest frame came, on the collector's clock"),
         Column("troubles", TEXTS, "", "late, dropping, skewed, over_budget; empty where all is well"),
         Column("detail", TEXT, "", "what is wrong, in words; empty where all is well"),
-        Column("clock_offset_ns", INT, "ns", "its clock less the collector's, by the frames that came quickest"),
+        Column(
+            "clock_offset_ns",
+            INT,
+            "ns",
+            "its clock less the collector's, as node_clocks or else the quickest frames say",
+        ),
+        Column("clock_error_ns", INT, "ns", "the truth is no farther from that; NULL where quick frames alone say so"),
+        Column("clock_jumps", INT, "", "counter: jumps of its clock since its newest start"),
         Column("frames", INT, "", "counter: frames heard of it, since the collector was started"),
         Column("rows", INT, "", "counter: rows of these frames"),
         Column("bytes", INT, "B", "counter: bytes of these frames, unpacked"),
@@ -49,6 +56,38 @@ AGENTS = Table(
         ),
         Column("rss_bytes", INT, "B", "memory of the agent and its children"),
         Column("waiting_bytes", INT, "B", "what waited in its spool"),
+    ),
+    large=True,
+)
+
+NODE_CLOCKS = Table(
+    "node_clocks",
+    "how far a node's clock is from the collector's: about once a minute, and at once where it jumped; the view clock_spans says "
+    "what holds at which time",
+    "time_ns",
+    (
+        *place(),
+        Column("boot", TEXT, "", "start of the agent that says so"),
+        Column("time_ns", INT, "ns", "when this was so, on the node's clock; just after a jump"),
+        Column("steady_ns", INT, "ns", "the same on a clock that nobody sets, since the node was started"),
+        Column(
+            "offset_ns",
+            INT,
+            "ns",
+            "the node's clock less the collector's; NULL where the collector does not tell its time",
+        ),
+        Column("error_ns", INT, "ns", "the truth is no farther from offset_ns than this"),
+        Column(
+            "round_trip_ns",
+            INT,
+            "ns",
+            "there and back of the exchange that says so, without what the collector took between",
+        ),
+        Column("exchanges", INT, "", "counter: exchanges since the agent was started"),
+        Column("jumps", INT, "", "counter: jumps since the agent was started"),
+        Column("jump_ns", INT, "ns", "by how much the clock jumped, below 0 where it went back; NULL on other rows"),
+        Column("before_ns", INT, "ns", "what it said just before the jump"),
+        Column("detail", TEXT, "", "what is known of the jump, in words"),
     ),
     large=True,
 )

@@ -32,7 +32,7 @@ class Part(_message.Message):
     def __init__(self, table: _Optional[str] = ..., source: _Optional[str] = ..., dropped: _Optional[int] = ..., rows: _Optional[int] = ..., unpacked_bytes: _Optional[int] = ..., payload: _Optional[bytes] = ..., encoding: _Optional[int] = ..., dictionary: _Optional[int] = ..., remember: _Optional[int] = ..., keyframe: _Optional[int] = ..., new_book: bool = ...) -> None: ...
 
 class Frame(_message.Message):
-    __slots__ = ("version", "agent", "boot", "sequence", "created_ns", "lost", "parts")
+    __slots__ = ("version", "agent", "boot", "sequence", "created_ns", "lost", "parts", "sent_ns")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     AGENT_FIELD_NUMBER: _ClassVar[int]
     BOOT_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class Frame(_message.Message):
     CREATED_NS_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    SENT_NS_FIELD_NUMBER: _ClassVar[int]
     version: int
     agent: str
     boot: str
@@ -47,23 +48,26 @@ class Frame(_message.Message):
     created_ns: int
     lost: int
     parts: _containers.RepeatedCompositeFieldContainer[Part]
-    def __init__(self, version: _Optional[int] = ..., agent: _Optional[str] = ..., boot: _Optional[str] = ..., sequence: _Optional[int] = ..., created_ns: _Optional[int] = ..., lost: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ...) -> None: ...
+    sent_ns: int
+    def __init__(self, version: _Optional[int] = ..., agent: _Optional[str] = ..., boot: _Optional[str] = ..., sequence: _Optional[int] = ..., created_ns: _Optional[int] = ..., lost: _Optional[int] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., sent_ns: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
-    __slots__ = ("boot", "sequence", "refused", "collector_ns", "credit_bytes", "packing")
+    __slots__ = ("boot", "sequence", "refused", "collector_ns", "credit_bytes", "packing", "received_ns")
     BOOT_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     COLLECTOR_NS_FIELD_NUMBER: _ClassVar[int]
     CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     PACKING_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
     boot: str
     sequence: int
     refused: str
     collector_ns: int
     credit_bytes: int
     packing: int
-    def __init__(self, boot: _Optional[str] = ..., sequence: _Optional[int] = ..., refused: _Optional[str] = ..., collector_ns: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., packing: _Optional[int] = ...) -> None: ...
+    received_ns: int
+    def __init__(self, boot: _Optional[str] = ..., sequence: _Optional[int] = ..., refused: _Optional[str] = ..., collector_ns: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., packing: _Optional[int] = ..., received_ns: _Optional[int] = ...) -> None: ...
 
 class QueryRequest(_message.Message):
     __slots__ = ("sql", "rows_max", "seconds_max")

@@ -29,7 +29,7 @@ from .job_tables import (
     STEPS,
 )
 from .node_tables import DEVICE_SAMPLES, HOST_SAMPLES, LINK_COUNTERS, LOG_EVENTS, METRICS, PROBES
-from .own_tables import AGENTS, CAPTURES, FINDINGS, SOURCE_HEALTH
+from .own_tables import AGENTS, CAPTURES, FINDINGS, NODE_CLOCKS, SOURCE_HEALTH
 from .power_tables import ENERGY_INTERVALS, GPU_PROCESSES, GUARD_ACTIONS
 from .progress_table import PROGRESS
 from .table import Table
@@ -54,6 +54,7 @@ __all__ = [
     "LINK_COUNTERS",
     "LOG_EVENTS",
     "METRICS",
+    "NODE_CLOCKS",
     "PHASES",
     "PROBES",
     "PROCESS_EVENTS",
@@ -90,6 +91,7 @@ TABLES: Final[Mapping[str, Table]] = {
         JOBS,
         SOURCE_HEALTH,
         AGENTS,
+        NODE_CLOCKS,
         FINDINGS,
         CAPTURES,
         ENERGY_INTERVALS,

@@ -37,6 +37,7 @@ def to_message(frame: Frame) -> service_pb2.Frame:
         sequence=frame.sequence,
         created_ns=frame.created_ns,
         lost=frame.lost,
+        sent_ns=frame.sent_ns or 0,
     )
     for batch in frame.batches:
         plain = to_ipc(batch.rows.schema, [batch.rows])
@@ -66,6 +67,7 @@ def frame_of(message: service_pb2.Frame, batches: Iterable[Batch]) -> Frame:
         created_ns=message.created_ns,
         lost=message.lost,
         batches=tuple(batches),
+        sent_ns=message.sent_ns or None,
     )
 
 

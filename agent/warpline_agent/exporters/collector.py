@@ -21,6 +21,7 @@ from warpline_proto.defaults import FRAME_BYTES_MAX
 from warpline_proto.errors import WireError
 from warpline_proto.stream import PACKING, Packer
 
+from ..clock_offset import ClockOffset
 from ..exporter import Sent
 from ..source import Health
 from ..spool import Spool
@@ -132,12 +133,20 @@ class CollectorExporter:
     """`start` begins to send, `drain` waits for the spool to empty, `close` ends; `start` may be called once, close twice."""
 
     def __init__(
-        self, spool: Spool, address: str, *, seed: int | None = None, monotonic: Callable[[], float] = time.monotonic
+        self,
+        spool: Spool,
+        address: str,
+        *,
+        seed: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        clocks: ClockOffset | None = None,
     ) -> None:
+        """`clocks` hears when frames are written and acknowledged."""
         self._spool = spool
         self._address = address
         self._random = random.Random(seed)
         self._monotonic = monotonic
+        self._clocks = clocks or ClockOffset()
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exporter", daemon=True)
@@ -238,6 +247,7 @@ class CollectorExporter:
             sent = stream.packed(message)
             self._frames += 1
             self._bytes += sent.ByteSize()
+            sent.sent_ns = self._clocks.sent(sent.boot, sent.sequence)
             yield sent
 
     def _rest(self, stream: _Stream, until: Callable[[], bool]) -> None:
@@ -246,6 +256,7 @@ class CollectorExporter:
             self._cancel()
 
     def _take(self, stream: _Stream, acknowledgement: service_pb2.Ack) -> None:
+        self._clocks.acknowledged(acknowledgement)
         stream.packs(acknowledgement.packing)
         refused = 1 if acknowledgement.refused else 0
         if refused:

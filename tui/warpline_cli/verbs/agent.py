@@ -31,6 +31,7 @@ def run(options: argparse.Namespace) -> int:
 
     from warpline_agent.agent import Agent, new_boot
     from warpline_agent.capture_watch import CaptureWatch
+    from warpline_agent.clock_offset import ClockOffset
     from warpline_agent.config import build_sources, sections
     from warpline_agent.exporters.collector import CollectorExporter
     from warpline_agent.heap import keep_freed
@@ -44,19 +45,23 @@ def run(options: argparse.Namespace) -> int:
     settings["agent"] = config = _override(settings["agent"], options)
     sources = build_sources(settings)
     spool = Spool(Path(config.spool_directory), config.node, new_boot(), time.time_ns, config.limits())
-    exporter = CollectorExporter(spool, config.collector)
+    clocks = ClockOffset()
+    exporter = CollectorExporter(spool, config.collector, clocks=clocks)
     told: list[int] = []
     for number in endings():
         signal.signal(number, lambda received, frame: _note(told, received, frame))
     watch = CaptureWatch(config.node, config.collector)
-    agent = Agent(config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"), requests=watch)
+    agent = Agent(
+        config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"), requests=watch, clocks=clocks
+    )
     names = ", ".join(sources) or "nothing"
     tell(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
     supervisor = Supervisor()
     supervisor.ready(f"node {config.node} reads {names}, sends to {config.collector}")
 
     def stopping() -> bool:
-        asked = bool(told)  # looked at once: a signal during the sign of life is answered in the next turn, with its word
+        # Looked at once: a signal during the sign of life is answered in the next turn, with its word.
+        asked = bool(told)
         supervisor.stopping() if asked else supervisor.beat()
         return asked
 
