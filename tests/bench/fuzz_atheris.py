@@ -1,0 +1,50 @@
+"""Fuzzing guided by coverage, with atheris (libFuzzer), which is installed beside: `pip install atheris`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import atheris  # type: ignore[import-untyped]
+from fuzz_engine import Runner, Target, write
+
+SEEDS: Final = 200
+STRETCH_SECONDS: Final = 60.0
+
+
+def run(target: Target, runner: Runner, random: Random, seconds: float, state: Path) -> None:
+    """One session of libFuzzer, which ends this process; its corpus stays in the state folder."""
+    corpus = state / f"{target.name}-corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    if not any(corpus.iterdir()):
+        for number in range(SEEDS):
+            (corpus / f"seed{number}").write_bytes(target.draw(random)[: 256 * 1024])
+
+    def mutate(data: bytes, size_max: int, its_seed: int) -> bytes:
+        chance = Random(its_seed)
+        if chance.random() < 0.5:
+            return bytes(atheris.Mutate(data, size_max))[:size_max]
+        return target.mutate(data, chance)[:size_max]
+
+    end = time.monotonic() + seconds
+    stretch_end = time.monotonic() + STRETCH_SECONDS
+
+    def one(data: bytes) -> None:
+        nonlocal stretch_end
+        runner.one(data)
+        if time.monotonic() >= min(stretch_end, end):
+            write(state, runner.finish())
+            runner.begin_anew()
+            stretch_end += STRETCH_SECONDS
+        if time.monotonic() >= end:
+            sys.stdout.flush()
+            os._exit(0)
+
+    atheris.instrument_all()
+    arguments = [sys.argv[0], str(corpus), f"-seed={random.getrandbits(31)}", "-max_len=262144", "-rss_limit_mb=0"]
+    atheris.Setup([*arguments, "-timeout=0", "-print_final_stats=0", "-verbosity=0"], one, custom_mutator=mutate)
+    atheris.Fuzz()
