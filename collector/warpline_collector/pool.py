@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +27,20 @@ from warpline_proto.defaults import QUERY_ROWS_MAX, QUERY_SECONDS_MAX, QUERY_WAI
 from warpline_proto.errors import QueryError
 from warpline_proto.wire import from_ipc
 
-from .worker import HEADER, HEADER_BYTES_MAX, RESULT_BYTES_MAX, send
+from .audit import DENIED, FAILED, REFUSED, Audit
+from .callers import LOCAL, Caller
+from .desk import RESULT_BYTES_MAX
+from .worker import HEADER, HEADER_BYTES_MAX, send
 
 START_SECONDS_MAX: Final = 30.0
 QUERIES_PER_WORKER_MAX: Final = 1_000
 WORKERS_MAX: Final = 32
 """Each worker is a process of some hundred megabytes."""
+CANCELLED: Final = "57014"
+BUSY: Final = "53000"
+ENDED: Final = "53200"
+"""How PostgreSQL's clients know a question that was stopped, one that nobody was free for, one that ended its worker."""
+_OUTCOMES: Final = {"42501": DENIED, "25006": REFUSED}
 _LOG = logging.getLogger(__name__)
 
 
@@ -71,10 +79,41 @@ class Answer:
         )
 
 
-class Question:
-    """One question on its way through the pool, so that whoever no longer wants the answer can say so from any thread."""
+class Unanswered(QueryError):
+    """A question without an answer; `sqlstate` is how PostgreSQL's clients know the reason."""
 
-    def __init__(self) -> None:
+    def __init__(self, message: str, hint: str = "", sqlstate: str = "42000") -> None:
+        super().__init__(message, hint)
+        self.sqlstate = sqlstate
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as PostgreSQL's clients read them: each field's name, type and size, and one message a row in `payload`."""
+
+    fields: Sequence[tuple[str, int, int]]
+    payload: bytes
+    rows: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Described:
+    """What a statement would answer: its fields as in Rows, and how many `$n` it wants."""
+
+    fields: Sequence[tuple[str, int, int]]
+    parameters: int
+
+
+class Question:
+    """One question on its way through the pool, so that whoever no longer wants the answer can say so from any thread.
+
+    It carries who asks and by which door, for what may be seen and for the audit.
+    """
+
+    def __init__(self, caller: Caller = LOCAL, door: str = "grpc") -> None:
+        self.caller = caller
+        self.door = door
         self._mutex = threading.Lock()
         self._worker: _Worker | None = None
         self._cancelled = False
@@ -91,7 +130,7 @@ class Question:
         """While the worker is this question's own; QueryError if nobody wants the answer any more."""
         with self._mutex:
             if self._cancelled:
-                raise QueryError("the question was taken back")
+                raise Unanswered("the question was taken back", sqlstate=CANCELLED)
             self._worker = worker
         try:
             yield
@@ -103,9 +142,10 @@ class Question:
 class WorkerPool:
     """SQL of users over one store. Safe to call from several threads. A worker that ended is replaced by a new one."""
 
-    def __init__(self, directory: Path, config: Config = Config()) -> None:
+    def __init__(self, directory: Path, config: Config = Config(), audit: Audit | None = None) -> None:
         self._directory = directory
         self._config = config
+        self._audit = audit
         self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         self._closed = False
         self.asked = self.failed = 0
@@ -119,18 +159,55 @@ class WorkerPool:
         self, sql: str, rows_max: int | None = None, seconds_max: float | None = None, question: Question | None = None
     ) -> Answer:
         """The answer to one statement; QueryError with a sentence if it was refused, failed or ran past a bound."""
+        header, payload = self._asked({"sql": sql}, rows_max, seconds_max, question or Question())
+        return Answer(payload, header["truncated"])
+
+    def rows(self, sql: str, question: Question, parameters: Sequence[Any] = (), formats: Sequence[int] = ()) -> Rows:
+        """The same for PostgreSQL's clients: `parameters` are each None or a kind and its text, `formats` 0 or 1 a column."""
+        request = {"sql": sql, "form": "rows", "parameters": list(parameters), "formats": list(formats)}
+        header, payload = self._asked(request, None, None, question)
+        return Rows(
+            [(name, oid, size) for name, oid, size in header["fields"]], payload, header["rows"], header["truncated"]
+        )
+
+    def copied(self, sql: str, question: Question, csv: bool, header: bool) -> Rows:
+        """The rows of a COPY: lines of text with tabs, or of CSV."""
+        told, payload = self._asked({"sql": sql, "form": "copy", "csv": csv, "header": header}, None, None, question)
+        return Rows([(name, oid, size) for name, oid, size in told["fields"]], payload, told["rows"], told["truncated"])
+
+    def describe(self, sql: str, question: Question) -> Described:
+        """What a statement for PostgreSQL's clients would answer; nothing is counted or told to the audit."""
+        header, _ = self._bounded({"sql": sql, "form": "describe"}, None, None, question)
+        return Described([(name, oid, size) for name, oid, size in header["fields"]], header["parameters"])
+
+    def _asked(
+        self, request: Mapping[str, Any], rows_max: int | None, seconds_max: float | None, question: Question
+    ) -> tuple[dict[str, Any], bytes]:
+        """`_bounded`, counted and told to the audit."""
+        with self._mutex:
+            self.asked += 1
+        try:
+            answer = self._bounded(request, rows_max, seconds_max, question)
+        except QueryError as error:
+            with self._mutex:
+                self.failed += 1
+            if self._audit is not None:
+                outcome = _OUTCOMES.get(getattr(error, "sqlstate", ""), FAILED)
+                self._audit.note(question.caller, question.door, "question", outcome, request["sql"], str(error))
+            raise
+        if self._audit is not None:
+            self._audit.answered(question.caller, question.door)
+        return answer
+
+    def _bounded(
+        self, request: Mapping[str, Any], rows_max: int | None, seconds_max: float | None, question: Question
+    ) -> tuple[dict[str, Any], bytes]:
         rows = min(rows_max or self._config.rows_max, self._config.rows_max)
         seconds = min(seconds_max or self._config.seconds_max, self._config.seconds_max)
         if not (rows > 0 and seconds > 0):  # "not" also catches what is no number
             raise QueryError(f"{rows} rows in {seconds} s cannot be had", "ask for more than none")
-        with self._mutex:
-            self.asked += 1
-        try:
-            return self._answered(sql, rows, seconds, question or Question())
-        except QueryError:
-            with self._mutex:
-                self.failed += 1
-            raise
+        bounds = {"rows_max": rows, "seconds_max": seconds, "role": str(question.caller.role)}
+        return self._answered({**request, **bounds}, seconds, question)
 
     @property
     def busy(self) -> int:
@@ -142,11 +219,11 @@ class WorkerPool:
         """Workers there are to be."""
         return self._config.workers
 
-    def _answered(self, sql: str, rows: int, seconds: float, question: Question) -> Answer:
+    def _answered(self, request: Mapping[str, Any], seconds: float, question: Question) -> tuple[dict[str, Any], bytes]:
         worker = self._free_worker()
         try:
             with question.answered_by(worker):
-                return worker.ask(sql, rows, seconds)
+                return worker.ask(request, seconds)
         finally:
             self._idle.put(worker if worker.usable else self._replaced(worker))
 
@@ -163,12 +240,13 @@ class WorkerPool:
         try:
             worker = self._idle.get(timeout=QUERY_WAIT_SECONDS_MAX)
         except queue.Empty:
-            raise QueryError(f"all {self._config.workers} SQL workers are busy", "ask again in a moment") from None
+            busy = f"all {self._config.workers} SQL workers are busy"
+            raise Unanswered(busy, "ask again in a moment", BUSY) from None
         if worker is None or not worker.alive:
             worker = self._replaced(worker)
         if worker is None:
             self._idle.put(None)
-            raise QueryError("no SQL worker could be started", "has the machine memory and processes left?")
+            raise Unanswered("no SQL worker could be started", "has the machine memory and processes left?", BUSY)
         return worker
 
     def _replaced(self, worker: _Worker | None) -> _Worker | None:
@@ -214,22 +292,22 @@ class _Worker:
         self._queries = 0
         self.usable = True
 
-    def ask(self, sql: str, rows_max: int, seconds_max: float) -> Answer:
+    def ask(self, request: Mapping[str, Any], seconds_max: float) -> tuple[dict[str, Any], bytes]:
         """One question; QueryError if there is no answer to it."""
         usable, self.usable = self.usable, False  # until the answer is whole
         try:
             self._await_start()
-            send(self._link, {"sql": sql, "rows_max": rows_max, "seconds_max": seconds_max})
+            send(self._link, dict(request))
             header, payload = self._receive(time.monotonic() + seconds_max)
         except TimeoutError as error:
-            raise QueryError(f"the query ran longer than {seconds_max:g} s and was stopped", "ask for less") from error
+            said = f"the query ran longer than {seconds_max:g} s and was stopped"
+            raise Unanswered(said, "ask for less", CANCELLED) from error
         except (OSError, EOFError) as error:
-            raise QueryError(self._epitaph(), "ask for less") from error
+            raise Unanswered(self._epitaph(), "ask for less", ENDED) from error
         self._queries += 1
         self.usable = usable and not header.get("retire") and self._queries < QUERIES_PER_WORKER_MAX
-        if header["error"] is not None:
-            raise QueryError(header["error"])
-        return Answer(payload, header["truncated"])
+        _insist(header)
+        return header, payload
 
     @property
     def alive(self) -> bool:
@@ -251,8 +329,7 @@ class _Worker:
         if self._ready:
             return
         header, _ = self._receive(time.monotonic() + START_SECONDS_MAX)
-        if header["error"] is not None:
-            raise QueryError(header["error"])
+        _insist(header)
         self._ready = True
 
     def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
@@ -278,3 +355,8 @@ class _Worker:
         if self._process.returncode == -signal.SIGXCPU:
             return "the query used more CPU time than it may and was stopped"
         return "the query ended its worker process: it needs more memory than a worker may have"
+
+
+def _insist(header: Mapping[str, Any]) -> None:
+    if header["error"] is not None:
+        raise Unanswered(header["error"], header["hint"], header["sqlstate"])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -19,7 +19,8 @@ from warpline_proto.tables import TABLES
 
 from . import catalog, parquet
 from .parts import Kept, compact
-from .schema import column_list, fingerprint, quoted, select_nothing, text
+from .schema import Parameters, column_list, fingerprint, quoted, select_nothing, text
+from .sight import EVERYTHING, Sight
 
 ATTEMPTS_MAX: Final = 4
 """A query whose files went away, or turned out damaged, is asked again on a newer catalog at most so often."""
@@ -52,7 +53,10 @@ class CatalogReader:
     the directory holds no store.
     """
 
-    def __init__(self, directory: Path, memory_limit: str = "1GB", threads: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, memory_limit: str = "1GB", threads: int | None = None, sight: Sight = EVERYTHING
+    ) -> None:
+        self.sight = sight
         self.directory = directory.resolve()
         self.damaged: tuple[catalog.Damage, ...] = ()
         self._skipped: dict[str, catalog.Damage] = {}
@@ -79,7 +83,7 @@ class CatalogReader:
     ) -> None:
         self.close()
 
-    def query(self, sql: str, parameters: Sequence[Any] = (), *, rows_max: int | None = None) -> pa.Table:
+    def query(self, sql: str, parameters: Parameters = (), *, rows_max: int | None = None) -> pa.Table:
         """Rows of one SELECT over everything stored up to now, the first `rows_max` of them.
 
         QueryError with the engine's words if it fails.
@@ -127,15 +131,17 @@ class CatalogReader:
         for name, table in TABLES.items():
             files = self._without_skipped(_as_here(table, self._newest.tables.get(name, catalog.Files())))
             if self._files.get(name) != files:
-                self.connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS {self._select(table, files)}")
+                select = self.sight.over(table, self._select(table, files))
+                self.connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS {select}")
                 self._files[name] = files
         self.damaged = (*self._newest.damaged, *self._skipped.values())
         self._seen = seen
 
-    def _ask(self, sql: str, parameters: Sequence[Any], rows_max: int | None) -> pa.Table:
+    def _ask(self, sql: str, parameters: Parameters, rows_max: int | None) -> pa.Table:
         self.connection.execute("BEGIN TRANSACTION READ ONLY")
         try:
-            relation = self.connection.sql(sql, params=list(parameters)) if parameters else self.connection.sql(sql)
+            given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+            relation = self.connection.sql(sql, params=given) if given else self.connection.sql(sql)
             if relation is None:
                 raise QueryError("that statement gives no rows", "ask with SELECT")
             return (relation if rows_max is None else relation.limit(rows_max)).to_arrow_table()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import pyarrow as pa
 
 from warpline_proto.errors import SchemaError
 from warpline_proto.table import Table
 
+Parameters = Sequence[Any] | Mapping[str, Any]
+"""What fills `?` in their order, or `$name` by name."""
 _TYPES: Final = {
     pa.string(): "VARCHAR",
     pa.int64(): "BIGINT",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -17,6 +17,8 @@ import duckdb
 import pyarrow as pa
 
 from warpline_proto.errors import QueryError
+
+from .schema import Parameters
 
 SQL_BYTES_MAX: Final = 256 * 1024
 """Longest statement that is looked at."""
@@ -42,10 +44,18 @@ _EXPLAIN: Final = re.compile(r"\s*explain(?:\s+(analyze))?\s+", re.IGNORECASE)
 _HINT: Final = "one SELECT, EXPLAIN, DESCRIBE, SUMMARIZE or SHOW TABLES at a time"
 
 
+class NotAllowed(QueryError):
+    """A statement that reads what is not for users, or does more than read."""
+
+
+class ForOperators(NotAllowed):
+    """A statement that reads what this caller's role may not see."""
+
+
 class Ask(Protocol):
     """A trusted statement and what fills its `?` -> rows."""
 
-    def __call__(self, sql: str, parameters: Sequence[Any], /) -> pa.Table: ...
+    def __call__(self, sql: str, parameters: Parameters, /) -> pa.Table: ...
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,11 @@ class Statement:
 
     sql: str
     reading: str
+
+    @property
+    def explains(self) -> bool:
+        """It tells how it would be read, instead of rows."""
+        return self.sql is not self.reading
 
 
 def parse(sql: str) -> Statement:
@@ -70,34 +85,45 @@ def parse(sql: str) -> Statement:
     inner = f"SELECT * FROM ({body.rstrip().rstrip(';')}\n)"
     if not (_only(body) == _only(inner) == duckdb.StatementType.SELECT):
         raise _refusal(sql)
-    return Statement(before + inner, inner)
+    return Statement(before + inner if before else inner, inner)
 
 
-def judge(statement: Statement, ask: Ask) -> None:
-    """QueryError if the statement names what is not for users, or if its plan does more than read."""
-    [tree] = ask("SELECT json_serialize_sql(?) AS tree", [statement.reading]).to_pylist()
-    for node in _nodes(json.loads(tree["tree"])):
-        _check_name(node)
-    for row in ask(f"EXPLAIN (FORMAT JSON) {statement.reading}", ()).to_pylist():
+def look(statement: Statement, ask: Ask, refused: Set[str] = frozenset(), hidden: Set[str] = HIDDEN) -> None:
+    """NotAllowed if the statement names what is not for users; ForOperators where a table it names is `refused`."""
+    for node in nodes(statement, ask):
+        _check_name(node, refused, hidden)
+
+
+def judge(statement: Statement, ask: Ask, parameters: Parameters = ()) -> None:
+    """NotAllowed if the plan of the statement does more than read."""
+    for row in ask(f"EXPLAIN (FORMAT JSON) {statement.reading}", parameters).to_pylist():
         for operator in _nodes(json.loads(row["explain_value"])):
             name = operator.get("name")
             if isinstance(name, str) and FORBIDDEN.search(name.upper()):
-                raise QueryError(f"{name} is not allowed: this door only reads", _HINT)
+                raise NotAllowed(f"{name} is not allowed: this door only reads", _HINT)
 
 
-def _check_name(node: Mapping[str, Any]) -> None:
+def nodes(statement: Statement, ask: Ask) -> Iterator[Mapping[str, Any]]:
+    """The nodes of the statement's tree, before any name in it was looked up."""
+    [tree] = ask("SELECT json_serialize_sql(?) AS tree", [statement.reading]).to_pylist()
+    return _nodes(json.loads(tree["tree"]))
+
+
+def _check_name(node: Mapping[str, Any], refused: Set[str], hidden: Set[str]) -> None:
     if node.get("error") is True:
         raise QueryError(f"the statement cannot be looked into: {node.get('error_message')}", _HINT)
     table, function = node.get("table_name"), node.get("function_name")
     if node.get("type") == "BASE_TABLE" and isinstance(table, str):
-        if _FILE_NAME.search(table) or table.lower() in HIDDEN:
-            raise QueryError(f"{table!r} is no table that may be read here", "SHOW TABLES lists them")
+        if _FILE_NAME.search(table) or table.lower() in hidden:
+            raise NotAllowed(f"{table!r} is no table that may be read here", "SHOW TABLES lists them")
+        if table.lower() in refused:
+            raise ForOperators(f"table {table.lower()} is for operators only", "ask one of them")
     elif node.get("type") == "TABLE_FUNCTION":
         called = str(node["function"].get("function_name")).lower()
         if called not in TABLE_FUNCTIONS:
-            raise QueryError(f"reading from {called}() is not allowed", "SHOW TABLES lists what may be read")
-    elif isinstance(function, str) and function.lower() in HIDDEN:
-        raise QueryError(f"{function.lower()}() is not allowed: this door only reads rows", _HINT)
+            raise NotAllowed(f"reading from {called}() is not allowed", "SHOW TABLES lists what may be read")
+    elif isinstance(function, str) and function.lower() in hidden:
+        raise NotAllowed(f"{function.lower()}() is not allowed: this door only reads rows", _HINT)
 
 
 def _nodes(tree: Any) -> Iterator[Mapping[str, Any]]:
@@ -122,6 +148,6 @@ def _only(sql: str) -> duckdb.StatementType:
     return found[0].type
 
 
-def _refusal(sql: str) -> QueryError:
+def _refusal(sql: str) -> NotAllowed:
     words = re.findall(r"[A-Za-z]+", sql)
-    return QueryError(f"{words[0].upper()[:20] if words else 'that'} is not allowed: this door only reads", _HINT)
+    return NotAllowed(f"{words[0].upper()[:20] if words else 'that'} is not allowed: this door only reads", _HINT)
