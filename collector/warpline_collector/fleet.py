@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warpline_proto.batch import Batch, Frame
-from warpline_proto.tables import DEVICE_SAMPLES, METRICS, SOURCE_HEALTH
+from warpline_proto.tables import DEVICE_SAMPLES, METRICS, NODE_CLOCKS, SOURCE_HEALTH
 
 AGENTS_MAX: Final = 10_000
 """Agents that are remembered; further ones are counted and left out."""
@@ -23,6 +23,8 @@ FORGET_NS: Final = 24 * 3_600 * 10**9
 """An agent that sent nothing for so long is not spoken of any more."""
 LAG_WINDOW_NS: Final = 30 * 10**9
 """The quickest frame of this window and the one before tells how an agent's clock stands."""
+CLOCK_NS: Final = 300 * 10**9
+"""What an agent says of its clock holds for so long, and is not heeded where it waited longer than this to be sent."""
 OWN: Final = "own"
 """Source of the rows in which an agent speaks of itself."""
 _READ: Final = [
@@ -38,6 +40,24 @@ _READ: Final = [
     "memory_total_bytes",
 ]
 _WAITING_BYTES: Final = "agent_waiting_bytes"
+
+
+@dataclass(frozen=True)
+class Clock:
+    """What an agent measured: its clock less the collector's, to within `error_ns`; heard at `heard_ns`."""
+
+    offset_ns: int
+    error_ns: int
+    heard_ns: int
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The clock of an agent jumped by `jump_ns`; heard at `heard_ns`."""
+
+    jump_ns: int
+    detail: str
+    heard_ns: int
 
 
 @dataclass
@@ -69,15 +89,30 @@ class Seen:
     cpu: tuple[int, int] | None = None
     """Time of the newest report of its own, and its CPU time then."""
     lags: tuple[int, int, int | None] | None = None
-    """Number of the window, least time from making to hearing a frame in it, and in the one before."""
+    """Number of the window, least time from writing (or making) to hearing a frame in it, and in the one before."""
+    clock: Clock | None = None
+    jump: Jump | None = None
+    clock_jumps: int | None = None
+
+    @property
+    def measured(self) -> Clock | None:
+        """What it measured of its clock, if that still holds."""
+        return self.clock if self.clock and self.heard_ns - self.clock.heard_ns <= CLOCK_NS else None
 
     @property
     def clock_offset_ns(self) -> int | None:
-        """Its clock less the collector's, if the quickest frame took no time; None where no frame came lately."""
+        """Its clock less the collector's: as measured, else if the quickest frame took no time; None where neither is known."""
+        if (measured := self.measured) is not None:
+            return measured.offset_ns
         if self.lags is None:
             return None
         _, least, before = self.lags
         return -(least if before is None else min(least, before))
+
+    @property
+    def clock_error_ns(self) -> int | None:
+        """The truth is no farther from that; None where it was not measured."""
+        return self.measured.error_ns if self.measured else None
 
 
 class Fleet:
@@ -109,7 +144,7 @@ class Fleet:
         if frame.boot > seen.boot or not seen.sequence:
             if frame.boot != seen.boot:
                 seen.lost = 0
-            seen.boot, seen.sequence, seen.cpu = frame.boot, 0, None
+            seen.boot, seen.sequence, seen.cpu, seen.clock_jumps = frame.boot, 0, None, None
         seen.heard_ns = heard_ns
         if frame.boot == seen.boot and frame.sequence <= seen.sequence:
             return
@@ -117,7 +152,7 @@ class Fleet:
             seen.sequence = frame.sequence
         _count(seen, frame, size, heard_ns)
         for batch in frame.batches:
-            _note(seen, batch)
+            _note(seen, batch, heard_ns)
 
     def seen(self, now_ns: int) -> list[Seen]:
         """All agents that are not forgotten, by name."""
@@ -148,7 +183,8 @@ def _count(seen: Seen, frame: Frame, size: int, heard_ns: int) -> None:
         seen.loss_ns = heard_ns
     if frame.boot == seen.boot:
         seen.lost = max(frame.lost, seen.lost)
-    window, lag = heard_ns // LAG_WINDOW_NS, heard_ns - frame.created_ns
+    written_ns = frame.created_ns if frame.sent_ns is None else frame.sent_ns
+    window, lag = heard_ns // LAG_WINDOW_NS, heard_ns - written_ns
     if seen.lags is None or window > seen.lags[0] + 1:
         seen.lags = (window, lag, None)
     elif window == seen.lags[0] + 1:
@@ -157,7 +193,7 @@ def _count(seen: Seen, frame: Frame, size: int, heard_ns: int) -> None:
         seen.lags = (seen.lags[0], min(lag, seen.lags[1]), seen.lags[2])
 
 
-def _note(seen: Seen, batch: Batch) -> None:
+def _note(seen: Seen, batch: Batch, heard_ns: int) -> None:
     """Keep what the rows say of the agent itself, and its newest readings of GPUs."""
     rows = batch.rows
     if not rows.num_rows:
@@ -166,6 +202,9 @@ def _note(seen: Seen, batch: Batch) -> None:
         if batch.source in seen.readings or len(seen.readings) < SOURCES_MAX:
             first = max(rows.num_rows - READINGS_MAX, 0)
             seen.readings[batch.source] = rows.take(pa.array(range(first, rows.num_rows))) if first else rows
+    elif batch.table == NODE_CLOCKS.name:
+        for row in rows.to_pylist():
+            _time(seen, row, heard_ns)
     elif batch.source != OWN:
         return
     elif batch.table == SOURCE_HEALTH.name:
@@ -174,6 +213,20 @@ def _note(seen: Seen, batch: Batch) -> None:
     elif batch.table == METRICS.name:
         for row in rows.filter(pc.equal(rows.column("metric"), _WAITING_BYTES)).to_pylist():
             seen.waiting_bytes = None if row["value"] is None else int(row["value"])
+
+
+def _time(seen: Seen, row: Mapping[str, Any], heard_ns: int) -> None:
+    """What a row of node_clocks says, unless it waited."""
+    offset_ns, error_ns, time_ns = row["offset_ns"], row["error_ns"], row["time_ns"]
+    known = offset_ns is not None and error_ns is not None and time_ns is not None
+    if known and abs(heard_ns - (time_ns - offset_ns)) > CLOCK_NS + error_ns:
+        return
+    if known:
+        seen.clock = Clock(offset_ns, error_ns, heard_ns)
+    if row["jump_ns"] is not None:
+        seen.jump = Jump(row["jump_ns"], row["detail"] or "", heard_ns)
+    if row["jumps"] is not None:
+        seen.clock_jumps = row["jumps"]
 
 
 def _cost(seen: Seen, row: Mapping[str, Any]) -> None:

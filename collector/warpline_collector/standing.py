@@ -41,18 +41,21 @@ class Config:
     """From when on something is wrong with an agent.
 
     Silence for `late_seconds`; rows or frames lost within the last `dropping_seconds`; a clock that is `skew_seconds` away from
-    the collector's; more than `cpu_percent_max` of one core or `rss_bytes_max` of memory, children included.
+    the collector's, or that jumped within the last `jump_seconds`; more than `cpu_percent_max` of one core or `rss_bytes_max` of
+    memory, children included.
     """
 
     late_seconds: float = 30.0
     dropping_seconds: float = 600.0
     skew_seconds: float = 1.0
+    jump_seconds: float = 600.0
     cpu_percent_max: float = 25.0
     rss_bytes_max: int = 384 * 1024 * 1024
 
     def __post_init__(self) -> None:
-        if min(self.late_seconds, self.dropping_seconds, self.skew_seconds, self.cpu_percent_max) <= 0:
-            raise ValueError("late_seconds, dropping_seconds, skew_seconds and cpu_percent_max are more than 0")
+        bounds = ("late_seconds", "dropping_seconds", "skew_seconds", "jump_seconds", "cpu_percent_max")
+        if min(getattr(self, name) for name in bounds) <= 0:
+            raise ValueError(f"{', '.join(bounds[:-1])} and {bounds[-1]} are more than 0")
         if self.rss_bytes_max < 1:
             raise ValueError("rss_bytes_max is at least 1")
 
@@ -72,6 +75,7 @@ class Standing:
             "source": SOURCE,
             "time_ns": now_ns,
             "clock_offset_ns": self.seen.clock_offset_ns,
+            "clock_error_ns": self.seen.clock_error_ns,
             "troubles": list(self.troubles),
             "detail": "; ".join(self.troubles.values()),
         }
@@ -141,10 +145,8 @@ def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, st
     if seen.loss_ns is not None and (now_ns - seen.loss_ns) / 1e9 <= config.dropping_seconds:
         lost = f"{seen.dropped} rows and {seen.lost} frames fell off there"
         yield DROPPING, f"{lost}, the last {_span((now_ns - seen.loss_ns) / 1e9)} ago"
-    offset = (seen.clock_offset_ns or 0) / 1e9
-    waited = offset < 0 and (seen.waiting_bytes is None or seen.waiting_bytes > BACKLOG_BYTES)
-    if abs(offset) > config.skew_seconds and not waited:
-        yield SKEWED, f"its clock is {_span(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the collector's"
+    if skewed := "; ".join(_skew(seen, config, now_ns)):
+        yield SKEWED, skewed
     if (seen.cpu_percent or 0.0) > config.cpu_percent_max:
         yield OVER_BUDGET, f"it uses {seen.cpu_percent:.0f} % of a core, over {config.cpu_percent_max:g} %"
     elif (seen.rss_bytes or 0) > config.rss_bytes_max:
@@ -152,8 +154,26 @@ def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, st
         yield OVER_BUDGET, f"it uses {size:.0f} MiB of memory, over {most:.0f} MiB"
 
 
+def _skew(seen: Seen, config: Config, now_ns: int) -> Iterator[str]:
+    """What is wrong with its clock. Old frames are no clock that is behind."""
+    offset, error = (seen.clock_offset_ns or 0) / 1e9, (seen.clock_error_ns or 0) / 1e9
+    side = f"{_span(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the collector's"
+    if seen.measured is not None:
+        if abs(offset) - error > config.skew_seconds:
+            yield f"its clock is {side}, give or take {_span(error)}"
+    elif abs(offset) > config.skew_seconds:
+        waited = offset < 0 and (seen.waiting_bytes is None or seen.waiting_bytes > BACKLOG_BYTES)
+        if not waited:
+            yield f"its clock is {side}"
+    if seen.jump is not None and (now_ns - seen.jump.heard_ns) / 1e9 <= config.jump_seconds:
+        ago, by = _span((now_ns - seen.jump.heard_ns) / 1e9), seen.jump.jump_ns / 1e9
+        yield f"its clock jumped {_span(abs(by))} {'forward' if by > 0 else 'back'} {ago} ago ({seen.jump.detail})"
+
+
 def _span(seconds: float) -> str:
     """A length of time as people say it."""
+    if seconds < 0.1:
+        return f"{seconds * 1e3:.1f} ms"
     for size, unit in ((172_800, 86_400), (7_200, 3_600), (120, 60)):
         if seconds >= size:
             return f"{seconds / unit:.0f} {({86_400: 'days', 3_600: 'h', 60: 'min'})[unit]}"

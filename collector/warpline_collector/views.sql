@@ -32,6 +32,59 @@ CREATE OR REPLACE VIEW source_state AS
 SELECT * FROM source_health
 QUALIFY row_number() OVER (PARTITION BY cluster, node, source, subject ORDER BY time_ns DESC) = 1;
 
+-- Time: what each node's clock was off by. From `from_ns` (on the node's clock) to `until_ns`, NULL for up to now, it showed
+-- offset_ns more than the collector's, and the truth is no farther from that than error_ns. Between two measurements the clock
+-- may have gone from the one to the other. A time that a clock went through twice, because it was set back, is either of two:
+-- error_ns covers both.
+CREATE OR REPLACE VIEW clock_spans AS
+WITH known AS (
+    SELECT cluster, node, boot, time_ns AS from_ns, steady_ns, offset_ns, error_ns, jump_ns, before_ns FROM node_clocks
+    WHERE node IS NOT NULL AND time_ns IS NOT NULL AND offset_ns IS NOT NULL AND error_ns IS NOT NULL
+), back AS (
+    SELECT jumps.node, any_value(jumps.before_ns) AS last_ns, any_value(-jumps.jump_ns) AS twice_ns,
+        greatest(any_value(jumps.from_ns), coalesce(min(earlier.from_ns), any_value(jumps.from_ns))) AS first_ns
+    FROM known AS jumps LEFT JOIN known AS earlier
+        ON earlier.node = jumps.node AND earlier.boot = jumps.boot AND earlier.steady_ns < jumps.steady_ns
+    WHERE jumps.jump_ns < 0 AND jumps.before_ns > jumps.from_ns GROUP BY jumps.node, jumps.boot, jumps.steady_ns
+), lasting AS (
+    SELECT
+        *, lead(from_ns) OVER following AS until_ns, lead(error_ns) OVER following
+            + abs(lead(offset_ns) OVER following - coalesce(lead(jump_ns) OVER following, 0) - offset_ns) AS next_ns
+    FROM known WINDOW following AS (PARTITION BY node ORDER BY from_ns, steady_ns)
+), doubt AS (
+    SELECT lasting.node, lasting.from_ns, sum(back.twice_ns) AS twice_ns FROM lasting JOIN back
+        ON back.node = lasting.node AND lasting.from_ns <= back.last_ns
+        AND coalesce(lasting.until_ns, 9223372036854775807) > back.first_ns
+    GROUP BY lasting.node, lasting.from_ns
+)
+SELECT
+    cluster, node, from_ns, until_ns, offset_ns,
+    CAST(greatest(error_ns, coalesce(next_ns, 0)) + coalesce(twice_ns, 0) AS BIGINT) AS error_ns
+FROM lasting LEFT JOIN doubt USING (node, from_ns);
+
+-- Time: rows with their time on the collector's clock, on which all nodes can be compared: `collector_ns`, give or take
+-- `collector_error_ns`; NULL where nothing is known of the node's clock at that time. Since the last measurement a clock may have
+-- run 100 parts in a million too fast or too slow.
+CREATE OR REPLACE VIEW log_events_on_one_clock AS
+SELECT
+    rows.*, rows.time_ns - spans.offset_ns AS collector_ns, spans.error_ns
+        + CASE WHEN spans.until_ns IS NULL THEN (rows.time_ns - spans.from_ns) // 10000 ELSE 0 END AS collector_error_ns
+FROM log_events AS rows ASOF LEFT JOIN clock_spans AS spans ON rows.node = spans.node AND rows.time_ns >= spans.from_ns;
+
+CREATE OR REPLACE VIEW steps_on_one_clock AS
+SELECT
+    rows.*, rows.start_ns - spans.offset_ns AS collector_ns, spans.error_ns
+        + CASE WHEN spans.until_ns IS NULL THEN (rows.start_ns - spans.from_ns) // 10000 ELSE 0 END AS collector_error_ns
+FROM (SELECT *, substr(clock, 10) AS clock_node FROM steps WHERE clock LIKE 'realtime@%') AS rows
+ASOF LEFT JOIN clock_spans AS spans ON rows.clock_node = spans.node AND rows.start_ns >= spans.from_ns;
+
+CREATE OR REPLACE VIEW collectives_on_one_clock AS
+SELECT
+    rows.*, rows.start_ns - spans.offset_ns AS collector_ns, spans.error_ns
+        + CASE WHEN spans.until_ns IS NULL THEN (rows.start_ns - spans.from_ns) // 10000 ELSE 0 END AS collector_error_ns
+FROM (SELECT *, substr(clock, 10) AS clock_node FROM collectives WHERE clock LIKE 'realtime@%') AS rows
+ASOF LEFT JOIN clock_spans AS spans ON rows.clock_node = spans.node AND rows.start_ns >= spans.from_ns;
+
 -- Ten minutes of each GPU, and of the steps of each rank: there before and long after readings and steps are let go.
 CREATE OR REPLACE VIEW gpu_history AS
 SELECT * FROM device_history QUALIFY updated_ns = max(updated_ns) OVER (PARTITION BY time_ns);

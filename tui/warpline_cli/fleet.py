@@ -23,9 +23,13 @@ NAMED_MAX: Final = 5
 """Agents named in a sentence about many."""
 STALE_NS: Final = 180 * 10**9
 """The collector judges each agent once a minute; where nothing newer than this is to be had, none is at work."""
+_COLUMNS: Final = (
+    "agent", "version", "time_ns", "heard_ns", "troubles", "detail", "clock_offset_ns", "clock_error_ns", "clock_jumps", "frames",
+    "rows", "dropped", "lost", "cpu_percent", "rss_bytes", "waiting_bytes",
+)  # fmt: skip
+"""Columns of agents, as far as the collector has them: one of an earlier version may be asked."""
 _AGENTS: Final = f"""
-SELECT agent, version, time_ns, heard_ns, troubles, detail, clock_offset_ns, frames, rows, dropped, lost, cpu_percent,
-    rss_bytes, waiting_bytes
+SELECT COLUMNS('^({"|".join(_COLUMNS)})$')
 FROM agents WHERE time_ns > (SELECT max(time_ns) FROM agents) - 600000000000
 QUALIFY row_number() OVER (PARTITION BY agent ORDER BY time_ns DESC) = 1 ORDER BY agent LIMIT {AGENTS_MAX}
 """
@@ -152,12 +156,20 @@ def _row(agent: Mapping[str, Any], now_ns: int) -> list[str]:
         agent["agent"],
         age(agent["heard_ns"], now_ns),
         agent["version"] or UNKNOWN,
-        UNKNOWN if offset_ns is None else f"{round(offset_ns / 1e9, 1) + 0.0:+g} s",
+        UNKNOWN if offset_ns is None else _clock(offset_ns, agent.get("clock_error_ns")),
         UNKNOWN if cpu is None else f"{cpu:.1f} %",
         size(agent["rss_bytes"]),
         size(agent["waiting_bytes"]),
         agent["detail"] or "",
     ]
+
+
+def _clock(offset_ns: int, error_ns: int | None) -> str:
+    """+2 s where frames alone say so; +0.3 ms +-0.7 ms where it was measured."""
+    if error_ns is None:
+        return f"{round(offset_ns / 1e9, 1) + 0.0:+g} s"
+    told = f"{offset_ns / 1e9:+.1f} s" if abs(offset_ns) >= 1e9 else f"{offset_ns / 1e6:+.1f} ms"
+    return f"{told} +-{error_ns / 1e6:.1f} ms"
 
 
 def _versions(known: Known) -> Mapping[str, int]:
