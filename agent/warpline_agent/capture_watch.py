@@ -13,6 +13,9 @@ import grpc
 
 from warpline_proto import service_pb2, service_pb2_grpc
 from warpline_proto.capture import Capture, from_message
+from warpline_proto.dialing import channel
+from warpline_proto.errors import ConfigError
+from warpline_proto.tls import NONE, Tls
 
 PENDING_MAX: Final = 64
 """Requests that wait for a source; more are left unanswered, and expire at the collector."""
@@ -58,8 +61,10 @@ NOBODY: Final = Nobody()
 class CaptureWatch:
     """`start` begins to listen for `node`, `close` ends; safe to close twice or without `start`."""
 
-    def __init__(self, node: str, address: str, *, seed: int | None = None) -> None:
+    def __init__(self, node: str, address: str, *, seed: int | None = None, tls: Tls = NONE) -> None:
+        """The files of `tls` are read anew for each stream."""
         self._node = node
+        self._tls = tls
         self._address = address
         self._random = random.Random(seed)
         self._waiting: queue.Queue[Capture] = queue.Queue(PENDING_MAX)
@@ -88,16 +93,16 @@ class CaptureWatch:
         failures = 0
         while not self._stop.is_set():
             try:
-                with grpc.insecure_channel(self._address, options=_OPTIONS) as channel:
-                    self._listen(channel)
+                with channel(self._address, self._tls, _OPTIONS) as opened:
+                    self._listen(opened)
                 failures = 0
-            except grpc.RpcError:
+            except (grpc.RpcError, ConfigError):
                 failures += 1  # the exporter, on a stream to the same address, tells that the collector is away
             bound = min(BACKOFF_SECONDS_MIN * 2.0 ** min(failures, 16), BACKOFF_SECONDS_MAX)
             self._stop.wait(bound * self._random.uniform(0.5, 1.0))
 
-    def _listen(self, channel: grpc.Channel) -> None:
-        self._call = service_pb2_grpc.WarplineStub(channel).Captures(service_pb2.CaptureWatch(node=self._node))
+    def _listen(self, opened: grpc.Channel) -> None:
+        self._call = service_pb2_grpc.WarplineStub(opened).Captures(service_pb2.CaptureWatch(node=self._node))
         if self._stop.is_set():
             self._call.cancel()
         for message in self._call:

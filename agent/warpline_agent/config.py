@@ -11,6 +11,7 @@ from typing import Any, Final
 from warpline_proto.config import check_address, nearest
 from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DIRECTORY
 from warpline_proto.errors import ConfigError
+from warpline_proto.tls import SECTION, Tls
 
 from .gpu_activity import GpuActivity, SeesActivity, TellsActivity
 from .guard.settings import GuardConfig
@@ -67,6 +68,7 @@ def sections() -> dict[str, type[Any]]:
         "agent.kernels": KernelBudgetConfig,
         "agent.raw_ring": RawRingConfig,
         "agent.guard": GuardConfig,
+        SECTION: Tls,
     }
     return own | {f"sources.{name}": kind.Config for name, kind in kinds.items()}
 

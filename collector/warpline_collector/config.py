@@ -9,6 +9,7 @@ from typing import Any
 from warpline_analysis.energy.money import Money
 from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
+from warpline_proto.tls import SECTION, Tls
 
 from . import accounting, closer_look, continuous, pool, retention, standing
 from .metrics import config as metrics_config
@@ -42,6 +43,7 @@ class Settings:
     agents: standing.Config = field(default_factory=standing.Config)
     metrics: metrics_config.Config = field(default_factory=metrics_config.Config)
     retention: retention.Config = field(default_factory=retention.Config)
+    tls: Tls = field(default_factory=Tls)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -57,6 +59,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.agents": standing.Config,
         "collector.metrics": metrics_config.Config,
         "collector.retention": retention.Config,
+        SECTION: Tls,
     }
 
 

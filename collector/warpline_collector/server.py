@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,9 +18,12 @@ from warpline_proto.batch import Frame
 from warpline_proto.defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
 from warpline_proto.errors import ConfigError, QueryError, StoreError, WireError
 from warpline_proto.stream import OutOfStep
-from warpline_proto.tables import FINDINGS
 
+from .admission import NODE, Admission
+from .belonging import OWN, Foreign, checked
+from .callers import Caller, Role
 from .captures import CaptureBoard
+from .certificates import Certificates
 from .ingest import Ingest, Item, Stream
 from .pool import Answer, Question, WorkerPool
 
@@ -43,7 +47,15 @@ _LOG = logging.getLogger(__name__)
 class Service(service_pb2_grpc.WarplineServicer):
     """The four calls of service.proto."""
 
-    def __init__(self, ingest: Ingest, pool: WorkerPool, board: CaptureBoard, clock: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        pool: WorkerPool,
+        board: CaptureBoard,
+        clock: Callable[[], int],
+        admission: Admission,
+    ) -> None:
+        self._admission = admission
         self._ingest = ingest
         self._pool = pool
         self._board = board
@@ -54,12 +66,18 @@ class Service(service_pb2_grpc.WarplineServicer):
 
     async def Push(self, request_iterator: AsyncIterator[service_pb2.Frame], context: Any) -> None:
         """Read frames while a task of its own writes the acknowledgements: neither waits for the other."""
+        caller = await self._admission.admit(context, "push", Role.AGENT, Role.OPERATOR)
         stream = Stream()
         self._ingest.streams += 1
-        reading = asyncio.create_task(self._read(request_iterator, stream))
+        reading = asyncio.create_task(self._read(request_iterator, stream, caller))
         writing = asyncio.create_task(_write_acks(stream, context, self._clock))
         try:
-            await asyncio.wait((reading, writing, stream.broken), return_when=asyncio.FIRST_COMPLETED)
+            left = self._admission.seconds_left(context)
+            ended, _ = await asyncio.wait(
+                (reading, writing, stream.broken), timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not ended:
+                await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the certificate has expired")
             if stream.broken.done():
                 await context.abort(grpc.StatusCode.UNAVAILABLE, str(stream.broken.result())[:DETAILS_CHARS_MAX])
             if reading.done():
@@ -75,11 +93,12 @@ class Service(service_pb2_grpc.WarplineServicer):
 
     async def Query(self, request: service_pb2.QueryRequest, context: Any) -> None:
         """One statement through the workers; a refusal is INVALID_ARGUMENT with the sentence."""
+        caller = await self._admission.admit(context, "ask", Role.VIEWER, Role.OPERATOR)
         if self._questions >= QUESTIONS_MAX:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many questions at once: ask again in a moment")
         self._questions += 1
         try:
-            answer = await self._answer(request)
+            answer = await self._answer(request, caller)
             async with asyncio.timeout(READ_SECONDS_MAX):
                 for start in range(0, len(answer.payload), PIECE_BYTES):
                     payload = answer.payload[start : start + PIECE_BYTES]
@@ -95,11 +114,19 @@ class Service(service_pb2_grpc.WarplineServicer):
         self, request: service_pb2.CaptureWatch, context: Any
     ) -> AsyncIterator[service_pb2.CaptureRequest]:
         """Requests for one node as they come."""
-        async for found in self._board.watch(request.node, lambda: not context.cancelled()):
+        await self._admission.admit(context, "watch captures", Role.AGENT, node=request.node)
+        until = self._admission.seconds_left(context)
+        end = None if until is None else time.monotonic() + until
+
+        def alive() -> bool:
+            return not context.cancelled() and (end is None or time.monotonic() < end)
+
+        async for found in self._board.watch(request.node, alive):
             yield found
 
     async def Status(self, request: service_pb2.StatusRequest, context: Any) -> service_pb2.StatusReply:
         """What was taken since the start."""
+        await self._admission.admit(context, "ask for the status", *Role)
         counts = self._ingest.counts
         return service_pb2.StatusReply(
             version=version("warpline"),
@@ -113,7 +140,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         """Let the query threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _answer(self, request: service_pb2.QueryRequest) -> Answer:
+    async def _answer(self, request: service_pb2.QueryRequest, caller: Caller) -> Answer:
         """The pool's answer; a question taken back by its caller ends the worker that is at it."""
         question = Question()
 
@@ -126,20 +153,47 @@ class Service(service_pb2_grpc.WarplineServicer):
             question.cancel()
             raise
 
-    async def _read(self, messages: AsyncIterator[service_pb2.Frame], stream: Stream) -> None:
+    async def _read(self, messages: AsyncIterator[service_pb2.Frame], stream: Stream, caller: Caller) -> None:
         async for message in messages:
             size = max(message.ByteSize(), sum(part.unpacked_bytes for part in message.parts))
             size = min(size, FRAME_UNPACKED_BYTES_MAX)  # one that claims more is refused without being unpacked
-            await self._ingest.take(stream, size, partial(_item, message, stream, size))
+            await self._ingest.take(stream, size, partial(self._item, message, stream, size, caller))
         await self._ingest.drained(stream)
 
+    async def _item(self, message: service_pb2.Frame, stream: Stream, size: int, caller: Caller) -> Item:
+        """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place."""
+        try:
+            if size > UNPACK_APART_BYTES:
+                frame, strays = await asyncio.to_thread(_unpacked, message, stream, caller)
+            else:
+                frame, strays = _unpacked(message, stream, caller)
+        except OutOfStep as error:
+            stream.fail(StoreError(str(error)))  # sent again on a new stream it can be read
+            return Item(stream, message.boot, message.sequence, size, None, str(error))
+        except Foreign as error:
+            self._admission.refuse(caller, NODE, "push", str(error))
+            return Item(stream, message.boot, message.sequence, size, None, str(error))
+        except WireError as error:
+            _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
+            return Item(stream, message.boot, message.sequence, size, None, str(error))
+        self._admission.took(caller, frame, strays)
+        return Item(stream, frame.boot, frame.sequence, size, frame)
 
-async def start(service: Service, address: str) -> tuple[grpc.aio.Server, str]:
-    """Listen on `address` (port 0: any free one) -> the server and the address it has; ConfigError if it is taken."""
+
+async def start(
+    service: Service, address: str, certificates: Certificates | None = None
+) -> tuple[grpc.aio.Server, str]:
+    """Listen on `address` (port 0: any free one), with `certificates` for those who show one of their own.
+
+    The server and the address it has; ConfigError if that is taken.
+    """
     server = grpc.aio.server(options=_OPTIONS)
     service_pb2_grpc.add_WarplineServicer_to_server(service, server)
     try:
-        port = server.add_insecure_port(address)
+        if certificates is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, certificates.for_grpc())
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {address}", "is it taken by another collector? see --listen") from error
     await server.start()
@@ -154,24 +208,8 @@ async def _write_acks(stream: Stream, context: Any, clock: Callable[[], int]) ->
         stream.acks.task_done()
 
 
-async def _item(message: service_pb2.Frame, stream: Stream, size: int) -> Item:
-    """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place."""
-    try:
-        if size > UNPACK_APART_BYTES:
-            frame = await asyncio.to_thread(_unpacked, message, stream)
-        else:
-            frame = _unpacked(message, stream)
-    except OutOfStep as error:
-        stream.fail(StoreError(str(error)))  # sent again on a new stream it can be read
-        return Item(stream, message.boot, message.sequence, size, None, str(error))
-    except WireError as error:
-        _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
-        return Item(stream, message.boot, message.sequence, size, None, str(error))
-    return Item(stream, frame.boot, frame.sequence, size, frame)
-
-
-def _unpacked(message: service_pb2.Frame, stream: Stream) -> Frame:
-    """The frame; WireError if it cannot be read or brings what is not an agent's to say."""
-    if any(part.table == FINDINGS.name for part in message.parts):
-        raise WireError("findings are the collector's own", "send rows")
-    return stream.unpacker.unpack(message)
+def _unpacked(message: service_pb2.Frame, stream: Stream, caller: Caller) -> tuple[Frame, int]:
+    """The frame, and how many rows of other nodes it came with; WireError if it cannot be read or is not its sender's to send."""
+    if foreign := next((part.table for part in message.parts if part.table in OWN), None):
+        raise WireError(f"{foreign} are the collector's own", "send rows")
+    return checked(stream.unpacker.unpack(message), caller)

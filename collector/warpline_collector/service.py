@@ -16,7 +16,10 @@ from warpline_proto.notify import Supervisor
 
 from . import continuous, memory, pool, server
 from .accounting import Accounting
+from .admission import Admission
+from .audit import Audit
 from .captures import CaptureBoard
+from .certificates import Certificates, needed
 from .closer_look import CloserLook
 from .config import Settings
 from .fleet import Fleet
@@ -47,6 +50,8 @@ async def serve(
     `watched` is told where metrics are served, where they are. StoreError or ConfigError if it cannot start.
     """
     directory = Path(settings.collector.directory)
+    secure = needed(settings.tls, settings.collector.listen)
+    certificates = Certificates(settings.tls) if secure else None
     async with contextlib.AsyncExitStack() as stack:
         store = TendedStore(directory, settings.store, clock, settings.retention)
         stack.callback(store.close)
@@ -59,9 +64,13 @@ async def serve(
         stack.push_async_callback(_finish, ingest, storing)
         polling = asyncio.create_task(board.run())
         stack.push_async_callback(_cancel, polling)
-        service = server.Service(ingest, workers, board, clock)
+        audit = Audit(store.write, clock)
+        stack.callback(audit.close)
+        audit.start()
+        admission = Admission(secure, audit, clock)
+        service = server.Service(ingest, workers, board, clock, admission)
         stack.callback(service.close)
-        rim, address = await server.start(service, settings.collector.listen)
+        rim, address = await server.start(service, settings.collector.listen, certificates)
         stack.push_async_callback(rim.stop, server.STOP_SECONDS)
         reader, accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(3))
         closer = CloserLook(store, settings.captures)

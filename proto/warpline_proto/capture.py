@@ -29,6 +29,8 @@ STACKS: Final = "stacks"
 FLIGHT_RECORDER: Final = "flight_recorder"
 TRACE: Final = "trace"
 """A trace by the training process's own profiler library, of a time that is still to come."""
+BY_HAND: Final = "by_hand"
+"""Under which people send their requests, whoever they are."""
 DETAIL_CHARS_MAX: Final = 500
 
 

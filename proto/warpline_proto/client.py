@@ -1,4 +1,4 @@
-"""QueryClient: SQL in, Arrow out, from a running collector; `push` hands it a frame."""
+"""QueryClient: SQL in, Arrow out, from a running collector, which also takes a frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pyarrow as pa
 from . import service_pb2, service_pb2_grpc
 from .batch import Frame
 from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_SECONDS_MAX, QUERY_WAIT_SECONDS_MAX
+from .dialing import channel, trouble
 from .errors import QueryError
+from .tls import NONE, Tls
 from .wire import from_ipc, to_message
 
 GRACE_SECONDS = 5.0
@@ -28,17 +30,6 @@ _WHY = {
 _Answer = TypeVar("_Answer")
 
 
-def push(address: str, frame: Frame) -> None:
-    """Hand one frame to a collector and wait until it is durable; QueryError if it is refused or nobody takes it."""
-    try:
-        with grpc.insecure_channel(address, options=_OPTIONS) as channel:
-            acks = list(service_pb2_grpc.WarplineStub(channel).Push(iter([to_message(frame)]), timeout=GRACE_SECONDS))
-    except grpc.RpcError as error:
-        raise QueryError(f"the collector at {address} took nothing: {error.code().name.lower()}") from error
-    if refused := next((ack.refused for ack in acks if ack.refused), ""):
-        raise QueryError(f"the collector at {address} refused: {refused}")
-
-
 class QueryClient:
     """Asks one collector. Not safe to share between threads that close it.
 
@@ -46,10 +37,12 @@ class QueryClient:
     start of a call would leave it registered for good, and `close` would wait for it for ever.
     """
 
-    def __init__(self, address: str = COLLECTOR_ADDRESS) -> None:
+    def __init__(self, address: str = COLLECTOR_ADDRESS, tls: Tls = NONE) -> None:
+        """ConfigError where the address is another machine's and there is no certificate to show it, or none that fits."""
         self.address = address
+        self._tls = tls
+        self._channel = channel(address, tls, _OPTIONS)
         self._apart = ThreadPoolExecutor(1, thread_name_prefix="query")
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
         self._stub = service_pb2_grpc.WarplineStub(self._channel)
 
     def __enter__(self) -> QueryClient:
@@ -73,11 +66,15 @@ class QueryClient:
         request = service_pb2.QueryRequest(sql=sql, rows_max=rows_max, seconds_max=seconds_max)
         return self._safely(self._query, request)
 
+    def push(self, frame: Frame) -> None:
+        """Hand over one frame and wait until it is durable; QueryError if it is refused or nobody takes it."""
+        self._safely(self._push, to_message(frame))
+
     def status(self) -> service_pb2.StatusReply:
         """What the collector says of itself; QueryError if nobody answers."""
         return self._safely(self._status)
 
-    def _safely(self, call: Callable[..., _Answer], *arguments: service_pb2.QueryRequest) -> _Answer:
+    def _safely(self, call: Callable[..., _Answer], *arguments: object) -> _Answer:
         if threading.current_thread() is not threading.main_thread():  # signals are heard by the main thread alone
             return call(*arguments)
         return self._apart.submit(call, *arguments).result()
@@ -97,6 +94,14 @@ class QueryClient:
             rows.replace_schema_metadata({**(rows.schema.metadata or {}), "truncated": "true"}) if truncated else rows
         )
 
+    def _push(self, message: service_pb2.Frame) -> None:
+        try:
+            acks = list(self._stub.Push(iter([message]), timeout=GRACE_SECONDS))
+        except grpc.RpcError as error:
+            raise self._failure(error) from error
+        if refused := next((ack.refused for ack in acks if ack.refused), ""):
+            raise QueryError(f"the collector at {self.address} refused: {refused}")
+
     def _status(self) -> service_pb2.StatusReply:
         try:
             reply: service_pb2.StatusReply = self._stub.Status(service_pb2.StatusRequest(), timeout=GRACE_SECONDS)
@@ -106,6 +111,8 @@ class QueryClient:
 
     def _failure(self, error: grpc.RpcError) -> QueryError:
         code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAVAILABLE and (why := trouble(self.address, self._tls)):
+            return QueryError(why)
         if code in _WHY:
             return QueryError(
                 _WHY[code].format(address=self.address), "is `warpline collector` running? see --collector"

@@ -22,8 +22,8 @@ from .defaults import SYSTEM_CONFIG, USER_CONFIG
 from .errors import ConfigError
 
 SCHEMA_VERSION = 1
-ROOTS = frozenset({"agent", "sources", "collector", "power"})
-"""Top-level sections of the one file that agent and collector share; each reads its own and passes over the other's."""
+ROOTS = frozenset({"agent", "sources", "collector", "power", "tls"})
+"""Top-level sections of the one file that agent, collector and users share; each reads its own and passes over the others'."""
 FILE_BYTES_MAX: Final = 1024 * 1024
 """Longest file that is read."""
 PORT_MAX: Final = 65_535

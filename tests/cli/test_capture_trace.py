@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from warpline_cli import tracing
 from warpline_cli.main import main
 from warpline_proto.batch import Batch
 from warpline_proto.capture import DENIED, DONE
@@ -38,6 +37,10 @@ class Answering:
 
     def __exit__(self, *how: object) -> None: ...
 
+    def push(self, frame: Any) -> None:
+        batches: Sequence[Batch] = frame.batches
+        self.asked += [row for batch in batches for row in batch.rows.to_pylist()]
+
     def query(self, sql: str) -> Any:
         if "current_captures" not in sql:
             return self._reader.query(sql)
@@ -53,12 +56,7 @@ def collector(reader_of: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) 
     def start(*states: str) -> Answering:
         made = Answering(reader_of, states)
 
-        def push(address: str, frame: Any) -> None:
-            batches: Sequence[Batch] = frame.batches
-            made.asked += [row for batch in batches for row in batch.rows.to_pylist()]
-
-        monkeypatch.setattr("warpline_proto.client.QueryClient", lambda address: made)
-        monkeypatch.setattr(tracing, "push", push)
+        monkeypatch.setattr("warpline_proto.client.QueryClient", lambda address, tls: made)
         monkeypatch.setattr("warpline_cli.fetching.time.sleep", lambda seconds: None)
         return made
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from warpline_proto.client import QueryClient
+    from warpline_proto.tls import Tls
+
 _SPAN: Final = re.compile(r"(\d{1,6})([smhdw])")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -22,7 +25,7 @@ class Query(Protocol):
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """--collector and --store."""
+    """--collector, --tls and --store."""
     from warpline_proto.defaults import COLLECTOR_ADDRESS
 
     where = parser.add_mutually_exclusive_group()
@@ -30,15 +33,48 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--collector", default=COLLECTOR_ADDRESS, metavar="ADDR", help="ask a running collector (%(default)s)"
     )
     where.add_argument("--store", metavar="DIR", help="ask a store directory; no collector needs to run")
+    certificates(parser)
+
+
+def certificates(parser: argparse.ArgumentParser) -> None:
+    """--tls."""
+    parser.add_argument(
+        "--tls", metavar="DIR", help="certificate.pem, key.pem and authority.pem to call with, in the place of [tls]"
+    )
+
+
+def client(options: argparse.Namespace) -> QueryClient:
+    """A client of the collector that `options` name, with the certificates that they or the settings name."""
+    from warpline_proto.client import QueryClient
+
+    return QueryClient(options.collector, tls(options))
+
+
+def tls(options: argparse.Namespace) -> Tls:
+    """What is shown to a collector. Settings that cannot be read keep nobody from asking one on this machine."""
+    from warpline_cli.streams import tell
+    from warpline_proto.config import files, load
+    from warpline_proto.errors import ConfigError
+    from warpline_proto.tls import NONE, SECTION, Tls, is_local
+
+    if options.tls is not None:
+        return Tls.within(options.tls)
+    explicit = getattr(options, "config", None)
+    try:
+        found: Tls = load({SECTION: Tls}, files(explicit))[SECTION]
+    except ConfigError as error:
+        if explicit is not None or not is_local(options.collector):
+            raise
+        tell(f"no certificates: {error}")
+        return NONE
+    return found
 
 
 @contextlib.contextmanager
 def collector(options: argparse.Namespace) -> Iterator[Query]:
     """Questions to the collector that `options` name."""
-    from warpline_proto.client import QueryClient
-
-    with QueryClient(options.collector) as client:
-        yield client.query
+    with client(options) as opened:
+        yield opened.query
 
 
 @contextlib.contextmanager

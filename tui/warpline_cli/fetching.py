@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warpline_proto.batch import Batch, Frame
-from warpline_proto.capture import DENIED, DONE, KERNELS, REQUESTED, Capture, to_rows
-from warpline_proto.client import QueryClient, push
+from warpline_proto.capture import BY_HAND, DENIED, DONE, KERNELS, REQUESTED, Capture, to_rows
+from warpline_proto.client import QueryClient
 from warpline_proto.errors import ConfigError
 from warpline_proto.tables import CAPTURES
 
@@ -17,7 +17,6 @@ from .asking import text
 
 ANSWER_SECONDS: Final = 60.0
 POLL_SECONDS: Final = 0.5
-SOURCE: Final = "by_hand"
 _NOTHING_YET: Final[dict[str, Any]] = {"state": REQUESTED, "detail": None, "records": None}
 
 
@@ -58,8 +57,8 @@ def ask(client: QueryClient, wanted: Wanted) -> tuple[Capture, str]:
     node = wanted.node or known[0]["node"]
     capture = Capture(uuid.uuid4().hex[:16], wanted.job, wanted.rank, KERNELS, start_ns, duration_ns, "by hand")
     now_ns = time.time_ns()
-    row = capture.row(REQUESTED, node=node, source=SOURCE, requested_ns=now_ns, updated_ns=now_ns)
-    push(client.address, Frame(SOURCE, capture.id, 1, now_ns, (Batch(CAPTURES.name, SOURCE, to_rows([row])),)))
+    row = capture.row(REQUESTED, node=node, source=BY_HAND, requested_ns=now_ns, updated_ns=now_ns)
+    client.push(Frame(BY_HAND, capture.id, 1, now_ns, (Batch(CAPTURES.name, BY_HAND, to_rows([row])),)))
     return capture, node
 
 

@@ -34,12 +34,13 @@ VERBS = {
     "export": "what is kept of a rank and a time, as a trace for the Perfetto UI",
     "store": "look after what is kept: check, repair, compact, backup",
     "doctor": "what works on this machine and what does not",
+    "pki": "certificates for agents, people and the collector, where there is no authority",
     "config": "print or check the configuration",
 }
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
-    "status": "collector", "store": "collector",
+    "status": "collector", "store": "collector", "pki": "pki",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warpline_proto.batch import Batch, Frame
-from warpline_proto.capture import REQUESTED, TRACE, Capture, to_rows
-from warpline_proto.client import QueryClient, push
+from warpline_proto.capture import BY_HAND, REQUESTED, TRACE, Capture, to_rows
+from warpline_proto.client import QueryClient
 from warpline_proto.errors import ConfigError
 from warpline_proto.tables import CAPTURES
 
 from .asking import text
-from .fetching import SOURCE
 
 AHEAD_SECONDS: Final = 15.0
 """From now to the first step of the trace: a request takes up to two seconds to its node, a process asks there each five, and its
@@ -63,10 +62,10 @@ def ask(client: QueryClient, wanted: Wanted) -> list[tuple[Capture, str]]:
         for rank in wanted.ranks
     ]
     rows = [
-        capture.row(REQUESTED, node=node, source=SOURCE, requested_ns=now_ns, updated_ns=now_ns)
+        capture.row(REQUESTED, node=node, source=BY_HAND, requested_ns=now_ns, updated_ns=now_ns)
         for capture, node in asked
     ]
-    push(client.address, Frame(SOURCE, asked[0][0].id, 1, now_ns, (Batch(CAPTURES.name, SOURCE, to_rows(rows)),)))
+    client.push(Frame(BY_HAND, asked[0][0].id, 1, now_ns, (Batch(CAPTURES.name, BY_HAND, to_rows(rows)),)))
     return asked
 
 

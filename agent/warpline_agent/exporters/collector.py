@@ -18,8 +18,10 @@ import grpc
 
 from warpline_proto import service_pb2, service_pb2_grpc
 from warpline_proto.defaults import FRAME_BYTES_MAX
-from warpline_proto.errors import WireError
+from warpline_proto.dialing import channel, trouble
+from warpline_proto.errors import ConfigError, WireError
 from warpline_proto.stream import PACKING, Packer
+from warpline_proto.tls import NONE, Tls
 
 from ..clock_offset import ClockOffset
 from ..exporter import Sent
@@ -140,10 +142,12 @@ class CollectorExporter:
         seed: int | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         clocks: ClockOffset | None = None,
+        tls: Tls = NONE,
     ) -> None:
-        """`clocks` hears when frames are written and acknowledged."""
+        """`clocks` hears when frames are written and acknowledged. The files of `tls` are read anew for each stream."""
         self._spool = spool
         self._address = address
+        self._tls = tls
         self._random = random.Random(seed)
         self._monotonic = monotonic
         self._clocks = clocks or ClockOffset()
@@ -201,7 +205,10 @@ class CollectorExporter:
                 self._session()
                 self._reason = "the collector closed the stream"
             except grpc.RpcError as error:
-                self._reason = f"{self._address} takes no frames, they wait: {_words(error)}"
+                why = trouble(self._address, self._tls) if _unavailable(error) else ""
+                self._reason = f"{self._address} takes no frames, they wait: {why or _words(error)}"
+            except ConfigError as error:
+                self._reason = f"frames wait: {error}"
             self._rest_between_streams()
 
     def _wanted(self) -> bool:
@@ -219,10 +226,10 @@ class CollectorExporter:
         return bound * self._random.uniform(0.5, 1.0)
 
     def _session(self) -> None:
-        """One stream from connecting to its end; RpcError when it breaks."""
+        """One stream from connecting to its end; RpcError when it breaks, ConfigError where the certificates do not fit."""
         stream = _Stream(self._spool.changed, self._stop, self._monotonic)
-        with grpc.insecure_channel(self._address, options=_OPTIONS) as channel:
-            self._call = service_pb2_grpc.WarplineStub(channel).Push(self._outgoing(stream))
+        with channel(self._address, self._tls, _OPTIONS) as opened:
+            self._call = service_pb2_grpc.WarplineStub(opened).Push(self._outgoing(stream))
             try:
                 for acknowledgement in self._call:
                     self._take(stream, acknowledgement)
@@ -273,6 +280,11 @@ class CollectorExporter:
         call = self._call
         if call is not None:
             call.cancel()
+
+
+def _unavailable(error: grpc.RpcError) -> bool:
+    code = getattr(error, "code", None)
+    return callable(code) and code() is grpc.StatusCode.UNAVAILABLE
 
 
 def _words(error: grpc.RpcError) -> str:

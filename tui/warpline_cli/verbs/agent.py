@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", metavar="NAME", help="cluster this node belongs to")
     parser.add_argument("--node", metavar="NAME", help="name of this node, its host name by default")
     parser.add_argument("--source", metavar="NAME", action="append", dest="sources", help="read only this; repeatable")
+    parser.add_argument("--tls", metavar="DIR", help="certificate.pem, key.pem and authority.pem to call with")
     parser.add_argument("--spool-directory", metavar="DIR", help="where frames wait for their acknowledgement")
 
 
@@ -39,18 +40,20 @@ def run(options: argparse.Namespace) -> int:
     from warpline_cli.streams import endings, tell
     from warpline_proto.config import files, load
     from warpline_proto.notify import Supervisor
+    from warpline_proto.tls import SECTION
 
     keep_freed()
     settings = load(sections(), files(options.config))
     settings["agent"] = config = _override(settings["agent"], options)
+    tls = _certificates(settings[SECTION], config, options.tls)
     sources = build_sources(settings)
     spool = Spool(Path(config.spool_directory), config.node, new_boot(), time.time_ns, config.limits())
     clocks = ClockOffset()
-    exporter = CollectorExporter(spool, config.collector, clocks=clocks)
+    exporter = CollectorExporter(spool, config.collector, clocks=clocks, tls=tls)
     told: list[int] = []
     for number in endings():
         signal.signal(number, lambda received, frame: _note(told, received, frame))
-    watch = CaptureWatch(config.node, config.collector)
+    watch = CaptureWatch(config.node, config.collector, tls=tls)
     agent = Agent(
         config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"), requests=watch, clocks=clocks
     )
@@ -82,6 +85,22 @@ def _override(config: Any, options: argparse.Namespace) -> Any:
         return dataclasses.replace(config, **given)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _certificates(configured: Any, config: Any, directory: str | None) -> Any:
+    """What the agent shows, once it is found to fit; ConfigError where it is missing, or is not this node's."""
+    from warpline_proto.dialing import checked
+    from warpline_proto.errors import ConfigError
+    from warpline_proto.tls import Tls
+
+    tls = configured if directory is None else Tls.within(directory)
+    held = checked(config.collector, tls)
+    if held is not None and held.told.identity() != ("agent", config.node):
+        role, name = held.told.identity() or ("nobody", "")
+        hint = f"warpline pki issue --agent {config.node}, or set node in [agent]"
+        told = f"{tls.certificate} is the certificate of {role} {name}, and this is node {config.node}"
+        raise ConfigError(told, hint)
+    return tls
 
 
 def _note(told: list[int], received: int, frame: FrameType | None) -> None:

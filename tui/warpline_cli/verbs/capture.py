@@ -21,6 +21,7 @@ EXIT_UNANSWERED: Final = 75
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """What, of whom, of when, and where to ask."""
+    from warpline_cli import asking
     from warpline_proto.defaults import COLLECTOR_ADDRESS
 
     parser.add_argument(
@@ -43,6 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--collector", default=COLLECTOR_ADDRESS, metavar="ADDR", help="ask a running collector (%(default)s)"
     )
+    asking.certificates(parser)
     parser.epilog = (
         "Exit 0: the records arrived, 1: denied, 75: no answer yet. `warpline export trace --capture ID` draws them."
     )
@@ -58,24 +60,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _kernels(options: argparse.Namespace) -> int:
-    from warpline_cli import fetching
-    from warpline_cli.asking import moment_ns
-    from warpline_proto.client import QueryClient
+    from warpline_cli import asking, fetching
     from warpline_proto.errors import ConfigError
 
     if options.rank is None or options.steps is not None:
         raise ConfigError("--ranks and --steps are for a trace", "warpline capture trace ...")
-    start_ns = moment_ns(options.start, "--from")
+    start_ns = asking.moment_ns(options.start, "--from")
     wanted = fetching.Wanted(options.job, options.rank, options.seconds or SECONDS, start_ns, options.node)
-    with QueryClient(options.collector) as client:
+    with asking.client(options) as client:
         capture, node = fetching.ask(client, wanted)
         print(capture.id, flush=True)
         return _said(fetching.wait(client, capture, node))
 
 
 def _trace(options: argparse.Namespace) -> int:
-    from warpline_cli import fetching, tracing
-    from warpline_proto.client import QueryClient
+    from warpline_cli import asking, fetching, tracing
     from warpline_proto.errors import ConfigError
 
     if options.start is not None or options.node is not None:
@@ -84,7 +83,7 @@ def _trace(options: argparse.Namespace) -> int:
     if not 1 <= steps <= tracing.STEPS_MAX:
         raise ConfigError(f"--steps {steps}", f"1 to {tracing.STEPS_MAX}")
     ranks = [options.rank] if options.ranks is None else _numbers(options.ranks)
-    with QueryClient(options.collector) as client:
+    with asking.client(options) as client:
         asked = tracing.ask(client, tracing.Wanted(options.job, ranks, steps, options.seconds))
         for capture, _ in asked:
             print(capture.id, flush=True)

@@ -12,6 +12,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file to read instead of those of the system and the user"
     )
+    parser.add_argument("--tls", metavar="DIR", help="certificate.pem, key.pem and authority.pem to be called with")
     parser.add_argument("--store", metavar="DIR", help="directory of the store, made if it is not there")
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to take frames and questions; port 0: any free one"
@@ -25,10 +26,13 @@ def run(options: argparse.Namespace) -> int:
 
     from warpline_collector.config import sections
     from warpline_proto.config import files, load
+    from warpline_proto.tls import SECTION, Tls
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     loaded = load(sections(), files(options.config))
     loaded["collector"] = _override(loaded["collector"], options)
+    if options.tls is not None:
+        loaded[SECTION] = Tls.within(options.tls)
     asyncio.run(_serve(loaded))
     return 0
 

@@ -19,12 +19,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print it; the exit code is 0 whatever is wrong."""
-    from warpline_proto.client import QueryClient
-
     with asking.trusted(options) as query:
         known = fleet.take(query)
     if options.store is None:
-        with QueryClient(options.collector) as client:
+        with asking.client(options) as client:
             known = known.of(client.status(), options.collector)
     if options.json:
         json.dump(known.to_json(), sys.stdout, indent=2)

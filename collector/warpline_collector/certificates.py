@@ -1,0 +1,102 @@
+"""The collector's own certificate, read anew when its files change: whoever connects next meets the new one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import threading
+
+import grpc
+
+from warpline_proto.errors import ConfigError
+from warpline_proto.tls import HINT, Material, Tls, context, is_local, read
+
+_LOG = logging.getLogger(__name__)
+Mark = tuple[tuple[int, int, int], ...]
+
+
+class Certificates:
+    """What the files hold. Files that do not fit together are told once, and those before them stay in use."""
+
+    def __init__(self, tls: Tls) -> None:
+        """ConfigError where they do not fit at the start."""
+        self._tls = tls
+        self._mutex = threading.Lock()
+        self._mark = self._look()
+        self._told = ""
+        self.connections = 0
+        """Connections over which a handshake was begun."""
+        self.failure = ""
+        """Why the newest files are not in use; empty where they are."""
+        self._take(read(tls))
+
+    @property
+    def end_ns(self) -> int:
+        """Until when the certificate in use holds, ns since 1970."""
+        return self._material.told.end_ns
+
+    def for_grpc(self) -> grpc.ServerCredentials:
+        """Credentials that ask `self` at each connection, and demand a certificate of the other side."""
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration, self._for_connection, require_client_authentication=True
+        )
+
+    def for_streams(self) -> ssl.SSLContext:
+        """A context for asyncio's servers that does the same."""
+        made = context(self._material, ssl.PROTOCOL_TLS_SERVER)
+        made.sni_callback = self._for_handshake
+        return made
+
+    def refresh(self) -> None:
+        """Take the files as they are now, if they changed since they were last looked at."""
+        with self._mutex:
+            mark = self._look()
+            if mark == self._mark:
+                return
+            try:
+                self._take(read(self._tls))
+                self.failure = ""
+                _LOG.warning("the certificate was read anew: it holds for new connections")
+            except ConfigError as error:  # half of them written, or the wrong ones: the next connection looks again
+                self.failure = str(error)
+                if self.failure != self._told:
+                    _LOG.error("the certificate on disk is not taken, the one before stays in use: %s", error)
+                self._told = self.failure
+                return
+            self._mark = mark
+
+    def _take(self, material: Material) -> None:
+        self._material = material
+        self._configuration = grpc.ssl_server_certificate_configuration(
+            [(material.key, material.certificate)], root_certificates=material.authority
+        )
+        self._context = context(material, ssl.PROTOCOL_TLS_SERVER)
+
+    def _for_connection(self) -> grpc.ServerCertificateConfiguration:
+        self.connections += 1
+        self.refresh()
+        return self._configuration
+
+    def _for_handshake(self, wrapped: ssl.SSLObject, name: str | None, before: ssl.SSLContext) -> None:
+        self.refresh()
+        wrapped.context = self._context
+
+    def _look(self) -> Mark:
+        """What changes when a file is replaced or written; a file that is gone has zeros."""
+        return tuple(_mark(path) for path in (self._tls.certificate, self._tls.key, self._tls.authority))
+
+
+def _mark(path: str) -> tuple[int, int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def needed(tls: Tls, address: str) -> bool:
+    """Whether `address` is served with certificates; ConfigError where it has to be and there are none."""
+    if not tls.serves(address) and not is_local(address):
+        raise ConfigError(f"{address} takes in other machines, and there is no certificate under [tls]", HINT)
+    return tls.serves(address)
