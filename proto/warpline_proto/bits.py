@@ -17,6 +17,8 @@ Numbers = npt.NDArray[np.int64]
 
 WIDTH_MAX: Final = 62
 """Bits of the largest number that can be written."""
+UNARY_BYTES_MAX: Final = 9
+"""Bytes of the unary part for each number: the shortest code spends no more bits than its plain numbers would, and one."""
 _FEW: Final = 63
 """In place of a width: most numbers are zero, and the places of the others are told."""
 
@@ -116,7 +118,10 @@ class BitReader:
     def _rice_of(self, width: int, count: int) -> Numbers:
         if width > WIDTH_MAX:
             raise WireError("a packed column has no such width")
-        unary = np.unpackbits(np.frombuffer(self._take(self.number()), dtype=np.uint8))
+        size = self.number()
+        if size > UNARY_BYTES_MAX * (count + 1):
+            raise WireError("a packed column is longer than it needs to be")
+        unary = np.unpackbits(np.frombuffer(self._take(size), dtype=np.uint8))
         ends = np.flatnonzero(unary)[:count]
         if ends.size < count:
             raise WireError("a packed column ends early")

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from .bits import BitReader, BitWriter
 from .errors import WireError
-from .kernel_book import ENTRIES_MAX, Book, Flags, Numbers, Rows, Values, read_rows, to_batch
+from .kernel_book import ENTRIES_MAX, RUNS_MAX, Book, Flags, Numbers, Rows, Values, read_rows, to_batch
 from .kernel_message import (
     Windows,
     expected_sum,
@@ -39,6 +39,10 @@ BETTER: Final = 0.85
 """An entry is replaced by a row that lies nearer to the recent ones, by this factor at least."""
 LEARNED_AT: Final = (8, 32, 128, 512)
 """Messages of a book in which a sender tells how long the differences of sums were so far."""
+PLACES_MAX: Final = 4_096
+"""Places of one book: ranks and GPUs of one node, over all its jobs."""
+PLACE_CHARS_MAX: Final = 1_024
+"""Longest name in a place."""
 _VERSION: Final = 1
 
 
@@ -78,8 +82,12 @@ class Sender:
             return Packed(batch, 0, False, None, 0)
         if self._messages >= KEYFRAME_FRAMES or not self._book.has_room(batch):
             self.begin_anew()
-        self._messages += 1
         rows = read_rows(batch)
+        if not _places_fit(self._book, rows):
+            self.begin_anew()
+            if not _places_fit(self._book, rows):
+                return Packed(batch, 0, False, None, 0)
+        self._messages += 1
         windows, window = _windows(rows)
         entry, whole = self._entries(rows, window)
         kept, new_book = None, self._new
@@ -87,6 +95,9 @@ class Sender:
             kept = batch.filter(pa.array(whole))
             self._book.append(read_rows(kept))
             self._new = False
+        if _runs(self._book, entry[~whole]) > RUNS_MAX:
+            self.begin_anew()
+            return Packed(batch, 0, False, None, 0)
         serial = self._book.serial
         told = np.flatnonzero(~whole)
         payload = self._told(rows, windows, window, entry, told) if told.size else None
@@ -137,6 +148,8 @@ class Sender:
         writer.number(self._book.serial)
         bits = self._book.sum_bits[entry]
         decoded = write(writer, windows, window, entry, values, keys, shapes, bits)
+        if self._book.keys.runs.counts.size + decoded.take(adopted).runs.counts.size > RUNS_MAX:
+            adopted = adopted[:0]
         learned = self._learned(entry, length_of(values.sum_ns - expected_sum(keys, values.count)))
         write_renewal(writer, adopted, bits, learned)
         self._recent.append((entry, values))
@@ -179,9 +192,10 @@ class Receiver:
         if new_book and serial > self._book.serial:
             self._book = Book(serial=serial - 1)
         if serial == self._book.serial + 1:
-            if not self._book.has_room(batch):
+            rows = read_rows(batch)
+            if not self._book.has_room(batch) or not _places_fit(self._book, rows):
                 raise WireError("the keyframes of one stream hold too many rows", "begin a new book")
-            self._book.append(read_rows(batch))
+            self._book.append(rows)
 
     def read(self, payload: bytes, rows_max: int) -> Unpacked:
         """Rows of one payload, at most `rows_max`; WireError where it is damaged."""
@@ -202,6 +216,8 @@ class Receiver:
         entry = running(reader.small(window.size), size)
         if entry.size and int(entry.max()) >= len(self._book):
             raise WireError("kernel clusters that speak of an entry that is none")
+        if _runs(self._book, entry) > RUNS_MAX:
+            raise WireError("kernel clusters of more runs than the bound")
         bits = self._book.sum_bits[entry]
         values = read_values(reader, self._book.keys.take(entry), bits)
         adopted, learned = read_renewal(reader, bits)
@@ -210,7 +226,23 @@ class Receiver:
         places = list(self._book.places)
         rows = to_batch(places, names[:, 0], names[:, 1:], windows.moments[window], windows.stepless[window], values)
         self._book.renew(entry, values, adopted, learned)
+        if self._book.keys.runs.counts.size > RUNS_MAX:
+            self._book = Book(serial=self._book.serial)
+            raise WireError("the book of one stream holds too many runs", "begin a new book")
         return Unpacked(rows, 0)
+
+
+def _runs(book: Book, entry: Numbers) -> int:
+    """Runs of entries, as often as they are spoken of."""
+    return int(np.diff(book.keys.runs.offsets)[entry].sum())
+
+
+def _places_fit(book: Book, rows: Rows) -> bool:
+    """Whether the places of some rows find room in a book beside those it has."""
+    fresh = [place for place in rows.places if place not in book.places]
+    if len(book.places) + len(fresh) > PLACES_MAX:
+        return False
+    return all(len(text) <= PLACE_CHARS_MAX for place in fresh for text in place if isinstance(text, str))
 
 
 def _windows(rows: Rows) -> tuple[Windows, Numbers]:

@@ -41,6 +41,11 @@ class Table:
         """The Arrow schema; every column may be NULL."""
         return pa.schema([pa.field(column.name, column.type) for column in self.columns])
 
+    @cached_property
+    def row_bytes(self) -> int:
+        """Least memory of one row: its fixed columns, what says where texts and lists begin, and which values are NULL."""
+        return -(-sum(_bits(column.type) + 1 for column in self.columns) // 8)
+
     def empty(self) -> pa.RecordBatch:
         """A batch of this table without rows."""
         return pa.RecordBatch.from_pylist([], schema=self.schema)
@@ -71,6 +76,13 @@ class Table:
             return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise SchemaError(f"columns do not fit table {self.name}: {error}") from error
+
+
+def _bits(kind: pa.DataType) -> int:
+    try:
+        return int(kind.bit_width)
+    except ValueError:
+        return 32
 
 
 def _is_column(value: Any) -> bool:

@@ -6,25 +6,42 @@ batches of a few hundred rows. Everything is checked when it is read: sizes befo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Final
 
 import pyarrow as pa
 import zstandard
 from google.protobuf.message import DecodeError
 
 from . import service_pb2
+from .arrow_headers import rows_in
 from .batch import Batch, Frame
 from .defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
 from .errors import SchemaError, WireError
-from .tables import fit
+from .tables import TABLES, fit, table
 
 VERSION = 1
 NAME_CHARS_MAX = 256
 """Longest name of an agent, a boot or a source."""
 COUNT_MAX = 2**63 - 1
 """Largest sequence and largest count: what a column of whole numbers holds."""
+PARTS_MAX = 1_024
+"""Parts of one frame: as many as tables and sources of a node, and then some."""
+_UNBOUNDED = (
+    pa.types.is_dictionary,
+    pa.types.is_run_end_encoded,
+    pa.types.is_string_view,
+    pa.types.is_binary_view,
+)
+"""Types whose rows may all point to the same long value."""
 _LEVEL = 3
 _SIZE_NOT_DECLARED = -1
+_END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+"""How an Arrow stream ends."""
+_OF_THREAD: Final = threading.local()
+_UNREADABLE: Final = (pa.ArrowException, OSError, EOFError, ValueError, MemoryError)
 
 
 def to_message(frame: Frame) -> service_pb2.Frame:
@@ -105,9 +122,45 @@ def from_ipc(data: bytes) -> pa.Table:
         with pa.ipc.open_stream(data) as reader:
             read = reader.read_all()
         read.validate(full=True)
-    except (pa.ArrowException, OSError, EOFError, ValueError, MemoryError) as error:
+    except _UNREADABLE as error:
         raise WireError(f"not an Arrow stream: {error}") from error
     return read
+
+
+def _of_this_version(name: str, plain: bytes) -> pa.RecordBatch | None:
+    """The one batch of a stream that begins as this version would begin it; None where it does not. WireError if it is damaged.
+
+    Reading the schema costs more than reading some hundred rows, and most agents are of the collector's version.
+    """
+    schema, beginning = _declared(name)
+    if not plain.startswith(beginning):
+        return None
+    stream = pa.BufferReader(plain)
+    stream.seek(len(beginning))
+    try:
+        message = pa.ipc.read_message(stream)
+        if message.type != "record batch" or plain[stream.tell() :] != _END:
+            return None
+        rows = pa.ipc.read_record_batch(message, schema)
+        rows.validate(full=True)
+    except _UNREADABLE as error:
+        raise WireError(f"not an Arrow stream: {error}") from error
+    return rows
+
+
+@lru_cache(64)
+def _declared(name: str) -> tuple[pa.Schema, bytes]:
+    """The schema of a table, and how its Arrow streams begin."""
+    schema = table(name).schema
+    return schema, schema.serialize().to_pybytes()
+
+
+def _unpacker() -> zstandard.ZstdDecompressor:
+    """One for each thread: they are dear to make, and belong to one thread at a time."""
+    if not hasattr(_OF_THREAD, "unpacker"):
+        _OF_THREAD.unpacker = zstandard.ZstdDecompressor()
+    made: zstandard.ZstdDecompressor = _OF_THREAD.unpacker
+    return made
 
 
 def check(message: service_pb2.Frame) -> None:
@@ -116,7 +169,9 @@ def check(message: service_pb2.Frame) -> None:
         raise WireError(f"frame of version {message.version}", f"this side speaks version {VERSION}")
     if not message.agent or not message.boot or message.sequence < 1:
         raise WireError("frame without agent, boot or sequence")
-    total = sum(part.unpacked_bytes for part in message.parts)
+    if len(message.parts) > PARTS_MAX:
+        raise WireError(f"frame of {len(message.parts)} parts", f"the bound is {PARTS_MAX}")
+    total = unpacked_bytes(message)
     if total > FRAME_UNPACKED_BYTES_MAX:
         raise WireError(f"frame unpacks to {total} bytes", f"the bound is {FRAME_UNPACKED_BYTES_MAX}")
     longest = max(map(len, (message.agent, message.boot, *(part.source for part in message.parts))))
@@ -127,6 +182,16 @@ def check(message: service_pb2.Frame) -> None:
         raise WireError(f"frame that counts to {largest}", f"the bound is {COUNT_MAX}")
 
 
+def unpacked_bytes(message: service_pb2.Frame) -> int:
+    """Memory that the rows of `message` take once they are read, as it claims: columns that did not come take room too."""
+    return sum(max(part.unpacked_bytes, part.rows * _row_bytes(part.table)) for part in message.parts)
+
+
+def _row_bytes(name: str) -> int:
+    known = TABLES.get(name)
+    return known.row_bytes if known is not None else 1
+
+
 def unpack(part: service_pb2.Part, dictionary: zstandard.ZstdCompressionDict | None = None) -> bytes:
     """The Arrow stream of `part`. The size that the zstd frame itself declares is looked at before anything is unpacked."""
     if part.encoding or bool(part.dictionary) != (dictionary is not None):
@@ -135,7 +200,7 @@ def unpack(part: service_pb2.Part, dictionary: zstandard.ZstdCompressionDict | N
         declared = zstandard.frame_content_size(part.payload)
         if declared not in (part.unpacked_bytes, _SIZE_NOT_DECLARED):
             raise WireError(f"part of table {part.table!r} unpacks to {declared} bytes, not {part.unpacked_bytes}")
-        unpacker = zstandard.ZstdDecompressor(dict_data=dictionary)
+        unpacker = _unpacker() if dictionary is None else zstandard.ZstdDecompressor(dict_data=dictionary)
         plain = unpacker.decompress(part.payload, max_output_size=max(part.unpacked_bytes, 1))
     except zstandard.ZstdError as error:
         raise WireError(f"part of table {part.table!r} does not unpack: {error}") from error
@@ -145,17 +210,49 @@ def unpack(part: service_pb2.Part, dictionary: zstandard.ZstdCompressionDict | N
 
 
 def to_batch(part: service_pb2.Part, plain: bytes) -> Batch:
-    """The rows of `part`, whose Arrow stream is `plain`."""
-    read = from_ipc(plain)
-    if any(pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind) for kind in read.schema.types):
-        raise WireError(f"part of table {part.table!r} holds columns that unpack without a bound", "send plain columns")
-    if read.num_rows != part.rows:
-        raise WireError(f"part of table {part.table!r} holds {read.num_rows} rows, not {part.rows}")
+    """The rows of `part`, whose Arrow stream is `plain`. Headers are looked at before Arrow takes memory for what they claim."""
+    claimed = rows_in(plain)
+    if claimed != part.rows:
+        raise WireError(f"part of table {part.table!r} holds {claimed} rows, not {part.rows}")
     try:
-        rows, _ = fit(part.table, one_batch(read))
+        rows = _of_this_version(part.table, plain)
+        if rows is None:
+            rows, _ = fit(part.table, one_batch(_known_columns(part.table, plain)))
     except SchemaError as error:
         raise WireError(str(error)) from error
     return Batch(table=part.table, source=part.source, rows=rows, dropped=part.dropped)
+
+
+def _known_columns(name: str, plain: bytes) -> pa.Table:
+    """The columns that the table knows, of types that take no more room once they are cast; SchemaError for others."""
+    wanted = table(name).schema
+    try:
+        with pa.ipc.open_stream(plain) as reader:
+            known = _checked(name, reader.schema, wanted)
+            read = reader.read_all().select(known)
+        read.validate(full=True)
+    except _UNREADABLE as error:
+        raise WireError(f"not an Arrow stream: {error}") from error
+    return read
+
+
+def _checked(name: str, schema: pa.Schema, wanted: pa.Schema) -> list[str]:
+    """Names of the columns that are known."""
+    if len(set(schema.names)) < len(schema.names):
+        raise SchemaError(f"rows of table {name} name a column twice")
+    known = [field for field in schema.names if wanted.get_field_index(field) >= 0]
+    for field in known:
+        if not _bounded(schema.field(field).type, wanted.field(field).type):
+            raise SchemaError(f"column {field} of table {name} unpacks without a bound", "send plain columns")
+    return known
+
+
+def _bounded(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether a column of this type takes about as much as the one it is cast to, or as little as it has rows."""
+    if pa.types.is_list(wanted) and not pa.types.is_null(kind):
+        listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        return bool(listed and kind.value_type == wanted.value_type)
+    return not pa.types.is_nested(kind) and not any(unbounded(kind) for unbounded in _UNBOUNDED)
 
 
 def one_batch(read: pa.Table) -> pa.RecordBatch:

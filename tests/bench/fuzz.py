@@ -86,7 +86,7 @@ class Followed:
         left = max(self._end - time.monotonic(), 1.0)
         command = [sys.executable, __file__, "--work", self._name, "--engine", self._asked.engine]
         command += ["--seconds", str(left), "--seed", str(self._asked.seed), "--state", str(self._asked.state)]
-        self._process = subprocess.Popen(command, start_new_session=True)
+        self._process = subprocess.Popen(command, process_group=0)
         self._seen = (0, time.monotonic())
 
     def look(self) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -25,6 +27,21 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ZIP_MAGIC: Final = b"PK\x03\x04"
 COPY_BYTES: Final = 1024 * 1024
 TAR_MARK_OFFSET: Final = 257
+_DAMAGE: Final = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    OSError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+)
+"""What the libraries raise over an archive whose offsets, names or sizes are damaged."""
 HEADERS_BYTES_MAX: Final = 16 * 1024 * 1024
 """What an archive may spend on names and attributes of its members; the libraries take that into memory whole."""
 
@@ -146,7 +163,7 @@ def unpack(candidate: Input, folder: Path, limits: Limits) -> list[Member]:
     """
     try:
         members = list(_unzip(candidate, folder, limits) if _is_zip(candidate) else _untar(candidate, folder, limits))
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise Refused(f"damaged archive: {error}", "copy it again") from error
     return sorted(members, key=lambda member: member.name)
 
@@ -176,7 +193,7 @@ def _unzip(candidate: Input, folder: Path, limits: Limits) -> Iterator[Member]:
     with candidate.open() as stream, zipfile.ZipFile(cast(IO[bytes], metered := _Metered(stream))) as archive:
         metered.left = 2 * limits.file_bytes  # members are bounded in the room, this is only for headers
         for entry in archive.infolist():
-            if entry.is_dir():
+            if not entry.filename or entry.is_dir():
                 continue
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
