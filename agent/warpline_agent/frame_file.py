@@ -1,10 +1,15 @@
-"""One frame as a file: magic, checksum, length, time of making, then the bytes that go on the wire."""
+"""One frame as a file: magic, checksum, length, time of making, then the bytes that go on the wire.
+
+What is written here outlives a loss of power: bytes, name, and the names of the folders above.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import zlib
+from pathlib import Path
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -40,6 +45,38 @@ def created(head: bytes) -> int | None:
     if len(head) < HEADER_BYTES or not head.startswith(MAGIC):
         return None
     return int(_HEADER.unpack_from(head)[3])
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a file there, whole or not at all, and force it to disk; OSError if the disk refuses, and then nothing is left."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # on a full disk it would take the room of a frame
+        raise
+    _sync(path.parent)
+
+
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, where there is none; OSError if that cannot be."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(mode=mode, exist_ok=True)
+    _sync(path.parent)
+
+
+def _sync(directory: Path) -> None:
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def name(boot: str, sequence: int) -> bytes:

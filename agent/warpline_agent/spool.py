@@ -24,9 +24,9 @@ from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import ConfigError
 from warpline_proto.wire import encode
 
-from .frame_file import HEADER_BYTES, created, name, pack, unpack
+from .frame_file import HEADER_BYTES, created, make_directory, name, pack, unpack, write
 from .source import Health
-from .waiting import LIMITS, Key, Limits, Waiting
+from .waiting import LIMITS, Key, Limits, Standing, Waiting, words
 
 CORRUPT_FILES_MAX: Final = 8
 """Damaged files kept for a look; older ones are removed."""
@@ -64,7 +64,7 @@ class Spool:
                 f"another agent holds the spool {directory}", "give each agent its own spool_directory"
             ) from error
         except OSError as error:
-            self._trouble = _words(directory, error)
+            self._trouble = words(directory, error)
 
     @property
     def next_name(self) -> bytes:
@@ -82,7 +82,9 @@ class Spool:
         data = pack(encode(frame), created_ns)
         self._sequence = sequence
         if len(data) > self._limits.bytes_max:
-            self._count(self.boot)
+            with self.changed:
+                self._count(self.boot)
+                self._save_lost(self.boot)
         else:
             self._make_room(len(data))
             key = self._key(self.boot, sequence)
@@ -147,6 +149,12 @@ class Spool:
         """Bytes that wait."""
         return self._bytes
 
+    def standing(self) -> Standing:
+        """What waits, against its bounds."""
+        with self.changed:
+            oldest_ns = self._waiting[self._keys[0]].created_ns if self._keys else None
+            return self._limits.standing(self._bytes, self._memory_bytes, len(self._keys), oldest_ns, self._clock_ns())
+
     def left(self) -> str:
         """What becomes of the frames that still wait when the agent ends, in words."""
         held = sum(each.data is not None for each in self._waiting.values())
@@ -175,7 +183,7 @@ class Spool:
 
     def _acquire(self) -> None:
         """Take the directory and what waits there; BlockingIOError if another agent has it, OSError if it cannot be used."""
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(self.directory, 0o700)
         lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -235,13 +243,13 @@ class Spool:
         try:
             path.rename(target)
         except OSError as error:
-            self._trouble = _words(self.directory, error)
+            self._trouble = words(self.directory, error)
 
     def _keep(self, path: Path, data: bytes, created_ns: int) -> Waiting:
         try:
             self._write(path, data)
         except OSError as error:
-            self._trouble = _words(self.directory, error)
+            self._trouble = words(self.directory, error)
             return Waiting(created_ns, len(data), data)
         if self._trouble:
             self._move_to_disk()
@@ -255,7 +263,7 @@ class Spool:
             try:
                 self._write(self._path(key), waiting.data or b"")
             except OSError as error:
-                self._trouble = _words(self.directory, error)
+                self._trouble = words(self.directory, error)
                 return
             with self.changed:
                 if key in self._waiting:
@@ -268,32 +276,21 @@ class Spool:
     def _write(self, path: Path, data: bytes) -> None:
         if self._lock_file is None:
             self._acquire()
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.rename(path)
-        except OSError:
-            self._unlink(temporary)  # on a full disk it would take the room of a frame
-            raise
-        folder = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        make_directory(self.directory, 0o700)
+        write(path, data)
 
     def _make_room(self, size: int) -> None:
         oldest_ns = self._clock_ns() - int(self._limits.age_seconds_max * 1e9)
         with self.changed:
-            while self._keys and (
-                self._bytes + size > self._limits.bytes_max
-                or len(self._keys) >= self._limits.frames_max
-                or self._waiting[self._keys[0]].created_ns < oldest_ns
-            ):
-                self._drop(self._keys[0])
+            falling: list[Key] = []
+            left_bytes = self._bytes + size
+            for key in self._keys:
+                many = len(self._keys) - len(falling) >= self._limits.frames_max
+                if left_bytes <= self._limits.bytes_max and not many and self._waiting[key].created_ns >= oldest_ns:
+                    break
+                falling.append(key)
+                left_bytes -= self._waiting[key].size
+            self._drop(falling)
 
     def _add(self, key: Key, waiting: Waiting) -> None:
         with self.changed:
@@ -309,29 +306,32 @@ class Spool:
         for key in [each for each in self._keys if self._waiting[each].data is not None]:
             if self._memory_bytes <= self._limits.memory_bytes_max:
                 return
-            self._drop(key)
+            self._drop([key])
 
-    def _drop(self, key: Key) -> None:
-        # Files fall off in order, so everything of the boot up to this one is gone; what was held in memory may be newer.
-        self._count(key.boot, through=key.sequence if self._waiting[key].data is None else 0)
-        self._remove(key)
-        self._forget(key.boot)
+    def _drop(self, keys: Sequence[Key]) -> None:
+        """Let frames fall off, counted on disk once a boot before the first file goes."""
+        boots = dict.fromkeys(key.boot for key in keys)
+        for key in keys:
+            # Files fall off in order, so everything of the boot up to this one is gone; what is in memory may be newer.
+            self._count(key.boot, through=key.sequence if self._waiting[key].data is None else 0)
+        for boot in boots:
+            self._save_lost(boot)
+        for key in keys:
+            self._remove(key)
+        for boot in boots:
+            self._forget(boot)
 
     def _count(self, boot: str, through: int = 0) -> None:
         self._lost[boot] += 1
         self._unreported += 1
         self._through[boot] = max(through, self._through.get(boot, 0))
-        self._save_lost(boot)
 
     def _save_lost(self, boot: str) -> None:
         state = json.dumps({"lost": self._lost[boot], "through": self._through.get(boot, 0)})
-        target = self.directory / f"{boot}.lost"
-        temporary = self.directory / f"{boot}.lost.tmp"
         try:
-            temporary.write_text(state)
-            temporary.rename(target)
+            write(self.directory / f"{boot}.lost", state.encode())
         except OSError as error:
-            self._trouble = _words(self.directory, error)
+            self._trouble = words(self.directory, error)
 
     def _remove(self, key: Key) -> None:
         waiting = self._waiting.pop(key)
@@ -358,7 +358,7 @@ class Spool:
         except FileNotFoundError:
             message = None
         except OSError as error:
-            self._trouble = _words(self.directory, error)
+            self._trouble = words(self.directory, error)
             message = None
         if message is None or (message.boot, message.sequence) != (key.boot, key.sequence):
             self._set_aside(key)
@@ -370,11 +370,9 @@ class Spool:
             if key not in self._waiting:
                 return
             self._count(key.boot)
+            self._save_lost(key.boot)
             path = self._path(key)
-            try:
-                path.rename(path.with_suffix(".corrupt"))
-            except OSError as error:
-                self._trouble = _words(self.directory, error)
+            self._rename(path, path.with_suffix(".corrupt"))
             self._remove(key)
             self._forget(key.boot)
         for stale in sorted(self.directory.glob("*.corrupt"))[:-CORRUPT_FILES_MAX]:
@@ -385,14 +383,10 @@ class Spool:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            self._trouble = _words(self.directory, error)
+            self._trouble = words(self.directory, error)
 
     def _key(self, boot: str, sequence: int) -> Key:
         return Key(boot == self.boot, boot, sequence)
 
     def _path(self, key: Key) -> Path:
         return self.directory / f"{key.boot}-{key.sequence:012d}.frame"
-
-
-def _words(directory: Path, error: OSError) -> str:
-    return f"cannot write {directory}: {error.strerror or error}"

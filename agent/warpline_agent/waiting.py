@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 BYTES_MAX: Final = 256 * 1024 * 1024
@@ -23,6 +24,14 @@ class Key(NamedTuple):
     sequence: int
 
 
+class Standing(NamedTuple):
+    """`fill` is the largest share of any bound that is taken: at 1 the oldest frame falls off. `oldest_seconds` is its age."""
+
+    fill: float
+    bytes: int
+    oldest_seconds: float
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much may wait, and how long."""
@@ -31,6 +40,17 @@ class Limits:
     memory_bytes_max: int = MEMORY_BYTES_MAX
     age_seconds_max: float = AGE_SECONDS_MAX
     frames_max: int = FRAMES_MAX
+
+    def standing(self, size: int, memory_bytes: int, frames: int, oldest_ns: int | None, now_ns: int) -> Standing:
+        """How near what waits is to these bounds; `oldest_ns` is when the next frame was made, None where none waits."""
+        oldest_seconds = 0.0 if oldest_ns is None else max(now_ns - oldest_ns, 0) / 1e9
+        shares = (
+            size / self.bytes_max,
+            memory_bytes / self.memory_bytes_max,
+            frames / self.frames_max,
+            oldest_seconds / self.age_seconds_max,
+        )
+        return Standing(max(shares), size, oldest_seconds)
 
 
 LIMITS: Final = Limits()
@@ -43,3 +63,8 @@ class Waiting:
     created_ns: int
     size: int
     data: bytes | None
+
+
+def words(directory: Path, error: OSError) -> str:
+    """Why a spool cannot write."""
+    return f"cannot write {directory}: {error.strerror or error}"
