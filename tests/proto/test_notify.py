@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warpline_proto.notify import BEATS_PER_LIMIT, Supervisor
+from warpline_proto.notify import ALIVE_SECONDS, BEATS_PER_LIMIT, Supervisor
 
 
 @pytest.fixture
@@ -82,3 +82,30 @@ def test_a_supervisor_that_does_not_read_holds_nobody_up(listening: socket.socke
         supervisor.beat()
     assert listening.recv(1000) == b"WATCHDOG=1"
     supervisor.stopping()
+
+
+def test_a_supervisor_that_looks_finds_a_file_that_is_as_old_as_the_last_sign_of_life(tmp_path: Path) -> None:
+    """There once the service works, touched while it lives, gone when it stops."""
+    now, alive = [0.0], tmp_path / "alive"
+    supervisor = Supervisor({"WARPLINE_ALIVE_FILE": str(alive)}, lambda: now[0])
+    assert supervisor.beat_seconds == ALIVE_SECONDS
+    assert not alive.exists()
+    supervisor.ready()
+    supervisor.beat()
+    os.utime(alive, (1, 1))
+    supervisor.beat()
+    assert alive.stat().st_mtime == 1
+    now[0] = ALIVE_SECONDS
+    supervisor.beat()
+    assert alive.stat().st_mtime > 1
+    supervisor.stopping()
+    assert not alive.exists()
+
+
+def test_a_file_that_cannot_be_made_is_the_supervisors_own_matter(listening: socket.socket) -> None:
+    supervisor = Supervisor(asked(listening, WARPLINE_ALIVE_FILE="/nowhere/alive", WATCHDOG_USEC="8000000"))
+    assert supervisor.beat_seconds == 8 / BEATS_PER_LIMIT
+    supervisor.ready()
+    supervisor.beat()
+    supervisor.stopping()
+    assert [listening.recv(1000) for _ in range(3)] == [b"READY=1", b"WATCHDOG=1", b"STOPPING=1"]
