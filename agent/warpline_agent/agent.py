@@ -23,6 +23,7 @@ from .capture_watch import NOBODY, Requests
 from .capturing import Asked, Desk
 from .clock_offset import ClockOffset
 from .config import AgentConfig
+from .detail import LOOKS, RARER, Detail
 from .exporter import Exporter
 from .gathering import FRAME_MEMORY_BYTES_MAX, Gathering, halves
 from .identity import stamp
@@ -78,10 +79,12 @@ class Agent:
         say: Say = lambda words: None,
         requests: Requests = NOBODY,
         clocks: ClockOffset | None = None,
+        detail: Detail | None = None,
     ) -> None:
         """`say` takes sentences for whoever runs the agent on this node: rows about a collector that is away do not arrive.
 
-        `requests` is where a closer look is asked for, `clocks` what the exporter tells of its frames' times.
+        `requests` is where a closer look is asked for, `clocks` what the exporter tells of its frames' times, `detail` what
+        sources heed.
         """
         self._place = {"cluster": config.cluster or None, "node": config.node}
         self._drain_seconds = config.drain_seconds
@@ -91,6 +94,7 @@ class Agent:
         self._say = say
         self._telling = Telling(say)
         self._requests = requests
+        self._detail = detail or Detail()
         self._clocks = clocks or ClockOffset(clock.wall_ns, lambda: int(clock.monotonic() * 1e9))
         self._desk = Desk(sources)
         self._done = threading.Event()
@@ -131,11 +135,12 @@ class Agent:
         self._add(self._clocks.rows(self._place, self._spool.boot))
         if now >= self._own_due:
             self._own_due = now + OWN_SECONDS
-            self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter))
+            self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter, self._detail))
         if now >= self._frame_due or self._gathering.memory_bytes > FRAME_MEMORY_BYTES_MAX:
             self._frame_due = now + FRAME_SECONDS
             self._flush()
-            self._telling.look((self._spool.health(), *self._exporter.health()), now)
+            self._detail.look(self._spool.standing(), self._exporter.sent().starved_seconds, now)
+            self._telling.look((self._spool.health(), *self._exporter.health(), self._detail.health()), now)
 
     def close(self) -> None:
         """Take what sources have read, send it, wait for the collector as long as configured, give everything back."""
@@ -143,7 +148,7 @@ class Agent:
         self._requests.close()
         for slot in self._slots:
             self._settle(slot, end)
-        self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter))
+        self._add(own_rows(self._place, self._clock.wall_ns(), self._spool, self._exporter, self._detail))
         self._flush()
         for slot in self._slots:
             if slot.worker.idle:
@@ -157,7 +162,7 @@ class Agent:
             self._say(self._spool.left())
 
     def _serve(self, slot: Slot, now: float) -> None:
-        if slot.worker.idle and not self._look_closer(slot) and now >= slot.due:
+        if slot.worker.idle and not self._look_closer(slot) and now >= slot.due and not self._left_out(slot):
             slot.start(now)
             slot.worker.submit(partial(self._round, slot.name, slot.source, slot.opened))
         result = slot.worker.take()
@@ -167,6 +172,13 @@ class Agent:
         else:
             self._report(slot, slot.hanging(now))
 
+    def _left_out(self, slot: Slot) -> bool:
+        """Whether this round is one of those that the level of detail has not."""
+        left_out = slot.opened and slot.name in RARER and self._detail.skips(slot.name)
+        if left_out:
+            slot.pass_over()
+        return left_out
+
     def _look_closer(self, slot: Slot) -> bool:
         """Whether the source is at a request from now on; one that cannot work denies it with the reason for that."""
         able = slot.opened or slot.refusal is not None
@@ -175,6 +187,9 @@ class Agent:
             return False
         if not slot.opened:
             self._told(slot.name, self._desk.settle(asked, slot.refusal, 0))
+            return False
+        if self._detail.skips(LOOKS):
+            self._told(slot.name, self._desk.settle(asked, self._detail.health().reason, 0))
             return False
         slot.asked = asked
         slot.worker.submit(partial(self._capture, slot.name, slot.source, asked))

@@ -13,6 +13,7 @@ from warpline_proto.defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, STATE_DI
 from warpline_proto.errors import ConfigError
 from warpline_proto.tls import SECTION, Tls
 
+from .detail import Detail, Heeds
 from .gpu_activity import GpuActivity, SeesActivity, TellsActivity
 from .guard.settings import GuardConfig
 from .kernel_budget import KernelBudget, KernelBudgetConfig, TellsKernels
@@ -73,8 +74,12 @@ def sections() -> dict[str, type[Any]]:
     return own | {f"sources.{name}": kind.Config for name, kind in kinds.items()}
 
 
-def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
-    """The sources that are on, by name, each with its settings, raw ring and budget; ConfigError for a name that is none."""
+def build_sources(settings: Mapping[str, Any], detail: Detail | None = None) -> dict[str, Source]:
+    """The sources that are on, by name, each with its settings, raw ring and budget; ConfigError for a name that is none.
+
+    They tell no more than `detail` has.
+    """
+    detail = detail or Detail()
     config: AgentConfig = settings["agent"]
     names = config.sources or tuple(name for name in SOURCES if name not in MADE_UP)
     kinds: Mapping[str, Any] = SOURCES
@@ -89,7 +94,9 @@ def build_sources(settings: Mapping[str, Any]) -> dict[str, Source]:
         if isinstance(source, KeepsRaw) and ring.grade != OFF:
             source.keep_raw_in(RawRing(ring, directory / name))
         if isinstance(source, TellsKernels):
-            source.tell_within(KernelBudget(settings["agent.kernels"]))
+            source.tell_within(KernelBudget(settings["agent.kernels"], detail=detail))
+        if isinstance(source, Heeds):
+            source.heed(detail)
         if isinstance(source, Traces):
             source.tell_traced(traced)
         if isinstance(source, GivesWay):

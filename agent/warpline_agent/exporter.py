@@ -11,12 +11,16 @@ from .source import Health
 
 @dataclass(frozen=True)
 class Sent:
-    """What was sent since the start. `refused` frames the collector will never take; they are gone from the spool."""
+    """What was sent since the start. `refused` frames the collector will never take; they are gone from the spool.
+
+    `starved_seconds` is the time in which a frame could have gone and the collector gave no credit for it.
+    """
 
     frames: int = 0
     bytes: int = 0
     acknowledged: int = 0
     refused: int = 0
+    starved_seconds: float = 0.0
 
 
 class Exporter(Protocol):

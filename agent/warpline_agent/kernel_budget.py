@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
 from .compressor import GRADES, STEP_ROWS_MAX, Compressed, compress
+from .detail import Detail
 from .kernels import Kernels
 from .source import Health
 
@@ -65,10 +66,14 @@ class KernelBudget:
     """One for a source, used from its thread alone: `compress` in place of the compressor's own."""
 
     def __init__(
-        self, config: KernelBudgetConfig = KernelBudgetConfig(), cpu_ns: Callable[[], int] = time.thread_time_ns
+        self,
+        config: KernelBudgetConfig = KernelBudgetConfig(),
+        cpu_ns: Callable[[], int] = time.thread_time_ns,
+        detail: Detail | None = None,
     ) -> None:
-        """`cpu_ns` tells the CPU time of the thread that calls `compress`."""
+        """`cpu_ns` tells the CPU time of the thread that calls `compress`; no more is told than `detail` has."""
         self.config = config
+        self._detail = detail or Detail()
         self._cpu_ns = cpu_ns
         self._ranks: OrderedDict[int | None, _Rank] = OrderedDict()
 
@@ -79,11 +84,11 @@ class KernelBudget:
         if len(self._ranks) > RANKS_MAX:
             self._ranks.popitem(last=False)
         begun_ns = self._cpu_ns()
-        made = compress(
-            kernels, rank=rank, clock=clock, grade=GRADES[known.grade], step_rows_max=self.config.step_rows_max
-        )
+        kernels = self._detail.chosen(kernels)
+        grade = max(known.grade, self._detail.plan.grade)
+        made = compress(kernels, rank=rank, clock=clock, grade=GRADES[grade], step_rows_max=self.config.step_rows_max)
         if len(kernels):
-            self._weigh(known, int(kernels.end_ns.max()), self._cpu_ns() - begun_ns, len(kernels))
+            self._weigh(known, grade, int(kernels.end_ns.max()), self._cpu_ns() - begun_ns, len(kernels))
         return made
 
     def health(self) -> Iterator[Health]:
@@ -97,12 +102,12 @@ class KernelBudget:
                     f"more than {self.config.cpu_percent_max:g} % (cpu_percent_max in [agent.kernels])",
                 )
 
-    def _weigh(self, known: _Rank, end_ns: int, cpu_ns: int, records: int) -> None:
+    def _weigh(self, known: _Rank, grade: int, end_ns: int, cpu_ns: int, records: int) -> None:
         """Count what was spent, and choose the grade of the next call."""
         if known.spent and end_ns < known.spent[-1][0]:
             known.spent.clear()  # another clock, or another run
             known.room_since_ns = None
-        known.costs[known.grade] = cpu_ns / records
+        known.costs[grade] = cpu_ns / records
         known.spent.append((end_ns, cpu_ns, records))
         while known.spent[0][0] <= end_ns - int(WINDOW_SECONDS * _SECOND_NS):
             known.spent.popleft()

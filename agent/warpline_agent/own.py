@@ -11,11 +11,15 @@ from typing import Any, Final, NamedTuple
 from warpline_proto.batch import Batch
 from warpline_proto.tables import METRICS, SOURCE_HEALTH
 
+from .detail import Detail
 from .exporter import Exporter
 from .spool import Spool
 
 NAME: Final = "own"
 """Source name of these rows."""
+DETAIL_LEVEL: Final = "agent_detail_level"
+LEFT_OUT: Final = "agent_left_out_"
+"""Metrics of what is told: the level, 0 is everything; and counters of what it left out since the start, by kind."""
 VERSION: Final = version("warpline")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
@@ -54,16 +58,21 @@ def cost(proc: Path = Path("/proc"), pid: str = "self") -> Cost | None:
 
 
 def rows(
-    place: Mapping[str, Any], time_ns: int, spool: Spool, exporter: Exporter, proc: Path = Path("/proc")
+    place: Mapping[str, Any],
+    time_ns: int,
+    spool: Spool,
+    exporter: Exporter,
+    detail: Detail,
+    proc: Path = Path("/proc"),
 ) -> Iterable[Batch]:
-    """Rows of source `own`: its cost and the state of spool and exporter, and its counts as metrics."""
+    """Rows of source `own`: its cost, the state of spool and exporter, how much is told, and its counts as metrics."""
     common = {**place, "source": NAME, "time_ns": time_ns}
     spent = cost(proc)
     losses = spool.take_losses()
     health: list[dict[str, Any]] = [
         {"subject": "agent", "state": "fresh", "version": VERSION} | (spent._asdict() if spent is not None else {})
     ]
-    health += [part._asdict() for part in (spool.health(), *exporter.health())]
+    health += [part._asdict() for part in (spool.health(), *exporter.health(), detail.health())]
     if losses:
         health.append(
             {"subject": "spool", "state": "dropped", "reason": f"{losses} frames fell off", "dropped": losses}
@@ -78,7 +87,9 @@ def rows(
         "agent_lost_frames": (spool.lost(spool.boot), "frames"),
         "agent_waiting_frames": (spool.waiting_frames, "frames"),
         "agent_waiting_bytes": (spool.waiting_bytes, "B"),
-    }
+        "agent_starved_seconds": (sent.starved_seconds, "s"),
+        DETAIL_LEVEL: (detail.level, ""),
+    } | {f"{LEFT_OUT}{what}": (count, what) for what, count in detail.left_out().items()}
     yield Batch(
         "metrics",
         NAME,

@@ -72,6 +72,10 @@ class Slot:
         """A round begins."""
         self._started = now
 
+    def pass_over(self) -> None:
+        """The round that is due is left out."""
+        self.due += self.source.period_seconds
+
     def finish(self, result: Round, now: float) -> Iterator[Mapping[str, Any]]:
         """A round ended: when the next is due, and rows of source_health without place and time."""
         self._started = None

@@ -158,6 +158,7 @@ class CollectorExporter:
         self._failures = 0
         self._reason = "not connected yet"
         self._frames = self._bytes = self._acknowledged = self._refused = 0
+        self._starved_seconds = 0.0
         self._refusal = ""
 
     def start(self) -> None:
@@ -187,7 +188,7 @@ class CollectorExporter:
 
     def sent(self) -> Sent:
         """Counts since the start."""
-        return Sent(self._frames, self._bytes, self._acknowledged, self._refused)
+        return Sent(self._frames, self._bytes, self._acknowledged, self._refused, self._starved_seconds)
 
     def health(self) -> list[Health]:
         """Whether the collector answers, and what it refused last."""
@@ -248,7 +249,9 @@ class CollectorExporter:
             cursor, message = found
             size = message.ByteSize()
             while not stream.admit(cursor, size):
+                begun = self._monotonic()
                 self._rest(stream, partial(stream.fits, size))
+                self._starved_seconds += self._monotonic() - begun
                 if stream.over:
                     return
             sent = stream.packed(message)

@@ -14,6 +14,8 @@ from warpline_proto.capture import STACKS, Capture
 from warpline_proto.errors import Denied, Refused, SourceError
 from warpline_proto.tables import STACKS as TABLE
 
+from ..detail import STACKS as DUMPS
+from ..detail import Detail
 from ..hook_processes import Training, training_processes
 from ..hook_search import Search
 from ..parsers.py_spy import counted, stacks
@@ -81,6 +83,11 @@ class Stacks:
         self._due: dict[int, float] = {}
         self._seen_hanging: dict[int, int] = {}
         self._failed: dict[int, Health] = {}
+        self._detail = Detail()
+
+    def heed(self, detail: Detail) -> None:
+        """Dump as often as it has where nothing hangs."""
+        self._detail = detail
 
     def open(self) -> None:
         """Look whether there is a py-spy."""
@@ -102,6 +109,8 @@ class Stacks:
         rows: list[dict[str, Any]] = []
         for each in turn:
             self._due[each.pid] = now + self._config.every_seconds
+            if not hanging and self._detail.skips(DUMPS):
+                continue
             rows += self._with_threads(each, self._one(each)) if hanging else self._one(each)
         return [Rows(TABLE.name, TABLE.from_rows(rows))] if rows else []
 

@@ -34,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from warpline_agent.capture_watch import CaptureWatch
     from warpline_agent.clock_offset import ClockOffset
     from warpline_agent.config import build_sources, sections
+    from warpline_agent.detail import Detail
     from warpline_agent.exporters.collector import CollectorExporter
     from warpline_agent.heap import keep_freed
     from warpline_agent.spool import Spool
@@ -46,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     settings = load(sections(), files(options.config))
     settings["agent"] = config = _override(settings["agent"], options)
     tls = _certificates(settings[SECTION], config, options.tls)
-    sources = build_sources(settings)
+    detail = Detail()
+    sources = build_sources(settings, detail)
     spool = Spool(Path(config.spool_directory), config.node, new_boot(), time.time_ns, config.limits())
     clocks = ClockOffset()
     exporter = CollectorExporter(spool, config.collector, clocks=clocks, tls=tls)
@@ -55,7 +57,14 @@ def run(options: argparse.Namespace) -> int:
         signal.signal(number, lambda received, frame: _note(told, received, frame))
     watch = CaptureWatch(config.node, config.collector, tls=tls)
     agent = Agent(
-        config, sources, spool, exporter, say=lambda words: tell(f"agent: {words}"), requests=watch, clocks=clocks
+        config,
+        sources,
+        spool,
+        exporter,
+        say=lambda words: tell(f"agent: {words}"),
+        requests=watch,
+        clocks=clocks,
+        detail=detail,
     )
     names = ", ".join(sources) or "nothing"
     tell(f"agent ready: node {config.node} reads {names}, sends to {config.collector}")
