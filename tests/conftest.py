@@ -29,7 +29,7 @@ MakeFrame = Callable[..., Frame]
 
 FAKES = Path(__file__).parent / "fakes"
 sys.path.insert(0, str(FAKES))
-pytest_plugins = ["ring_programs"]
+pytest_plugins = ["ring_programs", "deployed"]
 AGENT = Path(__file__).parents[1] / "agent"
 DATA = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 
