@@ -13,6 +13,7 @@ from warpline_proto.tls import SECTION, Tls
 
 from . import accounting, closer_look, continuous, pool, retention, standing
 from .metrics import config as metrics_config
+from .postgres import config as postgres_config
 from .stores import duckdb as duckdb_store
 
 
@@ -44,6 +45,7 @@ class Settings:
     metrics: metrics_config.Config = field(default_factory=metrics_config.Config)
     retention: retention.Config = field(default_factory=retention.Config)
     tls: Tls = field(default_factory=Tls)
+    postgres: postgres_config.Config = field(default_factory=postgres_config.Config)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -60,6 +62,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.metrics": metrics_config.Config,
         "collector.retention": retention.Config,
         SECTION: Tls,
+        "collector.postgres": postgres_config.Config,
     }
 
 

@@ -203,6 +203,14 @@ def _value(given: Sequence[Any] | None) -> Any:
         raise QueryError(f"{str(told)[:100]!r} is no {kind}") from error
 
 
+def _moment(told: str) -> datetime.datetime | str:
+    """A time; words that the engine knows, such as infinity, are left to it."""
+    try:
+        return datetime.datetime.fromisoformat(told)
+    except ValueError:
+        return told
+
+
 _VALUES: Final[Mapping[str, Callable[[str], Any]]] = {
     "int": int,
     "float": float,
@@ -210,5 +218,5 @@ _VALUES: Final[Mapping[str, Callable[[str], Any]]] = {
     "numeric": decimal.Decimal,
     "bytea": bytes.fromhex,
     "date": datetime.date.fromisoformat,
-    "timestamp": datetime.datetime.fromisoformat,
+    "timestamp": _moment,
 }

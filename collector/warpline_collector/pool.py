@@ -125,12 +125,16 @@ class Question:
             if self._worker is not None:
                 self._worker.interrupt()
 
+    def insist(self) -> None:
+        """QueryError if nobody wants the answer any more."""
+        if self._cancelled:
+            raise Unanswered("the question was taken back", sqlstate=CANCELLED)
+
     @contextlib.contextmanager
     def answered_by(self, worker: _Worker) -> Iterator[None]:
         """While the worker is this question's own; QueryError if nobody wants the answer any more."""
         with self._mutex:
-            if self._cancelled:
-                raise Unanswered("the question was taken back", sqlstate=CANCELLED)
+            self.insist()
             self._worker = worker
         try:
             yield
@@ -224,6 +228,9 @@ class WorkerPool:
         try:
             with question.answered_by(worker):
                 return worker.ask(request, seconds)
+        except QueryError:
+            question.insist()
+            raise
         finally:
             self._idle.put(worker if worker.usable else self._replaced(worker))
 

@@ -27,6 +27,7 @@ from .history import History
 from .ingest import Ingest
 from .metrics.endpoint import Endpoint
 from .metrics.snapshot import Watch
+from .postgres import endpoint as postgres
 from .reader import CatalogReader
 from .standing import Keeper
 from .stores.tended import TendedStore
@@ -44,14 +45,17 @@ async def serve(
     detectors: Mapping[str, Detector] = DETECTORS,
     supervisor: Supervisor = NOBODY,
     watched: Callable[[str], None] = lambda address: None,
+    opened: Callable[[str], None] = lambda address: None,
 ) -> None:
     """Run a collector until `stop`; `ready` is told the address once frames and questions are taken, and `supervisor` too.
 
-    `watched` is told where metrics are served, where they are. StoreError or ConfigError if it cannot start.
+    `watched` is told where metrics are served, where they are, and `opened` where PostgreSQL's clients may connect. StoreError
+    or ConfigError if it cannot start.
     """
     directory = Path(settings.collector.directory)
     secure = needed(settings.tls, settings.collector.listen)
-    certificates = Certificates(settings.tls) if secure else None
+    tls_sql = needed(settings.tls, settings.postgres.listen)
+    certificates = Certificates(settings.tls) if secure or tls_sql else None
     async with contextlib.AsyncExitStack() as stack:
         store = TendedStore(directory, settings.store, clock, settings.retention)
         stack.callback(store.close)
@@ -70,8 +74,12 @@ async def serve(
         admission = Admission(secure, audit, clock)
         service = server.Service(ingest, workers, board, clock, admission)
         stack.callback(service.close)
-        rim, address = await server.start(service, settings.collector.listen, certificates)
+        rim, address = await server.start(service, settings.collector.listen, certificates if secure else None)
         stack.push_async_callback(rim.stop, server.STOP_SECONDS)
+        sql_door = postgres.Endpoint(settings.postgres, workers, audit, directory, certificates if tls_sql else None)
+        stack.push_async_callback(sql_door.close)
+        for place in await sql_door.start():
+            opened(place)
         reader, accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(3))
         closer = CloserLook(store, settings.captures)
         analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)

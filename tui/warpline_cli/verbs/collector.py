@@ -57,7 +57,11 @@ async def _serve(loaded: dict[str, Any]) -> None:
     def watched(address: str) -> None:
         tell(f"collector serves /metrics and /healthz on {address}")
 
-    await serve(settings, ready, stop, supervisor=Supervisor(), watched=watched)
+    def opened(address: str) -> None:
+        if not address.startswith("unix:"):  # the socket in the store's directory is there for whoever looks
+            tell(f"collector answers PostgreSQL's clients on {address}")
+
+    await serve(settings, ready, stop, supervisor=Supervisor(), watched=watched, opened=opened)
 
 
 def _override(config: Any, options: argparse.Namespace) -> Any:
