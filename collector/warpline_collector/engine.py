@@ -16,12 +16,15 @@ from warpline_proto.errors import SchemaError, StoreError
 from warpline_proto.tables import TABLES
 
 from .hot import FOLDER as HOT
+from .parquet import sync_directory
 from .reader import Settings
 from .schema import create_table, quoted, sql_type, text
 from .segments import FOLDER as SEGMENTS
 
 FILE: Final = "warpline.duckdb"
 LOCK: Final = "lock"
+Names = frozenset[tuple[str, int, int]]
+"""Files of the engine as they were when their names were forced to disk."""
 
 
 def lock(directory: Path) -> int:
@@ -105,6 +108,21 @@ def identity(directory: Path) -> tuple[int, int]:
     except OSError as error:
         raise StoreError(f"the store at {directory} is gone: {error.strerror}", "put it back where it was") from error
     return found.st_dev, found.st_ino
+
+
+def keep_names(directory: Path, kept: Names) -> Names:
+    """Force the names of the file and its log to disk where one of them may be new since `kept`; OSError if the disk refuses.
+
+    The engine forces what it writes, but not the name of a log that it begins, which it does after each checkpoint: that changes
+    the file. Without its name a log is gone after a loss of power, and with it what was committed.
+    """
+    with os.scandir(directory) as entries:
+        files = [(each.name, each.stat()) for each in entries if each.name.startswith(FILE)]
+    found = frozenset((name, state.st_ino, state.st_mtime_ns if name == FILE else 0) for name, state in files)
+    if found != kept:
+        for folder in (directory, *([] if kept else directory.resolve().parents[:1])):
+            sync_directory(folder)
+    return found
 
 
 @contextmanager
