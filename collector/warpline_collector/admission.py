@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -16,11 +17,14 @@ from warpline_proto.errors import ConfigError
 
 from .audit import DENIED, DONE, Audit
 from .callers import LOCAL, Caller, Role
+from .certificates import Certificates
 
 TELL_SECONDS: Final = 60.0
 """The same refusal of the same caller is told once in so long."""
 TOLD_MAX: Final = 1_000
 """Refusals that are remembered for that."""
+PEERS_MAX: Final = 20_000
+"""Connections that are remembered, to count each once."""
 WORDS_CHARS_MAX: Final = 300
 CERTIFICATE: Final = "certificate"
 ROLE: Final = "role"
@@ -52,6 +56,22 @@ def named(uris: tuple[str, ...]) -> Caller:
     return Caller(name, Role(role), name if role == Role.AGENT else None)
 
 
+@dataclass(frozen=True)
+class Doors:
+    """Who was not let in since the start, by reason, and what was left out of frames.
+
+    With TLS also: over how many connections it was begun, and over how many somebody came; until when the certificate holds (ns
+    since 1970), and why a newer one is not in use.
+    """
+
+    refused: Mapping[str, int]
+    strays: int
+    connections: int | None = None
+    entered: int | None = None
+    end_ns: int | None = None
+    failure: str = ""
+
+
 class Admission:
     """Says of each call whether it may be made. Without TLS there is nobody but LOCAL."""
 
@@ -65,6 +85,9 @@ class Admission:
         self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self.strays = 0
         """Rows left out because they speak of another node than their agent's."""
+        self.entered = 0
+        """Connections over which a caller came."""
+        self._peers: OrderedDict[str, None] = OrderedDict()
         self._secure = secure
         self._clock = clock
         self._audit = audit
@@ -75,6 +98,7 @@ class Admission:
         """The caller; ends the call where its role is not among `roles`, or it is an agent and `node` is not its own."""
         if not self._secure:
             return LOCAL
+        self._enter(context.peer())
         try:
             caller = caller_of(context.auth_context(), self._clock())
         except ConfigError as error:
@@ -106,6 +130,23 @@ class Admission:
             rows = [row for batch in frame.batches for row in batch.rows.to_pylist()]
             asked = ", ".join(f"{row['what']} of rank {row['rank']} of job {row['job']}" for row in rows)
             self._audit.note(caller, DOOR, "capture", DONE, asked[:WORDS_CHARS_MAX])
+
+    def doors(self, certificates: Certificates | None) -> Doors:
+        """The counts of now."""
+        refused = dict(self.refused)
+        if certificates is None:
+            return Doors(refused, self.strays)
+        held = certificates
+        return Doors(refused, self.strays, held.connections, self.entered, held.end_ns, held.failure)
+
+    def _enter(self, peer: str) -> None:
+        if peer in self._peers:
+            self._peers.move_to_end(peer)
+            return
+        self.entered += 1
+        self._peers[peer] = None
+        if len(self._peers) > PEERS_MAX:
+            self._peers.popitem(last=False)
 
     def refuse(self, caller: Caller | None, reason: str, wanted: str, why: str, peer: str = "") -> None:
         """Count a refusal; tell of it unless the same was told lately."""

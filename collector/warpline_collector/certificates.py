@@ -95,8 +95,10 @@ def _mark(path: str) -> tuple[int, int, int]:
     return (status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def needed(tls: Tls, address: str) -> bool:
-    """Whether `address` is served with certificates; ConfigError where it has to be and there are none."""
+def needed(tls: Tls, address: str, insecure: bool = False) -> bool:
+    """Whether `address` is served with certificates; ConfigError where it has to be and there are none. Empty is no address."""
+    if insecure or not address:
+        return False
     if not tls.serves(address) and not is_local(address):
         raise ConfigError(f"{address} takes in other machines, and there is no certificate under [tls]", HINT)
     return tls.serves(address)

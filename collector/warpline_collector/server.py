@@ -142,7 +142,7 @@ class Service(service_pb2_grpc.WarplineServicer):
 
     async def _answer(self, request: service_pb2.QueryRequest, caller: Caller) -> Answer:
         """The pool's answer; a question taken back by its caller ends the worker that is at it."""
-        question = Question()
+        question = Question(caller)
 
         def work() -> Answer:
             return self._pool.query(request.sql, request.rows_max or None, request.seconds_max or None, question)

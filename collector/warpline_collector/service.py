@@ -25,6 +25,7 @@ from .config import Settings
 from .fleet import Fleet
 from .history import History
 from .ingest import Ingest
+from .metrics.door import HttpsDoor
 from .metrics.endpoint import Endpoint
 from .metrics.snapshot import Watch
 from .postgres import endpoint as postgres
@@ -54,12 +55,16 @@ async def serve(
     """
     directory = Path(settings.collector.directory)
     secure = needed(settings.tls, settings.collector.listen)
+    https = needed(settings.tls, settings.metrics.listen, settings.metrics.insecure)
     tls_sql = needed(settings.tls, settings.postgres.listen)
-    certificates = Certificates(settings.tls) if secure or tls_sql else None
+    certificates = Certificates(settings.tls) if secure or https or tls_sql else None
     async with contextlib.AsyncExitStack() as stack:
         store = TendedStore(directory, settings.store, clock, settings.retention)
         stack.callback(store.close)
-        workers = pool.WorkerPool(directory, settings.sql)
+        audit = Audit(store.write, clock)
+        stack.callback(audit.close)
+        audit.start()
+        workers = pool.WorkerPool(directory, settings.sql, audit)
         stack.callback(workers.close)
         fleet = Fleet()
         keeper = Keeper(fleet, store, settings.agents, clock)
@@ -68,9 +73,6 @@ async def serve(
         stack.push_async_callback(_finish, ingest, storing)
         polling = asyncio.create_task(board.run())
         stack.push_async_callback(_cancel, polling)
-        audit = Audit(store.write, clock)
-        stack.callback(audit.close)
-        audit.start()
         admission = Admission(secure, audit, clock)
         service = server.Service(ingest, workers, board, clock, admission)
         stack.callback(service.close)
@@ -94,9 +96,11 @@ async def serve(
         stack.callback(keeper.close)
         keeper.start()
         held = partial(_held, store, (reader, accounts, histories))
-        watch = Watch(directory, ingest, fleet, keeper, analysis, workers, clock, held)
+        doors = partial(admission.doors, certificates)
+        watch = Watch(directory, ingest, fleet, keeper, analysis, workers, clock, held, doors)
         if settings.metrics.listen:
-            endpoint = Endpoint(settings.metrics, watch.take)
+            door = HttpsDoor(certificates, admission) if https and certificates else None
+            endpoint = Endpoint(settings.metrics, watch.take, door=door)
             stack.push_async_callback(endpoint.close)
             watched(await endpoint.start())
         living = asyncio.create_task(_live(supervisor, watch))

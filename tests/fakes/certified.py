@@ -47,13 +47,14 @@ def running(
     listen: str = "127.0.0.1:0",
     metrics: str = "",
     clock: Callable[[], int] = time.time_ns,
+    insecure: bool = False,
 ) -> Iterator[Sequence[str]]:
     """A collector with this certificate; gives its address, and that of its metrics."""
     settings = config.Settings(
         collector=config.Config(listen=listen, directory=str(directory)),
         sql=pool.Config(workers=1),
         analysis=continuous.Config(period_seconds=600.0),
-        metrics=metrics_config.Config(listen=metrics),
+        metrics=metrics_config.Config(listen=metrics, insecure=insecure),
         tls=tls,
     )
     told: list[str] = []

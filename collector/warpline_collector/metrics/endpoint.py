@@ -22,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from warpline_proto.errors import ConfigError
 
 from .config import Config
+from .door import HttpsDoor
 from .families import Families
 from .snapshot import Health, Snapshot, health
 
@@ -50,9 +51,15 @@ class Endpoint:
     """`start` listens, `close` ends. `take` gives a snapshot and is called in a thread."""
 
     def __init__(
-        self, config: Config, take: Callable[[], Snapshot], monotonic: Callable[[], float] = time.monotonic
+        self,
+        config: Config,
+        take: Callable[[], Snapshot],
+        monotonic: Callable[[], float] = time.monotonic,
+        door: HttpsDoor | None = None,
     ) -> None:
+        """`door` lets in those whom it knows; without it anybody may ask."""
         self._config = config
+        self._door = door
         self._take = take
         self._monotonic = monotonic
         self._snapshot: Snapshot | None = None
@@ -75,7 +82,10 @@ class Endpoint:
                 self._server = await asyncio.start_unix_server(self._serve, path, limit=REQUEST_BYTES_MAX)
                 return listen
             host, _, port = listen.rpartition(":")
-            self._server = await asyncio.start_server(self._serve, host.strip("[]"), int(port), limit=REQUEST_BYTES_MAX)
+            within = None if self._door is None else self._door.context()
+            self._server = await asyncio.start_server(
+                self._serve, host.strip("[]"), int(port), limit=REQUEST_BYTES_MAX, ssl=within
+            )
         except OSError as error:
             hint = "name another address under [collector.metrics] listen"
             raise ConfigError(f"cannot serve metrics on {listen}: {error.strerror or error}", hint) from error
@@ -95,7 +105,10 @@ class Endpoint:
             if self._callers <= CALLERS_MAX:
                 async with asyncio.timeout(ANSWER_SECONDS_MAX):
                     request = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(await self._answer(request.decode("latin-1")))
+                    if why := self._door and self._door.refused(writer):
+                        writer.write(_response(HTTPStatus.FORBIDDEN, TEXT, f"{why}\n".encode()))
+                    else:
+                        writer.write(await self._answer(request.decode("latin-1")))
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from warpline_proto.finding import FindingKind, Severity
 
+from ..admission import Doors
 from ..fleet import Seen, readings
 from ..standing import TROUBLES
 from .snapshot import Snapshot, health
@@ -38,6 +39,14 @@ _COLLECTOR: Final[tuple[tuple[str, str, Value], ...]] = (
     ("arrow_memory_bytes", "What Arrow holds within the collector.", lambda at: at.held and at.held.arrow_bytes),
     ("analysis_failures_total", "Passes of the analysis that failed.", lambda at: at.pass_failures),
     ("healthy", "1 where /healthz is 200, 0 where it is 503.", lambda at: float(not health(at).red)),
+)  # fmt: skip
+_DOORS: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("foreign_rows_total", "Rows left out of frames because they speak of another node than their agent's.",
+     lambda doors: doors.strays),
+    ("tls_handshakes_total", "Connections with which TLS was begun.", lambda doors: doors.connections),
+    ("tls_connections_total", "Connections over which a caller with a certificate came.", lambda doors: doors.entered),
+    ("certificate_end_timestamp_seconds", "Until when the collector's certificate holds, in seconds since 1970.",
+     lambda doors: _scaled(doors.end_ns, 1e-9)),
 )  # fmt: skip
 _PASS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("analysis_pass_seconds", "What the newest pass of the analysis took.", lambda newest: newest.seconds),
@@ -93,6 +102,9 @@ class Families(Collector):
         at = self._take()
         yield _one("warpline_build_info", "The collector's version.", {"version": version("warpline")}, 1)
         yield from _each("warpline_collector_", _COLLECTOR, (), [((), at)])
+        if at.doors is not None:
+            yield from _each("warpline_collector_", _DOORS, (), [((), at.doors)])
+            yield _refused(at.doors)
         yield from _each("warpline_", _PASS, (), [((), at.newest)] if at.newest else [])
         yield from _each("warpline_store_", _STORE, (), [((), at.size)] if at.size else [])
         yield _findings(at)
@@ -129,6 +141,15 @@ def _each(
 def _one(name: str, meaning: str, labels: Mapping[str, str], value: float) -> Metric:
     family = GaugeMetricFamily(name, meaning, labels=list(labels))
     family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _refused(doors: Doors) -> Metric:
+    family = CounterMetricFamily(
+        "warpline_collector_refused", "Calls and frames refused for who sent them.", labels=["reason"]
+    )
+    for reason, count in doors.refused.items():
+        family.add_metric([reason], count)
     return family
 
 

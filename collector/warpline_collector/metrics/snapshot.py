@@ -10,6 +10,7 @@ from typing import Final
 
 from warpline_proto.errors import StoreError
 
+from ..admission import Doors
 from ..continuous import Continuous, Pass
 from ..fleet import Fleet
 from ..ingest import Ingest
@@ -23,6 +24,9 @@ STUCK_SECONDS: Final = 60.0
 PASS_SECONDS_MIN: Final = 120.0
 PASSES: Final = 5.0
 """A pass of the analysis is overdue after both: this time, and so many times what the one before took."""
+CERTIFICATE_DAYS: Final = 30
+"""A certificate that ends sooner should be renewed."""
+DAY_NS: Final = 86_400 * 10**9
 NAMED_MAX: Final = 10
 """Agents that are named in a sentence about many."""
 
@@ -50,6 +54,7 @@ class Snapshot:
     questions: int
     questions_failed: int
     held: Held | None = None
+    doors: Doors | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Watch:
         workers: WorkerPool,
         clock: Callable[[], int],
         held: Callable[[], Held],
+        doors: Callable[[], Doors],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._disk = Disk(directory)
@@ -88,6 +94,7 @@ class Watch:
         self._workers = workers
         self._clock = clock
         self._held = held
+        self._doors = doors
         self._monotonic = monotonic
         self._started_ns = clock()
 
@@ -115,6 +122,7 @@ class Watch:
             questions=self._workers.asked,
             questions_failed=self._workers.failed,
             held=self._held(),
+            doors=self._doors(),
         )
 
     @property
@@ -160,5 +168,16 @@ def _amber(snapshot: Snapshot) -> Iterator[str]:
         more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
         listed = ", ".join(names[:NAMED_MAX])
         yield f"{len(names)} of {len(snapshot.standings)} agents {trouble.replace('_', ' ')}: {listed}{more}"
+    yield from _certificate(snapshot)
     if snapshot.size is not None and snapshot.size.damaged:
         yield f"{snapshot.size.damaged} files of the store are damaged and left out"
+
+
+def _certificate(snapshot: Snapshot) -> Iterator[str]:
+    doors = snapshot.doors
+    if doors is None or doors.end_ns is None:
+        return
+    if doors.failure:
+        yield f"the certificate on disk is not taken, the one before stays in use: {doors.failure}"
+    if (days := (doors.end_ns - snapshot.now_ns) // DAY_NS) < CERTIFICATE_DAYS:
+        yield f"the collector's certificate ends in {days} days" if days >= 0 else "the collector's certificate is over"

@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 def _init(kept: Keeping, options: argparse.Namespace) -> int:
     from warpline_cli.pki.making import AUTHORITY_DAYS
 
-    kept.start(options.days or AUTHORITY_DAYS)
+    kept.start(AUTHORITY_DAYS if options.days is None else options.days)
     tell(
         f"an authority is in {options.directory}: who reads its key may call as anybody, keep it from the fleet's machines"
     )
@@ -65,7 +65,7 @@ def _init(kept: Keeping, options: argparse.Namespace) -> int:
 def _issue(kept: Keeping, options: argparse.Namespace) -> int:
     from warpline_cli.pki.keeping import DAYS
 
-    days = options.days or DAYS
+    days = DAYS if options.days is None else options.days
     if options.collector:
         hosts = [each.strip() for each in options.collector.split(",") if each.strip()]
         print(kept.issue("collector", hosts[0] if hosts else "", hosts, days))
