@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 from warpline_proto import service_pb2
 from warpline_proto.batch import Frame
 from warpline_proto.errors import SchemaError, StoreError, WarplineError
-from warpline_proto.stream import PACKING, Unpacker
+from warpline_proto.stream import NOT_PACKED, PACKING, Unpacker
 
 from .store import Store
 
@@ -27,6 +27,9 @@ QUEUE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Frames that are unpacked or wait to be stored, in bytes of memory; past it the streams are read no further."""
 COMMIT_BYTES_MAX: Final = 32 * 1024 * 1024
 """A commit takes no more than this, and does not wait longer once so much is there."""
+PACKED_STREAMS_MAX: Final = 64
+"""Streams that are asked to pack kernel clusters as differences: reading them takes ten times the CPU time of whole rows, and
+where many send there are cores to be saved rather than bytes."""
 CREDIT_BYTES_MIN: Final = 64 * 1024
 CREDIT_BYTES_MAX: Final = 4 * 1024 * 1024
 ACKS_WAITING_MAX: Final = 1_000
@@ -96,8 +99,13 @@ class Ingest:
         clock: Callable[[], int],
         gather_seconds: float = GATHER_SECONDS,
         heard: Callable[[Frame, int, int], None] = lambda frame, size, heard_ns: None,
+        sift: Callable[[Sequence[Frame]], Sequence[Frame]] = lambda frames: frames,
     ) -> None:
-        """`heard` is told of each frame once it can be read, of its bytes in memory and of when it came."""
+        """`heard` is told of each frame once it can be read, of its bytes in memory and of when it came.
+
+        `sift` gives frames back without the rows that are not to be stored, in the thread of the store.
+        """
+        self._sift = sift
         self.counts = Counts()
         self.turned = time.monotonic()
         """When the writer last did something, on the monotonic clock: it turns at least once in MAINTAIN_SECONDS."""
@@ -107,6 +115,7 @@ class Ingest:
         self._clock = clock
         self._gather_seconds = gather_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._tidying = ThreadPoolExecutor(1, thread_name_prefix="tidy")
         self._waiting: deque[Item] = deque()
         self._bytes = 0
         self._changed = asyncio.Condition()
@@ -126,8 +135,6 @@ class Ingest:
                 self._bytes -= size
                 self._changed.notify_all()
             raise
-        if item.frame is not None:
-            self._heard(item.frame, size, heard_ns)
         async with self._changed:
             if stream.broken.done():
                 self._bytes -= size  # nothing behind a frame that could not be stored may be stored
@@ -140,17 +147,21 @@ class Ingest:
         """Store what comes until `stop`, and keep the store in order."""
         loop = asyncio.get_running_loop()
         maintained = loop.time()
+        maintaining: asyncio.Future[None] = loop.create_future()
+        maintaining.set_result(None)
         try:
             while not self._stopping or self._waiting:
                 self.turned = time.monotonic()
                 items = await self._gather()
                 if items:
                     await self._store_items(items)
-                if loop.time() - maintained >= MAINTAIN_SECONDS:
-                    await self._in_thread(self._maintain)
+                if loop.time() - maintained >= MAINTAIN_SECONDS and maintaining.done():
+                    maintaining = loop.run_in_executor(self._tidying, self._maintain)
                     maintained = loop.time()
+            await maintaining
         finally:
             self._thread.shutdown()
+            self._tidying.shutdown()
 
     async def stop(self) -> None:
         """Take no more time to gather: `run` ends when everything is stored."""
@@ -221,7 +232,7 @@ class Ingest:
     def _append(self, items: Sequence[Item]) -> list[str]:
         """Store together; if the engine will not have some rows, by halves. Returns why each was refused, "" if not."""
         try:
-            self._store.append([item.frame for item in items if item.frame is not None])
+            self._store.append(self._sift([item.frame for item in items if item.frame is not None]))
         except SchemaError as error:
             if len(items) == 1:
                 return [str(error)]
@@ -261,7 +272,7 @@ class Ingest:
             received_ns=item.received_ns,
             collector_ns=self._clock(),
             credit_bytes=self.credit_bytes,
-            packing=PACKING,
+            packing=PACKING if self.streams <= PACKED_STREAMS_MAX else NOT_PACKED,
         )
 
     def _count(self, item: Item) -> None:

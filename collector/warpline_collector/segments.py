@@ -82,11 +82,19 @@ class Manifest:
 
     def store(self, table: str, rows: pa.Table, now_ns: int) -> Segment:
         """Write a segment file that is not listed yet. OSError if the disk refuses."""
-        self._ordinal += 1
-        path = f"{FOLDER}/{table}/{self._ordinal:010d}-{self._token}.parquet"
+        ordinal, path = self.place(table)
         size = parquet.write(rows, self._directory / path, durable=True)
         low, high = _time_range(rows, declared(table).time)
-        return Segment(self._ordinal, table, path, rows.num_rows, size, fingerprint(rows.schema), low, high, now_ns)
+        return Segment(ordinal, table, path, rows.num_rows, size, fingerprint(rows.schema), low, high, now_ns)
+
+    def place(self, table: str) -> tuple[int, str]:
+        """Number and path of a segment to be."""
+        self._ordinal += 1
+        return self._ordinal, f"{FOLDER}/{table}/{self._ordinal:010d}-{self._token}.parquet"
+
+    def lists(self, segments: Sequence[Segment]) -> bool:
+        """Whether all of them are listed as they are here."""
+        return all(each in self._tables.get(each.table_name, ()) for each in segments)
 
     def enlist(self, segment: Segment, instead_of: Sequence[Segment] = ()) -> None:
         """List `segment` and strike others, in the caller's transaction."""

@@ -197,7 +197,7 @@ def read_rows(batch: pa.RecordBatch) -> Rows:
     start, end = _whole(batch, "start_ns", 0), _whole(batch, "end_ns", 0)
     sound = known & (shortest >= 1) & (longest >= shortest) & (count >= 1) & (held == count) & (least >= 1)
     sound &= (count < _COUNT_MAX) & (total < _SUM_MAX) & (longest < _SUM_MAX) & (total >= count) & (category >= 0)
-    sound &= (np.abs(start) < _SUM_MAX) & (np.abs(end) < _SUM_MAX)
+    sound &= (np.abs(start) < _TIME_MAX) & (np.abs(end) < _TIME_MAX)
     names = [
         _whole(batch, "stream", UNKNOWN_STREAM),
         _whole(batch, "kernel_id", 0),
@@ -212,6 +212,8 @@ def read_rows(batch: pa.RecordBatch) -> Rows:
 
 _COUNT_MAX: Final = 2**31
 _SUM_MAX: Final = 2**60
+_TIME_MAX: Final = 2**61
+"""The longest number that can be told: from the epoch of a clock until 2043."""
 
 
 def log_steps(durations_ns: Numbers) -> Numbers:

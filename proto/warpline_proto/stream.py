@@ -22,6 +22,8 @@ from .tables import KERNEL_CLUSTERS
 
 PACKING: Final = 1
 """Form of packed parts that this version writes and reads; an agent packs once the collector has said that it reads it."""
+NOT_PACKED: Final = 0
+"""What a collector says that would rather have parts as they are."""
 DICTIONARY_BYTES_MAX: Final = 64 * 1024
 """Longer parts are no dictionaries."""
 DICTIONARIES_MAX: Final = 64

@@ -16,6 +16,7 @@ import pytest
 from warpline_collector import catalog
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
+from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import StoreError
 from warpline_proto.tables import LOG_EVENTS
@@ -67,6 +68,41 @@ def test_sealing_keeps_every_row_exactly_once(store: DuckDBStore, tmp_path: Path
     store.close()
     with CatalogReader(tmp_path) as reader:
         assert reader.query(EACH_ONCE).to_pylist() == [{"rows": 120, "distinct_rows": 120, "newest": 40}]
+
+
+def test_many_rows_at_once_are_a_segment_at_once_and_full_segments_become_large_ones(
+    tmp_path: Path, make_frame: MakeFrame
+) -> None:
+    """What thousands of ranks send is written once, is durable once it is acknowledged, and does not stay thousands of files."""
+    store = TendedStore(tmp_path, Config(seal_rows=50, direct_rows=3, merge_rows=12, grace_seconds=0.0))
+    for sequence in range(1, 11):
+        store.append([make_frame(sequence)])
+        assert len(files(tmp_path, "segments")) == sequence and not files(tmp_path, "hot")
+        assert store.query(EACH_ONCE).to_pylist() == [
+            {"rows": 3 * sequence, "distinct_rows": 3 * sequence, "newest": sequence}
+        ]
+    for _ in range(4):
+        store.maintain()
+        assert store.query(EACH_ONCE).to_pylist() == [{"rows": 30, "distinct_rows": 30, "newest": 10}]
+    assert len(files(tmp_path, "segments")) == 4
+    store.close()
+    again = DuckDBStore(tmp_path)
+    assert again.query(EACH_ONCE).to_pylist() == [{"rows": 30, "distinct_rows": 30, "newest": 10}]
+    again.close()
+
+
+def test_a_damaged_segment_does_not_keep_others_from_becoming_one(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """It is left out and told of; the next attempt does without it."""
+    store = TendedStore(tmp_path, Config(direct_rows=3, merge_rows=9, grace_seconds=0.0))
+    for sequence in range(1, 5):
+        store.append([make_frame(sequence)])
+    damaged = tmp_path / "segments" / "steps" / files(tmp_path, "segments")[1]
+    damaged.write_bytes(damaged.read_bytes()[:-8] + b"\0" * 8)
+    for _ in range(3):
+        store.maintain()
+    assert store.query(EACH_ONCE).to_pylist() == [{"rows": 9, "distinct_rows": 9, "newest": 4}]
+    assert len(files(tmp_path, "segments")) == 2
+    store.close()
 
 
 def test_old_hot_rows_are_sealed_however_few(

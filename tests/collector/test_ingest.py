@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 
 from warpline_collector import ledger
-from warpline_collector.ingest import COMMIT_BYTES_MAX, QUEUE_BYTES_MAX, Ingest, Item, Stream
+from warpline_collector.ingest import COMMIT_BYTES_MAX, PACKED_STREAMS_MAX, QUEUE_BYTES_MAX, Ingest, Item, Stream
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import SchemaError, StoreError
+from warpline_proto.stream import NOT_PACKED, PACKING
 
 MakeFrame = Callable[..., Frame]
 
@@ -170,3 +171,17 @@ async def test_a_frame_given_up_while_it_is_unpacked_gives_its_room_back(make_fr
         await asyncio.sleep(0)
     cut.cancel()
     await asyncio.wait_for(waiting, 10)
+
+
+def test_agents_are_asked_to_pack_while_they_are_few() -> None:
+    """Differences are dear to read: where very many send, whole rows cost the collector a tenth of the time."""
+
+    async def run() -> list[int]:
+        ingest, item = Ingest(Memory(), lambda: 0), Item(Stream(), "boot", 1, 1, None)
+        told = []
+        for streams in (1, PACKED_STREAMS_MAX, PACKED_STREAMS_MAX + 1):
+            ingest.streams = streams
+            told.append(ingest._ack(item).packing)
+        return told
+
+    assert asyncio.run(run()) == [PACKING, PACKING, NOT_PACKED]

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +22,7 @@ from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import StoreError
 from warpline_proto.tables import SOURCE_HEALTH, TABLES
 
-from .. import catalog, engine, hot, ledger, segments
+from .. import catalog, engine, hot, joining, ledger, segments
 from ..engine import refusals
 from ..grace import Grace, orphans
 from ..reader import CatalogReader
@@ -37,11 +37,14 @@ class Config:
     """Settings of the store.
 
     A large table is sealed when it has `seal_rows` hot rows or its oldest hot row came `seal_seconds` ago; `compact_files`
-    segments with fewer than `seal_rows` rows are written together as one. At most about `chunks_max` small hot files a table
-    are kept. Files no longer listed stay `grace_seconds` for readers that still use them.
+    segments with fewer rows are written together as one. `direct_rows` of one table in one commit are a segment at once.
+    Segments that come to `merge_rows` together become one. At most about `chunks_max` small hot files a table are kept. Files no
+    longer listed stay `grace_seconds` for readers that still use them.
     """
 
     seal_rows: int = 50_000
+    direct_rows: int = 20_000
+    merge_rows: int = 1_000_000
     seal_seconds: float = 300.0
     compact_files: int = 16
     chunks_max: int = 32
@@ -49,8 +52,10 @@ class Config:
     memory_limit: str = "1GB"
 
     def __post_init__(self) -> None:
-        if min(self.seal_rows, self.chunks_max) < 1 or self.compact_files < 2:
-            raise ValueError("seal_rows and chunks_max are at least 1, compact_files at least 2")
+        if min(self.seal_rows, self.direct_rows, self.merge_rows, self.chunks_max) < 1 or self.compact_files < 2:
+            raise ValueError(
+                "seal_rows, direct_rows, merge_rows and chunks_max are at least 1, compact_files at least 2"
+            )
         if self.seal_seconds <= 0 or self.grace_seconds < 0:
             raise ValueError("seal_seconds is more than 0, grace_seconds not less")
         if not re.fullmatch(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B", self.memory_limit):
@@ -171,6 +176,7 @@ class DuckDBStore:
 
     def _open(self) -> None:
         self._connection = engine.connect(self.directory, self._config.memory_limit)
+        self._names: engine.Names = frozenset()
         self._identity = engine.identity(self.directory)
         self._connection.execute(ledger.CREATE)
         self._ledger = ledger.from_rows(self._connection.sql("SELECT * FROM ledger").to_arrow_table().to_pylist())
@@ -198,18 +204,30 @@ class DuckDBStore:
         within: Callable[[], None] = lambda: None,
     ) -> None:
         """Store rows and entries, and do `within`, in one transaction; then tell readers."""
-        with refusals(), self._transaction():
-            within()
-            for name, table in rows.items():
-                self._insert(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming", "incoming", table)
-            if entries:
-                self._insert(ledger.UPSERT, "ledger_rows", ledger.to_table(entries.values()))
+        large = [name for name in rows if self._direct(name, rows[name])]
+        with refusals(), self._enlisting() if large else nullcontext():
+            direct = [self._manifest.store(name, rows[name], self._clock()) for name in large]
+            rows = {name: table for name, table in rows.items() if name not in large}
+            with self._transaction():
+                within()
+                for segment in direct:
+                    self._manifest.enlist(segment)
+                for name, table in rows.items():
+                    self._insert(f"INSERT INTO {quoted(name)} BY NAME SELECT * FROM incoming", "incoming", table)
+                if entries:
+                    self._insert(ledger.UPSERT, "ledger_rows", ledger.to_table(entries.values()))
         self._ledger.update(entries)
+        for segment in direct:
+            self._manifest.adopt(segment)
         for name, table in rows.items():
             self._hot_rows[name] += table.num_rows
             self._hot_since_ns.setdefault(name, self._clock())
             self._export(name, table)
         self._publish()
+
+    def _direct(self, name: str, rows: pa.Table) -> bool:
+        """Rows enough for a segment of their own: through the engine they would be written three times."""
+        return TABLES[name].large and rows.num_rows >= self._config.direct_rows
 
     def _insert(self, sql: str, name: str, rows: pa.Table) -> None:
         self._connection.register(name, rows)
@@ -274,35 +292,32 @@ class DuckDBStore:
         self._hot.replace(name, TABLES[name].schema.empty_table())
         self._generation += 1
 
-    def _small(self, name: str, *, all_days: bool = False) -> list[segments.Segment]:
-        """The oldest small segments of one span, where they are many, come to one of full size, or the span is over.
-
-        None where it is too early; with `all_days` it never is.
-        """
+    def _small(self, name: str, *, all_days: bool = False) -> Sequence[segments.Segment]:
+        """Segments to be written together as one; none where it is too early. With `all_days` it never is."""
         span_ns = self._span_ns(name)
-        spans: dict[int, list[segments.Segment]] = defaultdict(list)
-        for segment in self._manifest.readable(name):
-            if segment.rows < self._config.seal_rows and not self._manifest.richer(segment):
-                chosen = spans[segment.sealed_ns // span_ns]
-                chosen.append(segment)
-                full = sum(each.rows for each in chosen) >= self._config.seal_rows
-                if len(chosen) >= self._config.compact_files or (len(chosen) > 1 and full):
-                    return chosen
-        today = self._clock() // span_ns
-        over = (chosen for span, chosen in sorted(spans.items()) if all_days or span < today)
-        return next((chosen for chosen in over if len(chosen) > 1), [])
+        listed = [each for each in self._manifest.readable(name) if not self._manifest.richer(each)]
+        bounds = joining.Bounds(span_ns, self._full_rows, self._config.seal_rows, self._config.compact_files)
+        return joining.small(listed, bounds, None if all_days else self._clock() // span_ns)
 
-    def _compact(self, name: str, small: Sequence[segments.Segment]) -> None:
-        merged, taken = self._read_all(small)
-        if len(taken) < 2:
-            return
-        segment = self._manifest.store(name, merged, max(each.sealed_ns for each in taken))
+    @property
+    def _full_rows(self) -> int:
+        """A segment with fewer rows is small."""
+        return min(self._config.seal_rows, self._config.direct_rows)
+
+    def _replace(self, segment: segments.Segment, taken: Sequence[segments.Segment]) -> None:
+        """List one segment instead of others."""
         with self._enlisting(), self._transaction():
             self._manifest.enlist(segment, taken)
         self._manifest.adopt(segment, taken)
         for old in taken:
             self._grace.retire(old.path)
         self._generation += 1
+
+    def _compact(self, name: str, small: Sequence[segments.Segment]) -> None:
+        merged, taken = self._read_all(small)
+        if len(taken) < 2:
+            return
+        self._replace(self._manifest.store(name, merged, max(each.sealed_ns for each in taken)), taken)
 
     def _read_all(self, small: Sequence[segments.Segment]) -> tuple[pa.Table, list[segments.Segment]]:
         tables: list[pa.Table] = []
@@ -348,6 +363,7 @@ class DuckDBStore:
             yield
             committing = True
             self._connection.execute("COMMIT")
+            self._names = engine.keep_names(self.directory, self._names)
         except BaseException:
             self._doubtful = committing or not self._rolled_back()
             raise

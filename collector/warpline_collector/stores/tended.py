@@ -14,7 +14,7 @@ import pyarrow as pa
 from warpline_proto.batch import Frame
 from warpline_proto.tables import ENERGY_INTERVALS, SOURCE_HEALTH, TABLES
 
-from .. import backup, ledger, merging, parquet, retention
+from .. import backup, joining, ledger, merging, parquet, retention
 from ..engine import refusals
 from ..history import HISTORY_OF, windows_missing
 from ..schema import quoted
@@ -53,6 +53,12 @@ class TendedStore(DuckDBStore):
         self._heard |= dict.fromkeys(((frame.agent, frame.boot) for frame in frames), self._clock())
         return stored
 
+    def maintain(self) -> None:
+        """As `DuckDBStore.maintain`; full segments become large ones last, and while that is done nobody waits."""
+        super().maintain()
+        with refusals():
+            self._join_full()
+
     def compact(self) -> int:
         """Merge all segments that can be, now; how many files became fewer. StoreError if the disk refuses."""
         with self._mutex, refusals():
@@ -75,6 +81,52 @@ class TendedStore(DuckDBStore):
                     self._take_out(segment, reason)
                     found.append((segment, reason))
             return found
+
+    def _full(self) -> Sequence[Segment]:
+        """Full segments of one table that come to a large one; none where there are none."""
+        for name in TABLES:
+            listed = [each for each in self._manifest.readable(name) if each.current]
+            chosen = joining.full(listed, self._span_ns(name), self._full_rows, self._config.merge_rows)
+            if chosen:
+                return chosen
+        return ()
+
+    def _join_full(self) -> None:
+        """Make one large segment, where there is enough for it: written while others store, listed if nothing came between."""
+        with self._mutex:
+            self._make_ready()
+            chosen = self._full()
+            if not chosen:
+                return
+            manifest = self._manifest
+            place = manifest.place(chosen[0].table_name)
+        try:
+            segment = joining.joined(self.directory, place, chosen)
+        except (OSError, pa.ArrowException):
+            if self._left_out(chosen):
+                return
+            raise
+        with self._mutex:
+            self._make_ready()
+            if self._manifest is not manifest or not manifest.lists(chosen):
+                # Opened anew meanwhile, the number may be another's; or what was to be merged is no longer listed.
+                (self.directory / segment.path).unlink(missing_ok=True)
+                return
+            self._replace(segment, chosen)
+            self._publish()
+
+    def _left_out(self, chosen: Sequence[Segment]) -> bool:
+        """Leave out what is damaged among these; whether something was."""
+        before = self._generation
+        with self._mutex:
+            for segment in chosen:
+                reason = parquet.damage(self.directory / segment.path, segment.bytes, deep=True)
+                if reason is not None:
+                    self._manifest.mark(segment, reason)
+                    self._generation += 1
+            found = self._generation != before
+            self._publish()
+        return found
 
     def _span_ns(self, name: str) -> int:
         return self._kept.span_ns(name)
@@ -122,13 +174,7 @@ class TendedStore(DuckDBStore):
         start_ns, end_ns = merging.hours(self._manifest.read(due))
         rows, taken = self._read_all(merging.touching(self._manifest.readable(name), start_ns, end_ns))
         merged = merging.merged(self._connection, rows, start_ns, end_ns)
-        segment = self._manifest.store(name, merged, max(each.sealed_ns for each in taken))
-        with self._enlisting(), self._transaction():
-            self._manifest.enlist(segment, taken)
-        self._manifest.adopt(segment, taken)
-        for old in taken:
-            self._grace.retire(old.path)
-        self._generation += 1
+        self._replace(self._manifest.store(name, merged, max(each.sealed_ns for each in taken)), taken)
 
     def _is_merged(self, segment: Segment) -> bool:
         """Whether nothing is left to merge in it, asked of each file once; a damaged one is left as it is."""
