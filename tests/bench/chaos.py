@@ -86,12 +86,11 @@ class Loops:
         detail = self._begin(trouble, where)
         time.sleep(draw.uniform(0.0, 0.4))
         killed = self._kill_worker() if victim == "worker" else self._kill(victim, agent)
-        if trouble == "full disk" and not rig.collector.alive:
-            rig.collector.process.wait()
-            rig.collector.start()
-            rig.collector.until_ready(draw.uniform(0.5, 4.0))
         self._restart()
+        if trouble == "full disk":
+            rig.collector.until_ready(draw.uniform(0.5, 4.0))  # it may end: then it is started again when there is room
         self._end(where)
+        self._restart()
         self._recover()
         if killed is None:
             return None

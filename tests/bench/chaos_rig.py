@@ -28,6 +28,8 @@ directory = "{store}"
 listen = "127.0.0.1:{port}"
 [collector.store]
 seal_rows = 6000
+direct_rows = 300
+merge_rows = 12000
 seal_seconds = 4.0
 compact_files = 3
 chunks_max = 6

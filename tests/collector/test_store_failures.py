@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warpline_collector import catalog
+from warpline_collector import catalog, engine
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
 from warpline_proto.batch import Frame
@@ -132,4 +132,34 @@ def test_segments_of_middling_size_are_merged_too(tmp_path: Path, make_frame: Ma
         store.maintain()
     assert len(catalog.read(tmp_path).tables["steps"].segments) <= 21
     assert store.query(EACH_ONCE).to_pylist() == whole(40, 20)
+    store.close()
+
+
+def test_no_commit_lies_in_a_log_whose_name_a_loss_of_power_may_take(
+    tmp_path: Path, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine begins a new log after each checkpoint: its name is forced to disk before the frame is acknowledged."""
+    place = tmp_path / "store"
+    synced: list[tuple[Path, frozenset[int]]] = []
+
+    def told(path: Path) -> None:
+        real(path)
+        synced.append((path, logs()))
+
+    def logs() -> frozenset[int]:
+        return frozenset(path.stat().st_ino for path in place.glob("warpline.duckdb.*"))
+
+    real = engine.sync_directory
+    monkeypatch.setattr(engine, "sync_directory", told)
+    store = DuckDBStore(place)
+    store.append([make_frame(1)])
+    assert [path for path, _ in synced] == [place, tmp_path], "the store's own name too"
+    for sequence in range(2, 8):
+        if sequence % 2:
+            store.connections()[0].execute("CHECKPOINT")
+        before = len(synced)
+        store.append([make_frame(sequence)])
+        assert logs(), "a commit is in a log"
+        assert (place, logs()) in synced
+        assert len(synced) - before == sequence % 2, "a log is named once"
     store.close()
