@@ -14,6 +14,7 @@ from typing import Any, Final
 from warpline_proto.finding import Finding, FindingKind, Onset, Severity, Subject
 
 from .detector import Reader, literal, show
+from .replaced import STILL_THERE
 from .xid import OFF_BUS, PROGRAM, RESET, Xid, known
 
 KINDS: Final = ("xid", "off_bus", "gpu_lost", "reset_required", "gpu_unavailable", "poison_error", "recovery_action")
@@ -121,9 +122,9 @@ def times(count: int, first_ns: int | None, last_ns: int | None) -> str:
 
 STILL_FRESH: Final = (
     "NOT EXISTS (SELECT 1 FROM (SELECT node, max(time_ns) AS now FROM source_health GROUP BY node) AS live "
-    f"WHERE live.node = log_events.node AND log_events.time_ns < live.now - {FRESH_NS})"
+    f"WHERE live.node = log_events.node AND log_events.time_ns < live.now - {FRESH_NS}) AND {STILL_THERE}"
 )
-"""Condition on rows of log_events: not over, as far as the node is watched live."""
+"""Condition on rows of log_events: not over, as far as the node is watched live, and of what is there now."""
 
 
 def load_gpus(reader: Reader) -> list[Gpu]:
@@ -156,8 +157,11 @@ def _places(reader: Reader) -> list[dict[str, Any]]:
 
 
 def _names(rows: Iterable[dict[str, Any]]) -> dict[tuple[str | None, str], str]:
-    """Bus id on a node -> UUID, where one row has both."""
-    return {(row["node"], row["bus_id"]): row["gpu_uuid"] for row in rows if row["bus_id"] and row["gpu_uuid"]}
+    """Bus id on a node -> UUID, where one row has both: of several the one that was seen last."""
+    both = [row for row in rows if row["bus_id"] and row["gpu_uuid"]]
+    return {
+        (row["node"], row["bus_id"]): row["gpu_uuid"] for row in sorted(both, key=lambda row: row.get("seen_ns") or 0)
+    }
 
 
 def _key(row: dict[str, Any], names: dict[tuple[str | None, str], str]) -> tuple[str | None, ...]:

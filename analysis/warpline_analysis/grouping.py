@@ -37,7 +37,7 @@ ORDER: Final = (
     Kind.GPU_LOST, Kind.GPU_ERROR, Kind.THROTTLING, Kind.MASKED_STRAGGLER, Kind.PIPELINE_BUBBLE, Kind.COMPUTE_STRAGGLER,
     Kind.HOST_STRAGGLER, Kind.STAGE_IMBALANCE, Kind.DATA_IMBALANCE, Kind.NETWORK_DEGRADATION, Kind.LINK_DEGRADATION,
     Kind.SPORADIC_STALL, Kind.PROCESS_DIED, Kind.WRONG_DATA, Kind.HANG, Kind.IDLE_SPIN, Kind.REGRESSION, Kind.EXECUTION_IDLE,
-    Kind.BUSY_WAIT,
+    Kind.BUSY_WAIT, Kind.REPLACED,
 )  # fmt: skip
 """Causes before consequences, and what says more of a late rank before what says less."""
 BROKEN: Final = frozenset({Kind.GPU_LOST, Kind.GPU_ERROR})

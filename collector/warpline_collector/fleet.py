@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.tables import DEVICE_SAMPLES, METRICS, NODE_CLOCKS, SOURCE_HEALTH
 
+from .inventory import Inventory
+
 AGENTS_MAX: Final = 10_000
 """Agents that are remembered; further ones are counted and left out."""
 SOURCES_MAX: Final = 8
@@ -25,6 +27,7 @@ LAG_WINDOW_NS: Final = 30 * 10**9
 """The quickest frame of this window and the one before tells how an agent's clock stands."""
 CLOCK_NS: Final = 300 * 10**9
 """What an agent says of its clock holds for so long, and is not heeded where it waited longer than this to be sent."""
+REFUSAL_CHARS_MAX: Final = 200
 OWN: Final = "own"
 """Source of the rows in which an agent speaks of itself."""
 _READ: Final = [
@@ -80,6 +83,11 @@ class Seen:
     dropped: int = 0
     lost: int = 0
     loss_ns: int | None = None
+    refused_frames: int = 0
+    refused_rows: int = 0
+    refused_ns: int | None = None
+    refusal: str = ""
+    """Why something of it was not taken, and when that was."""
     cpu_percent: float | None = None
     rss_bytes: int | None = None
     waiting_bytes: int | None = None
@@ -121,6 +129,7 @@ class Fleet:
     def __init__(self) -> None:
         self.left_out = 0
         """Frames of agents beyond AGENTS_MAX."""
+        self.inventory = Inventory()
         self._seen: dict[str, Seen] = {}
         self._mutex = threading.Lock()
 
@@ -153,6 +162,16 @@ class Fleet:
         _count(seen, frame, size, heard_ns)
         for batch in frame.batches:
             _note(seen, batch, heard_ns)
+            if batch.table == DEVICE_SAMPLES.name or batch.source == OWN:
+                self.inventory.hear(batch, heard_ns)
+
+    def refuse(self, agent: str, frames: int, rows: int, reason: str, now_ns: int) -> None:
+        """So much of an agent was not taken; one that is not known is not told of."""
+        seen = self._seen.get(agent)
+        if seen is not None:
+            seen.refused_frames += frames
+            seen.refused_rows += rows
+            seen.refused_ns, seen.refusal = now_ns, reason[:REFUSAL_CHARS_MAX]
 
     def seen(self, now_ns: int) -> list[Seen]:
         """All agents that are not forgotten, by name."""
@@ -212,7 +231,8 @@ def _note(seen: Seen, batch: Batch, heard_ns: int) -> None:
             _cost(seen, row)
     elif batch.table == METRICS.name:
         for row in rows.filter(pc.equal(rows.column("metric"), _WAITING_BYTES)).to_pylist():
-            seen.waiting_bytes = None if row["value"] is None else int(row["value"])
+            value = row["value"]
+            seen.waiting_bytes = None if value is None or not 0 <= value < 2**62 else int(value)
 
 
 def _time(seen: Seen, row: Mapping[str, Any], heard_ns: int) -> None:

@@ -3,18 +3,30 @@
 *Resolved* says that the question was asked again and answered without the accusation, ABSENT_PASSES times in a row: a detector
 that failed, or had no rows of the job to judge, proves nothing. A finding that now stands under its root is resolved at once,
 as is one of a late rank that goes on under another name.
+*Replaced* says that what it accuses is not there any more: another GPU is in its place, or another machine bears its name.
 *Ended* says that nobody can tell any more: the job, or the node, fell silent with the finding standing. It is neither open for
 ever nor called mended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from warpline_analysis.grouping import same_late_rank
-from warpline_proto.finding import ENDED, GRAVITY, OPEN, RESOLVED, Finding, FindingKind, FindingState, Report, Verdict
+from warpline_proto.finding import (
+    ENDED,
+    GRAVITY,
+    OPEN,
+    REPLACED,
+    RESOLVED,
+    Finding,
+    FindingKind,
+    FindingState,
+    Report,
+    Verdict,
+)
 
 ABSENT_PASSES: Final = 3
 """A finding that so many passes in a row judged and did not have is resolved: one quiet pass proves nothing."""
@@ -63,16 +75,42 @@ def after(
     detector whose accusation stands under a root has judged nonetheless.
     """
     present = _by_id(reports, now_ns)
+    gpus, nodes = _replaced(known, present)
+    present = {name: state for name, state in present.items() if not _accuses(state.finding, gpus)}
     answers = reports if asked is None else asked
     following: dict[str, Incident] = {}
     for name in known.keys() | present.keys():
-        incident = _next(known.get(name), present.get(name), answers, now_ns, silence)
+        before = known.get(name)
+        if before is not None and before.written.state == OPEN and _accuses(before.written.finding, gpus, nodes):
+            following[name] = Incident(before.written.closed(REPLACED, now_ns))
+            continue
+        incident = _next(before, present.get(name), answers, now_ns, silence)
         if incident is not None:
             following[name] = incident
     written = [
         each.written for name, each in following.items() if name not in known or each.written != known[name].written
     ]
     return following, written
+
+
+def _replaced(known: Incidents, present: Mapping[str, FindingState]) -> tuple[set[str], set[str]]:
+    """GPUs that are gone, and nodes that are another machine since this pass."""
+    gpus, nodes = set(), set()
+    for name, state in present.items():
+        subject = state.finding.subject
+        if state.finding.kind != FindingKind.REPLACED:
+            continue
+        if subject.gpu is not None:
+            gpus.add(subject.gpu)
+        elif subject.node is not None and (name not in known or known[name].written.state != OPEN):
+            nodes.add(subject.node)
+    return gpus, nodes
+
+
+def _accuses(finding: Finding, gpus: Container[str | None], nodes: Container[str | None] = ()) -> bool:
+    """Whether it speaks of one of these as if it were there."""
+    subject = finding.subject
+    return finding.kind != FindingKind.REPLACED and (subject.gpu in gpus or subject.node in nodes)
 
 
 def _next(
@@ -103,6 +141,8 @@ def _present(before: Incident, found: FindingState, now_ns: int) -> Incident:
 def _absent(before: Incident, reports: Mapping[str, Report], now_ns: int) -> Incident:
     if _said(before.written.finding, reports):
         return Incident(before.written.closed(RESOLVED, now_ns))  # it stands under its root from now on
+    if before.written.finding.kind == FindingKind.REPLACED:
+        return Incident(before.written.closed(RESOLVED, now_ns))  # told for long enough
     if not _judged(before.written, reports):
         return before
     if before.absent + 1 >= ABSENT_PASSES or _goes_on(before.written.finding, reports):

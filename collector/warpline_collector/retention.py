@@ -62,6 +62,7 @@ class Config:
     audit: str = "1095 days, 1 GB"
     energy_intervals: str = "1095 days, 50 GB"
     guard_actions: str = "1095 days, 1 GB"
+    inventory: str = "1095 days, 1 GB"
     jobs: str = "1095 days, 1 GB"
     communicators: str = "365 days, 1 GB"
     captures: str = "365 days, 1 GB"

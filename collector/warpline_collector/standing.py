@@ -11,18 +11,22 @@ from typing import Any, Final
 
 from warpline_proto.batch import Batch
 from warpline_proto.errors import WarplineError
-from warpline_proto.tables import AGENTS
+from warpline_proto.tables import AGENTS, INVENTORY
 
 from .fleet import FORGET_NS, Fleet, Seen
+from .inventory import REMEMBERED as PLACES
 from .store import Store
 
 LATE: Final = "late"
 DROPPING: Final = "dropping"
 SKEWED: Final = "skewed"
 OVER_BUDGET: Final = "over_budget"
-TROUBLES: Final = (LATE, DROPPING, SKEWED, OVER_BUDGET)
+REFUSED: Final = "refused"
+TROUBLES: Final = (LATE, DROPPING, SKEWED, OVER_BUDGET, REFUSED)
 BACKLOG_BYTES: Final = 1024 * 1024
 """Where more waits in an agent's spool its frames are old because they waited, whatever its clock says."""
+NUMBER_MAX: Final = 2**62
+TEXT_CHARS_MAX: Final = 1_000
 LOOK_SECONDS: Final = 5.0
 KEEP_NS: Final = 60 * 10**9
 """What does not change is written so often."""
@@ -70,15 +74,22 @@ class Standing:
     def row(self, now_ns: int) -> dict[str, Any]:
         """As a row of table agents."""
         names = {column.name for column in AGENTS.columns}
-        return {name: value for name, value in vars(self.seen).items() if name in names} | {
+        return {name: _kept(value) for name, value in vars(self.seen).items() if name in names} | {
             "node": self.seen.node or self.seen.agent,
             "source": SOURCE,
             "time_ns": now_ns,
-            "clock_offset_ns": self.seen.clock_offset_ns,
-            "clock_error_ns": self.seen.clock_error_ns,
+            "clock_offset_ns": _kept(self.seen.clock_offset_ns),
+            "clock_error_ns": _kept(self.seen.clock_error_ns),
             "troubles": list(self.troubles),
             "detail": "; ".join(self.troubles.values()),
         }
+
+
+def _kept(value: Any) -> Any:
+    """What an agent says of itself may be anything; one that cannot be written would keep all others from being written."""
+    if isinstance(value, int):
+        return max(-NUMBER_MAX, min(value, NUMBER_MAX))
+    return value[:TEXT_CHARS_MAX] if isinstance(value, str) else value
 
 
 def judge(seen: Seen, config: Config, now_ns: int) -> Standing:
@@ -98,6 +109,7 @@ class Keeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="fleet", daemon=True)
         fleet.remember(store.query(_REMEMBERED, [clock() - FORGET_NS]).to_pylist(), clock())
+        fleet.inventory.remember(store.query(PLACES).to_pylist())
 
     def start(self) -> None:
         """Begin to look."""
@@ -116,6 +128,7 @@ class Keeper:
 
     def keep(self) -> int:
         """Write what is new or due; how many agents that were. StoreError if the store refuses."""
+        self._keep_inventory()
         now_ns = self._clock()
         standings = self.standings()
         due = [each for each in standings if self._due(each, now_ns)]
@@ -126,6 +139,16 @@ class Keeper:
             each.seen.agent: (now_ns, tuple(each.troubles)) for each in due
         }
         return len(due)
+
+    def _keep_inventory(self) -> None:
+        rows = self._fleet.inventory.take()
+        if not rows:
+            return
+        try:
+            self._store.write([Batch(INVENTORY.name, SOURCE, INVENTORY.from_rows(rows))])
+        except WarplineError:
+            self._fleet.inventory.give_back(rows)
+            raise
 
     def _due(self, standing: Standing, now_ns: int) -> bool:
         written_ns, troubles = self._written.get(standing.seen.agent, (0, ()))
@@ -156,6 +179,9 @@ def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, st
 
 def _skew(seen: Seen, config: Config, now_ns: int) -> Iterator[str]:
     """What is wrong with its clock. Old frames are no clock that is behind."""
+    if seen.refused_ns is not None and (now_ns - seen.refused_ns) / 1e9 <= config.dropping_seconds:
+        counted = f"{seen.refused_frames} frames and {seen.refused_rows} rows of it were not taken"
+        yield REFUSED, f"{counted}, the last {_span((now_ns - seen.refused_ns) / 1e9)} ago: {seen.refusal}"
     offset, error = (seen.clock_offset_ns or 0) / 1e9, (seen.clock_error_ns or 0) / 1e9
     side = f"{_span(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the collector's"
     if seen.measured is not None:

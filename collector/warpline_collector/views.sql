@@ -32,6 +32,14 @@ CREATE OR REPLACE VIEW source_state AS
 SELECT * FROM source_health
 QUALIFY row_number() OVER (PARTITION BY cluster, node, source, subject ORDER BY time_ns DESC) = 1;
 
+-- Which GPU was in which place of a node, and which machine bore its name, from when to when on the node's clock: `until_ns` and
+-- `replaced_by` are NULL for what is there now. What was recorded of a GPU stays under its own UUID.
+CREATE OR REPLACE VIEW places AS
+SELECT
+    cluster, node, source, kind, slot, gpu_index, gpu_name, identity, first_ns AS from_ns,
+    coalesce(lead(last_ns) OVER following, lead(first_ns) OVER following) AS until_ns, lead(identity) OVER following AS replaced_by
+FROM inventory WINDOW following AS (PARTITION BY node, source, kind, slot ORDER BY time_ns, first_ns);
+
 -- Time: what each node's clock was off by. From `from_ns` (on the node's clock) to `until_ns`, NULL for up to now, it showed
 -- offset_ns more than the collector's, and the truth is no farther from that than error_ns. Between two measurements the clock
 -- may have gone from the one to the other. A time that a clock went through twice, because it was set back, is either of two:

@@ -37,6 +37,7 @@ class FindingKind(StrEnum):
     IDLE_SPIN = "idle_spin"
     EXECUTION_IDLE = "execution_idle"
     BUSY_WAIT = "busy_wait"
+    REPLACED = "replaced"
 
 
 class Severity(StrEnum):
@@ -213,7 +214,7 @@ class Report:
 
 @dataclass(frozen=True)
 class FindingState:
-    """A finding with its life: OPEN, RESOLVED or ENDED, when it was opened, when this state was written, who found it."""
+    """A finding with its life: OPEN or how it was closed, when it was opened, when this state was written, who found it."""
 
     finding: Finding
     state: str
@@ -222,13 +223,15 @@ class FindingState:
     detector: str | None = None
 
     def closed(self, state: str, now_ns: int) -> FindingState:
-        """The same finding, RESOLVED or ENDED at `now_ns`."""
+        """The same finding, RESOLVED, REPLACED or ENDED at `now_ns`."""
         return replace(self, state=state, updated_ns=now_ns)
 
 
 OPEN: Final = "open"
 RESOLVED: Final = "resolved"
 """The question was asked again, and answered without the accusation."""
+REPLACED: Final = "replaced"
+"""What it accuses is not there any more: another GPU or machine is in its place."""
 ENDED: Final = "ended"
 """The job or the node fell silent with the finding standing: nobody can tell any more."""
 

@@ -21,6 +21,7 @@ SOURCE_HEALTH = Table(
         Column("cpu_ns", INT, "ns", "CPU time of the agent since its start, on rows of source `own`"),
         Column("rss_bytes", INT, "B", "memory of the agent, on rows of source `own`"),
         Column("version", TEXT, "", "version of warpline that the agent is of, on rows of source `own`"),
+        Column("machine", TEXT, "", "a hash of the machine id, on rows of source `own` that speak of the agent"),
     ),
     large=True,
 )
@@ -36,7 +37,7 @@ AGENTS = Table(
         Column("version", TEXT, "", "version of warpline that it is of, NULL for versions that do not say"),
         Column("time_ns", INT, "ns", "when it was judged, on the collector's clock"),
         Column("heard_ns", INT, "ns", "when its newest frame came, on the collector's clock"),
-        Column("troubles", TEXTS, "", "late, dropping, skewed, over_budget; empty where all is well"),
+        Column("troubles", TEXTS, "", "late, dropping, skewed, over_budget, refused; empty where all is well"),
         Column("detail", TEXT, "", "what is wrong, in words; empty where all is well"),
         Column(
             "clock_offset_ns",
@@ -51,6 +52,8 @@ AGENTS = Table(
         Column("bytes", INT, "B", "counter: bytes of these frames, unpacked"),
         Column("dropped", INT, "", "counter: rows that fell off at the agent, since the collector was started"),
         Column("lost", INT, "", "counter: frames that fell off its spool since its newest start"),
+        Column("refused_frames", INT, "", "counter: frames of it that were not taken, since the collector was started"),
+        Column("refused_rows", INT, "", "counter: rows of it that were not taken, with times that cannot be or too many jobs"),
         Column(
             "cpu_percent", REAL, "%", "CPU of the agent and its children between its two newest reports, of one core"
         ),
@@ -102,7 +105,13 @@ FINDINGS = Table(
         Column("kind", TEXT, "", "see FindingKind"),
         Column("severity", TEXT, "", "info, warning or critical"),
         Column("confidence", REAL, "", "0 to 1"),
-        Column("state", TEXT, "", "open, resolved, or ended: its job or node fell silent with the finding standing"),
+        Column(
+            "state",
+            TEXT,
+            "",
+            "open, resolved, replaced: the GPU or machine is another one now, or ended: its job or node fell silent with the "
+            "finding standing",
+        ),
         Column("detector", TEXT, "", "the question that it answers"),
         Column("job", TEXT, "", "job of the subject"),
         Column("rank", SMALL, "", "rank of the subject"),

@@ -16,6 +16,7 @@ from .audit_table import AUDIT
 from .capture_tables import CAPTURE_OVERHEAD
 from .errors import SchemaError
 from .history_tables import DEVICE_HISTORY, STEPS_HISTORY
+from .inventory_table import INVENTORY
 from .job_tables import (
     COLLECTIVES,
     COMMUNICATORS,
@@ -48,6 +49,7 @@ __all__ = [
     "GPU_PROCESSES",
     "GUARD_ACTIONS",
     "HOST_SAMPLES",
+    "INVENTORY",
     "JOBS",
     "KERNEL_CLUSTERS",
     "KERNEL_NAMES",
@@ -92,6 +94,7 @@ TABLES: Final[Mapping[str, Table]] = {
         SOURCE_HEALTH,
         AGENTS,
         NODE_CLOCKS,
+        INVENTORY,
         FINDINGS,
         CAPTURES,
         ENERGY_INTERVALS,

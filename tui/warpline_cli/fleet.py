@@ -34,6 +34,7 @@ FROM agents WHERE time_ns > (SELECT max(time_ns) FROM agents) - 600000000000
 QUALIFY row_number() OVER (PARTITION BY agent ORDER BY time_ns DESC) = 1 ORDER BY agent LIMIT {AGENTS_MAX}
 """
 _OPEN: Final = "SELECT severity, count(*) AS findings FROM current_findings GROUP BY severity"
+_REPLACED: Final = "SELECT summary FROM current_findings WHERE kind = 'replaced' ORDER BY onset_ns DESC"
 _PASS: Final = "SELECT time_ns, state, reason FROM source_state WHERE source = 'analysis' AND subject = 'pass'"
 _HEADING: Final = ("agent", "heard", "version", "clock", "cpu", "memory", "waiting", "what is wrong")
 _WHAT_TO_DO: Final = {
@@ -41,6 +42,7 @@ _WHAT_TO_DO: Final = {
     "dropping": "what fell off is gone: see `warpline sql \"FROM source_health WHERE state = 'dropped'\"`",
     "skewed": "times of these nodes cannot be compared with others: there: `chronyc tracking` or `timedatectl`",
     "over_budget": "ask which source costs: `warpline sql \"FROM source_state WHERE node = '...'\"`; bounds: [collector.agents]",
+    "refused": "what it sends cannot be so, or is too much; is it of this version? bounds: [collector.limits]",
 }
 
 
@@ -64,6 +66,7 @@ class Known:
     pass_ns: int | None
     pass_failed: str | None
     collector: Collector | None = None
+    replaced: Sequence[str] = ()
 
     def of(self, reply: StatusReply, address: str) -> Known:
         """The same with what the collector at `address` says of itself."""
@@ -91,6 +94,7 @@ class Known:
             "versions": _versions(self),
             "analysis": {"pass_ns": self.pass_ns, "failed": self.pass_failed},
             "findings_open": self.findings,
+            "replaced": list(self.replaced),
             "agents": list(self.agents),
         }
 
@@ -104,6 +108,7 @@ def take(query: Query) -> Known:
         findings={each: counts[each] for each in sorted(counts, key=lambda each: GRAVITY.get(each, len(GRAVITY)))},
         pass_ns=passes[0]["time_ns"] if passes else None,
         pass_failed=passes[0]["reason"] if passes and passes[0]["state"] != "fresh" else None,
+        replaced=[row["summary"] for row in query(_REPLACED).to_pylist()],
     )
 
 
@@ -146,6 +151,9 @@ def _rest(known: Known, now_ns: int) -> Iterator[str]:
         yield f"The last analysis pass failed: {known.pass_failed}"
     else:
         yield f"Last analysis pass: {age(known.pass_ns, now_ns) if known.pass_ns is not None else 'none yet'}."
+    yield from known.replaced[:NAMED_MAX]
+    if len(known.replaced) > NAMED_MAX:
+        yield f"{len(known.replaced) - NAMED_MAX} more GPUs or machines were replaced: see the view places"
     counts = ", ".join(f"{count} {severity}" for severity, count in known.findings.items())
     yield f"Open findings: {counts}: `warpline findings`" if counts else "Open findings: none."
 

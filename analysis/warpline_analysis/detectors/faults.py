@@ -13,6 +13,7 @@ from warpline_proto.finding import Check, Finding, FindingKind, Onset, Report, S
 from ..detector import Reader, literal, show
 from ..gpu_faults import STILL_FRESH, Gpu, gpu_findings, load_gpus, program_only, times
 from ..network_errors import completion_errors, port_findings
+from ..replaced import replaced_findings
 from ..wrong_data import wrong_data
 
 DETECTOR: Final = "faults"
@@ -25,7 +26,7 @@ _DIED: Final = {"oom": "killed for want of memory", "segfault": "crashed (segmen
 def detect(reader: Reader) -> Report:
     """Everything that a log says outright."""
     gpus = load_gpus(reader)
-    found = [*gpu_findings(reader, gpus), *port_findings(reader), *_died(reader)]
+    found = [*gpu_findings(reader, gpus), *port_findings(reader), *_died(reader), *replaced_findings(reader)]
     checks = _kernel_log(reader, gpus)
     return Report(tuple(found), checks) + completion_errors(reader) + wrong_data(reader)
 
