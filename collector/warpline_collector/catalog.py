@@ -48,6 +48,12 @@ class Catalog:
     tables: Mapping[str, Files] = field(default_factory=dict)
     damaged: tuple[Damage, ...] = ()
 
+    @property
+    def paths(self) -> frozenset[str]:
+        """All files that hold rows."""
+        listed = self.tables.values()
+        return frozenset(path for files in listed for path in (*files.segments, *files.older, *files.chunks))
+
 
 def write(directory: Path, catalog: Catalog) -> None:
     """Replace the catalog of `directory`."""

@@ -131,7 +131,11 @@ class Desk:
     def _reader(self, role: Role) -> CatalogReader:
         if role not in self._readers:
             reader = CatalogReader(
-                self._directory, memory_limit=f"{self._engine_bytes}B", threads=1, sight=SIGHTS[role]
+                self._directory,
+                memory_limit=f"{self._engine_bytes}B",
+                threads=1,
+                sight=SIGHTS[role],
+                renews=False,  # the settings below hold, and the process ends after so many questions
             )
             for setting in (
                 "temp_directory = ''",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Final
 
 import pyarrow as pa
 
 KEPT_BYTES_MAX: Final = 1024 * 1024 * 1024
 """Answers of one reader. Past it the questions that were not asked for longest are forgotten, and asked of every file again."""
+FORGET_SECONDS: Final = 900.0
+"""A question that was not asked for so long is not asked any more: its job has ended."""
 Question = tuple[str, str]
 """Name of a table, and SQL."""
 
@@ -17,10 +20,12 @@ Question = tuple[str, str]
 class Kept:
     """Answers by question and file. What is kept of a question is what the newest answer to it was made of."""
 
-    def __init__(self, bytes_max: int = KEPT_BYTES_MAX) -> None:
+    def __init__(self, bytes_max: int = KEPT_BYTES_MAX, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._answers: OrderedDict[Question, dict[str, pa.Table]] = OrderedDict()
+        self._monotonic = monotonic
+        self._asked: dict[Question, float] = {}
 
     def unknown(self, question: Question, wanted: Sequence[str]) -> list[str]:
         """Files whose answers are not kept."""
@@ -33,10 +38,22 @@ class Kept:
         lent = {path: answers[path] for path in wanted}
         self._answers[question] = lent
         self._bytes += _bytes(fresh.values()) - _bytes(each for path, each in answers.items() if path not in lent)
-        while self._bytes > self._bytes_max:
-            _, forgotten = self._answers.popitem(last=False)
-            self._bytes -= _bytes(forgotten.values())
+        now = self._asked[question] = self._monotonic()
+        while self._answers and (self._bytes > self._bytes_max or now - self._longest_ago() > FORGET_SECONDS):
+            forgotten, answers = self._answers.popitem(last=False)
+            del self._asked[forgotten]
+            self._bytes -= _bytes(answers.values())
         return dict(lent)
+
+    def keep_only(self, paths: Container[str]) -> None:
+        """Forget what files answered that are not among these."""
+        for answers in self._answers.values():
+            for path in [path for path in answers if path not in paths]:
+                self._bytes -= answers.pop(path).nbytes
+
+    def _longest_ago(self) -> float:
+        """When the question was asked that was not asked for longest."""
+        return self._asked[next(iter(self._answers))]
 
 
 def compact(rows: pa.Table) -> pa.Table:

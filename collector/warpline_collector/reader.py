@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ from .sight import EVERYTHING, Sight
 ATTEMPTS_MAX: Final = 4
 """A query whose files went away, or turned out damaged, is asked again on a newer catalog at most so often."""
 MESSAGE_CHARS_MAX: Final = 2_000
+GONE_FILES_MAX: Final = 500
+"""Files that are gone, at about 40 kB each, of which the engine of a reader that renews it may still hold something."""
 _OF_THE_QUESTION: Final = (
     duckdb.ParserException,
     duckdb.BinderException,
@@ -50,11 +53,18 @@ class CatalogReader:
     """An in-memory DuckDB whose views are the declared tables and those of views.sql. Safe to share between threads.
 
     Every declared table exists, empty where no row was ever stored. `damaged` lists files that were left out. StoreError if
-    the directory holds no store.
+    the directory holds no store. With `renews` the engine is opened anew once most files it knows are gone: it keeps what
+    it read of the end of each for good.
     """
 
     def __init__(
-        self, directory: Path, memory_limit: str = "1GB", threads: int | None = None, sight: Sight = EVERYTHING
+        self,
+        directory: Path,
+        memory_limit: str = "1GB",
+        threads: int | None = None,
+        sight: Sight = EVERYTHING,
+        *,
+        renews: bool = True,
     ) -> None:
         self.sight = sight
         self.directory = directory.resolve()
@@ -63,17 +73,15 @@ class CatalogReader:
         self._sound: set[str] = set()
         self._seen: bytes | None = None
         self._files: dict[str, catalog.Files] = {}
+        self._known: set[str] = set()
+        self._renews = renews
         self._kept = Kept()
         self._mutex = threading.Lock()
         self._newest = catalog.read(self.directory)
-        settings: Settings = _SETTINGS | {"memory_limit": memory_limit} | ({"threads": str(threads)} if threads else {})
-        self.connection = duckdb.connect(":memory:", config=settings)
-        self.connection.execute("SET enable_progress_bar = false")
-        self.connection.execute("SET TimeZone = 'UTC'")
-        # A file never changes under its name, and one pass of the analysis asks each of them a thousand times.
-        self.connection.execute("SET parquet_metadata_cache = true")
-        views = resources.files(__package__).joinpath("views.sql").read_text(encoding="utf-8")
-        self._insist(lambda: self.connection.execute(views))
+        self._settings = _SETTINGS | {"memory_limit": memory_limit} | ({"threads": str(threads)} if threads else {})
+        self._views = resources.files(__package__).joinpath("views.sql").read_text(encoding="utf-8")
+        self.connection = self._connected()
+        self._insist(lambda: self.connection.execute(self._views))
 
     def __enter__(self) -> CatalogReader:
         return self
@@ -102,11 +110,20 @@ class CatalogReader:
 
     def interrupt(self) -> None:
         """Stop the query that runs in another thread; it ends with a QueryError."""
-        self.connection.interrupt()
+        with contextlib.suppress(duckdb.ConnectionException):  # one that is opened anew just now asks nothing
+            self.connection.interrupt()
 
     def close(self) -> None:
         """Give everything back; safe to call twice."""
         self.connection.close()
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        connection = duckdb.connect(":memory:", config=self._settings)
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        # A file never changes under its name, and one pass of the analysis asks each of them a thousand times.
+        connection.execute("SET parquet_metadata_cache = true")
+        return connection
 
     def _insist(self, ask: Callable[[], Result]) -> Result:
         """`ask` on the newest catalog, again where its files went away or turned out damaged."""
@@ -128,12 +145,21 @@ class CatalogReader:
         if seen == self._seen:
             return
         self._newest = catalog.parse(seen, self.directory)
+        listed = self._newest.paths
+        self._kept.keep_only(listed)
+        anew = self._renews and len(self._known - listed) > max(GONE_FILES_MAX, len(listed))
+        if anew:
+            self.connection.close()
+            self.connection, self._files, self._known = self._connected(), {}, set()
+        self._known |= listed
         for name, table in TABLES.items():
             files = self._without_skipped(_as_here(table, self._newest.tables.get(name, catalog.Files())))
             if self._files.get(name) != files:
                 select = self.sight.over(table, self._select(table, files))
                 self.connection.execute(f"CREATE OR REPLACE VIEW {quoted(name)} AS {select}")
                 self._files[name] = files
+        if anew:
+            self.connection.execute(self._views)
         self.damaged = (*self._newest.damaged, *self._skipped.values())
         self._seen = seen
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from warpline_collector import reader as reader_module
 from warpline_collector.parts import Kept
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
@@ -101,3 +102,38 @@ def test_columns_without_a_value_take_no_room(tmp_path: Path) -> None:
     store.close()
     assert pa.types.is_null(part.schema.field("device").type)
     assert part.column("node").to_pylist() == ["n"]
+
+
+def test_what_nobody_asks_any_more_and_what_files_answered_that_are_gone_is_forgotten() -> None:
+    """Jobs end, and small files are merged, for as long as the collector runs."""
+    now = [0.0]
+    kept = Kept(monotonic=lambda: now[0])
+    rows = pa.table({"a": [1]})
+    for each in range(40):
+        now[0] += 100.0
+        for question in (("steps", f"job {each // 10}"), ("steps", "jobs")):
+            kept.lend(question, ["one", f"{each}"], dict.fromkeys(kept.unknown(question, ["one", f"{each}"]), rows))
+    assert kept.unknown(("steps", "job 1"), ["one"]) == ["one"]
+    assert kept.unknown(("steps", "job 3"), ["one"]) == []
+    kept.keep_only({"one"})
+    assert kept.unknown(("steps", "jobs"), ["one", "39"]) == ["39"]
+
+
+def test_an_engine_that_knows_too_many_files_that_are_gone_is_opened_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps what it read of each for good; views and answers are the same before and after."""
+    monkeypatch.setattr(reader_module, "GONE_FILES_MAX", 1)
+    store = DuckDBStore(tmp_path, Config(chunks_max=1, grace_seconds=0.0))
+    with CatalogReader(tmp_path) as reader, CatalogReader(tmp_path, renews=False) as other:
+        engines = {id(reader.connection): reader.connection}
+        for step in range(12):
+            store.write([rows(step, range(3))])
+            assert reader.query("SELECT count(*) AS rows FROM steps").to_pylist() == [{"rows": 3 * step + 3}]
+            assert reader.query("FROM source_state").num_rows == 0
+            engines[id(reader.connection)] = reader.connection
+        assert 2 <= len(engines) <= 20
+        before = other.connection
+        assert other.query("SELECT count(*) AS rows FROM steps").to_pylist() == [{"rows": 36}]
+        assert other.connection is before
+    store.close()
