@@ -42,9 +42,11 @@ class Check:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `warpline doctor`."""
+    from warpline_cli import asking
     from warpline_proto.defaults import COLLECTOR_ADDRESS
 
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    asking.certificates(parser)
     parser.add_argument(
         "--collector", default=COLLECTOR_ADDRESS, metavar="ADDR", help="collector to look for (%(default)s)"
     )
@@ -62,8 +64,9 @@ def run(options: argparse.Namespace) -> int:
         _clock(),
         _capture(),
         _hook(),
-        _collector(options.collector),
-        *_troubles(options.collector, options.config),
+        _certificates(options),
+        _collector(options),
+        *_troubles(options),
     ]
     worst = max(EXIT[check.state] for check in checks)
     if options.json:
@@ -195,19 +198,27 @@ def _hook() -> Check:
     return Check("hook", "ok", f"jobs of this Python that ask for it record their steps in {where}")
 
 
-def _troubles(address: str, explicit: str | None) -> Iterator[Check]:
+def _certificates(options: argparse.Namespace) -> Check:
+    """Whether there are certificates to call a collector of another machine with, and for how long."""
+    from warpline_cli.pki.looking import look
+
+    found = look(options)
+    return Check("certificates", found.state, found.detail, found.hint)
+
+
+def _troubles(options: argparse.Namespace) -> Iterator[Check]:
     """What the agent of this machine says of sources, and of training processes, that give nothing."""
     if any(not _importable(name) for name in WIRE):
         return
-    from warpline_proto.client import QueryClient
-    from warpline_proto.errors import QueryError
+    from warpline_cli import asking
+    from warpline_proto.errors import ConfigError, QueryError
 
-    node = _node(explicit).replace("'", "''")
+    node = _node(options.config).replace("'", "''")
     sql = TROUBLES_SQL.format(node=node, age_ns=TROUBLE_AGE_NS, rows=TROUBLES_MAX)
     try:
-        with QueryClient(address) as client:
+        with asking.client(options) as client:
             rows = client.query(sql).to_pylist()
-    except QueryError:  # said of the collector itself
+    except (ConfigError, QueryError):  # said of the collector itself
         return
     for row in rows:
         yield Check(f"agent.{row['source']}", "limited", f"{row['subject']}: {row['state']}: {row['reason']}")
@@ -228,16 +239,16 @@ def _node(explicit: str | None) -> str:
     return str(getattr(agent, "node", platform.node()))
 
 
-def _collector(address: str) -> Check:
+def _collector(options: argparse.Namespace) -> Check:
     missing = [name for name in WIRE if not _importable(name)]
     if missing:
         return Check("collector", "absent", f"not asked without {', '.join(missing)}")
-    from warpline_proto.client import QueryClient
-    from warpline_proto.errors import QueryError
+    from warpline_cli import asking
+    from warpline_proto.errors import ConfigError, QueryError
 
     try:
-        with QueryClient(address) as client:
+        with asking.client(options) as client:
             status = client.status()
-    except QueryError as error:
+    except (ConfigError, QueryError) as error:
         return Check("collector", "absent", error.message, error.hint)
-    return Check("collector", "ok", f"version {status.version} at {address}, {status.agents} agents")
+    return Check("collector", "ok", f"version {status.version} at {options.collector}, {status.agents} agents")
