@@ -11,7 +11,7 @@ from warpline_proto.config import check_address
 from warpline_proto.defaults import COLLECTOR_ADDRESS, STATE_DIRECTORY
 from warpline_proto.tls import SECTION, Tls
 
-from . import accounting, closer_look, continuous, pool, retention, standing
+from . import accounting, closer_look, continuous, limits, pool, retention, standing
 from .metrics import config as metrics_config
 from .postgres import config as postgres_config
 from .stores import duckdb as duckdb_store
@@ -42,6 +42,7 @@ class Settings:
     energy: accounting.Config = field(default_factory=accounting.Config)
     power: Money = field(default_factory=Money)
     agents: standing.Config = field(default_factory=standing.Config)
+    limits: limits.Config = field(default_factory=limits.Config)
     metrics: metrics_config.Config = field(default_factory=metrics_config.Config)
     retention: retention.Config = field(default_factory=retention.Config)
     tls: Tls = field(default_factory=Tls)
@@ -59,6 +60,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.energy": accounting.Config,
         "power": Money,
         "collector.agents": standing.Config,
+        "collector.limits": limits.Config,
         "collector.metrics": metrics_config.Config,
         "collector.retention": retention.Config,
         SECTION: Tls,

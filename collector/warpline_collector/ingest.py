@@ -130,6 +130,8 @@ class Ingest:
             self._bytes += size
         try:
             item = replace(await read(), received_ns=heard_ns)
+            if item.frame is not None:
+                self._heard(item.frame, size, heard_ns)
         except BaseException:
             async with self._changed:
                 self._bytes -= size

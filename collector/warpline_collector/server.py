@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import grpc
 
-from warpline_proto import service_pb2, service_pb2_grpc
+from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Frame
 from warpline_proto.defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
 from warpline_proto.errors import ConfigError, QueryError, StoreError, WireError
@@ -25,6 +25,7 @@ from .callers import Caller, Role
 from .captures import CaptureBoard
 from .certificates import Certificates
 from .ingest import Ingest, Item, Stream
+from .limits import Guest, Limits
 from .pool import Answer, Question, WorkerPool
 
 PIECE_BYTES: Final = 1024 * 1024
@@ -54,8 +55,10 @@ class Service(service_pb2_grpc.WarplineServicer):
         board: CaptureBoard,
         clock: Callable[[], int],
         admission: Admission,
+        limits: Limits,
     ) -> None:
         self._admission = admission
+        self._limits = limits
         self._ingest = ingest
         self._pool = pool
         self._board = board
@@ -68,8 +71,11 @@ class Service(service_pb2_grpc.WarplineServicer):
         """Read frames while a task of its own writes the acknowledgements: neither waits for the other."""
         caller = await self._admission.admit(context, "push", Role.AGENT, Role.OPERATOR)
         stream = Stream()
+        guest = self._limits.guest(context.peer().rpartition(":")[0], stream)
+        if guest is None:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams from there that send nothing")
         self._ingest.streams += 1
-        reading = asyncio.create_task(self._read(request_iterator, stream, caller))
+        reading = asyncio.create_task(self._read(request_iterator, stream, caller, guest))
         writing = asyncio.create_task(_write_acks(stream, context, self._clock))
         try:
             left = self._admission.seconds_left(context)
@@ -87,6 +93,7 @@ class Service(service_pb2_grpc.WarplineServicer):
                 written.cancel()
         finally:
             self._ingest.streams -= 1
+            guest.close()
             for task in (reading, writing):
                 task.cancel()
             await asyncio.gather(reading, writing, return_exceptions=True)
@@ -153,16 +160,20 @@ class Service(service_pb2_grpc.WarplineServicer):
             question.cancel()
             raise
 
-    async def _read(self, messages: AsyncIterator[service_pb2.Frame], stream: Stream, caller: Caller) -> None:
+    async def _read(
+        self, messages: AsyncIterator[service_pb2.Frame], stream: Stream, caller: Caller, guest: Guest
+    ) -> None:
         async for message in messages:
-            size = max(message.ByteSize(), sum(part.unpacked_bytes for part in message.parts))
+            size = max(message.ByteSize(), wire.unpacked_bytes(message))
             size = min(size, FRAME_UNPACKED_BYTES_MAX)  # one that claims more is refused without being unpacked
+            await guest.turn(message, size)
             await self._ingest.take(stream, size, partial(self._item, message, stream, size, caller))
         await self._ingest.drained(stream)
 
     async def _item(self, message: service_pb2.Frame, stream: Stream, size: int, caller: Caller) -> Item:
         """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place."""
         try:
+            self._limits.check(message.agent)
             if size > UNPACK_APART_BYTES:
                 frame, strays = await asyncio.to_thread(_unpacked, message, stream, caller)
             else:
@@ -172,9 +183,11 @@ class Service(service_pb2_grpc.WarplineServicer):
             return Item(stream, message.boot, message.sequence, size, None, str(error))
         except Foreign as error:
             self._admission.refuse(caller, NODE, "push", str(error))
+            self._limits.refuse(message.agent, 1, 0, str(error))
             return Item(stream, message.boot, message.sequence, size, None, str(error))
         except WireError as error:
             _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
+            self._limits.refuse(message.agent, 1, 0, str(error))
             return Item(stream, message.boot, message.sequence, size, None, str(error))
         self._admission.took(caller, frame, strays)
         return Item(stream, frame.boot, frame.sequence, size, frame)
@@ -188,6 +201,7 @@ async def start(
     The server and the address it has; ConfigError if that is taken.
     """
     server = grpc.aio.server(options=_OPTIONS)
+    server.add_generic_rpc_handlers((_bounded(service),))
     service_pb2_grpc.add_WarplineServicer_to_server(service, server)
     try:
         if certificates is None:
@@ -198,6 +212,14 @@ async def start(
         raise ConfigError(f"cannot listen on {address}", "is it taken by another collector? see --listen") from error
     await server.start()
     return server, address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+
+def _bounded(service: Service) -> grpc.GenericRpcHandler:
+    """Frames are looked at before protobuf takes memory for what is in them."""
+    push = grpc.stream_stream_rpc_method_handler(
+        service.Push, request_deserializer=wire.parse, response_serializer=service_pb2.Ack.SerializeToString
+    )
+    return grpc.method_handlers_generic_handler("warpline.v1.Warpline", {"Push": push})
 
 
 async def _write_acks(stream: Stream, context: Any, clock: Callable[[], int]) -> None:

@@ -25,6 +25,7 @@ from .config import Settings
 from .fleet import Fleet
 from .history import History
 from .ingest import Ingest
+from .limits import Limits
 from .metrics.door import HttpsDoor
 from .metrics.endpoint import Endpoint
 from .metrics.snapshot import Watch
@@ -68,13 +69,14 @@ async def serve(
         stack.callback(workers.close)
         fleet = Fleet()
         keeper = Keeper(fleet, store, settings.agents, clock)
-        ingest, board = Ingest(store, clock, heard=fleet.hear), CaptureBoard(store, clock=clock)
+        limits = Limits(settings.limits, clock, fleet.refuse)
+        ingest, board = Ingest(store, clock, heard=fleet.hear, sift=limits.sift), CaptureBoard(store, clock=clock)
         storing = asyncio.create_task(ingest.run())
         stack.push_async_callback(_finish, ingest, storing)
         polling = asyncio.create_task(board.run())
         stack.push_async_callback(_cancel, polling)
         admission = Admission(secure, audit, clock)
-        service = server.Service(ingest, workers, board, clock, admission)
+        service = server.Service(ingest, workers, board, clock, admission, limits)
         stack.callback(service.close)
         rim, address = await server.start(service, settings.collector.listen, certificates if secure else None)
         stack.push_async_callback(rim.stop, server.STOP_SECONDS)

@@ -22,11 +22,14 @@ DROPPING: Final = "dropping"
 SKEWED: Final = "skewed"
 OVER_BUDGET: Final = "over_budget"
 REFUSED: Final = "refused"
-TROUBLES: Final = (LATE, DROPPING, SKEWED, OVER_BUDGET, REFUSED)
+REDUCED: Final = "reduced"
+TROUBLES: Final = (LATE, DROPPING, SKEWED, OVER_BUDGET, REFUSED, REDUCED)
 BACKLOG_BYTES: Final = 1024 * 1024
 """Where more waits in an agent's spool its frames are old because they waited, whatever its clock says."""
 NUMBER_MAX: Final = 2**62
 TEXT_CHARS_MAX: Final = 1_000
+LEVEL_MAX: Final = 3
+"""The level of an agent that tells nothing but what a diagnosis cannot do without."""
 LOOK_SECONDS: Final = 5.0
 KEEP_NS: Final = 60 * 10**9
 """What does not change is written so often."""
@@ -168,6 +171,12 @@ def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, st
     if seen.loss_ns is not None and (now_ns - seen.loss_ns) / 1e9 <= config.dropping_seconds:
         lost = f"{seen.dropped} rows and {seen.lost} frames fell off there"
         yield DROPPING, f"{lost}, the last {_span((now_ns - seen.loss_ns) / 1e9)} ago"
+    if seen.refused_ns is not None and (now_ns - seen.refused_ns) / 1e9 <= config.dropping_seconds:
+        counted = f"{seen.refused_frames} frames and {seen.refused_rows} rows of it were not taken"
+        yield REFUSED, f"{counted}, the last {_span((now_ns - seen.refused_ns) / 1e9)} ago: {seen.refusal}"
+    if seen.detail_level:
+        told = f"it tells less, level {seen.detail_level} of {LEVEL_MAX}, as too little of it was taken"
+        yield REDUCED, f"{told}: {seen.kernels_left_out or 0} kernels left out"
     if skewed := "; ".join(_skew(seen, config, now_ns)):
         yield SKEWED, skewed
     if (seen.cpu_percent or 0.0) > config.cpu_percent_max:
@@ -179,9 +188,6 @@ def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, st
 
 def _skew(seen: Seen, config: Config, now_ns: int) -> Iterator[str]:
     """What is wrong with its clock. Old frames are no clock that is behind."""
-    if seen.refused_ns is not None and (now_ns - seen.refused_ns) / 1e9 <= config.dropping_seconds:
-        counted = f"{seen.refused_frames} frames and {seen.refused_rows} rows of it were not taken"
-        yield REFUSED, f"{counted}, the last {_span((now_ns - seen.refused_ns) / 1e9)} ago: {seen.refusal}"
     offset, error = (seen.clock_offset_ns or 0) / 1e9, (seen.clock_error_ns or 0) / 1e9
     side = f"{_span(abs(offset))} {'ahead of' if offset > 0 else 'behind'} the collector's"
     if seen.measured is not None:

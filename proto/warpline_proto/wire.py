@@ -25,8 +25,8 @@ from .tables import TABLES, fit, table
 VERSION = 1
 NAME_CHARS_MAX = 256
 """Longest name of an agent, a boot or a source."""
-COUNT_MAX = 2**63 - 1
-"""Largest sequence and largest count: what a column of whole numbers holds."""
+COUNT_MAX = 2**48
+"""Largest sequence and largest count: nobody counts so far, and many of them still add up within 64 bits."""
 PARTS_MAX = 1_024
 """Parts of one frame: as many as tables and sources of a node, and then some."""
 _UNBOUNDED = (
@@ -36,6 +36,15 @@ _UNBOUNDED = (
     pa.types.is_binary_view,
 )
 """Types whose rows may all point to the same long value."""
+SMALL_BYTES = 64 * 1024
+"""Messages up to here are parsed as they are: whatever is in them takes some megabytes at most."""
+FIELDS = 64
+"""Fields of a frame beside its parts, those of later versions among them."""
+TIME_MAX = 2**61
+"""Latest time of a frame: two of them still add up within 64 bits."""
+_BYTES = 2
+_SIZES = {1: 8, 5: 4, 3: 0, 4: 0}
+"""Bytes of a field by its wire type, where that is told by the type alone."""
 _LEVEL = 3
 _SIZE_NOT_DECLARED = -1
 _END: Final = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -163,6 +172,39 @@ def _unpacker() -> zstandard.ZstdDecompressor:
     return made
 
 
+def parse(data: bytes) -> service_pb2.Frame:
+    """The message in `data`, or an empty one, which is refused, where it has very many parts: each takes memory of its own."""
+    message = service_pb2.Frame()
+    if len(data) <= SMALL_BYTES or _fields(data) <= PARTS_MAX + FIELDS:
+        message.ParseFromString(data)
+    return message
+
+
+def _fields(data: bytes) -> int:
+    """Fields at the top of a message, counted up to what is refused; DecodeError where it is none."""
+    at = count = 0
+    while at < len(data) and count <= PARTS_MAX + FIELDS:
+        tag, at = _varint(data, at)
+        size = _SIZES.get(tag & 7)
+        if size is None:
+            size, at = _varint(data, at)
+            size *= tag & 7 == _BYTES
+        at += size
+        count += 1
+    return count
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < len(data) and shift < 70:
+        value |= (data[at] & 0x7F) << shift
+        at += 1
+        if data[at - 1] < 0x80:
+            return value, at
+        shift += 7
+    raise DecodeError("a number that does not end")
+
+
 def check(message: service_pb2.Frame) -> None:
     """WireError if `message` is of another version, names nobody, or claims more than the bounds allow."""
     if message.version != VERSION:
@@ -180,6 +222,8 @@ def check(message: service_pb2.Frame) -> None:
     largest = max((message.sequence, message.lost, *(part.dropped for part in message.parts)))
     if largest > COUNT_MAX:
         raise WireError(f"frame that counts to {largest}", f"the bound is {COUNT_MAX}")
+    if not 0 <= message.created_ns <= TIME_MAX:
+        raise WireError(f"frame made at {message.created_ns} ns since the epoch")
 
 
 def unpacked_bytes(message: service_pb2.Frame) -> int:
