@@ -20,6 +20,7 @@ from chaos_wire import PREFACE, Messages, ack, frame
 from warpline_collector.stores.duckdb import Config, DuckDBStore
 from warpline_proto import service_pb2
 from warpline_proto.batch import Batch, Frame
+from warpline_proto.tables import TABLES
 from warpline_proto.wire import to_message
 
 BENCH = Path(__file__).parent / "bench"
@@ -82,6 +83,14 @@ def short(each: Frame) -> Frame:
     return replace(each, batches=(Batch(first.table, first.source, first.rows[:-1]), *each.batches[1:]))
 
 
+def altered(each: Frame) -> Frame:
+    """With another value in one row of its first table."""
+    first, rest = each.batches[0], each.batches[1:]
+    rows = first.rows.to_pylist()
+    rows[3]["duration_ns"] += 1
+    return replace(each, batches=(Batch(first.table, first.source, TABLES[first.table].from_rows(rows)), *rest))
+
+
 def doubled(each: Frame) -> Frame:
     """With all rows of its last table twice."""
     return replace(each, batches=(*each.batches, each.batches[-1]))
@@ -93,9 +102,10 @@ def doubled(each: Frame) -> Frame:
         (lambda frames: frames, {}),
         (lambda frames: [*frames[:3], *frames[4:]], {"acked_lost": 1, "spooled_lost": 1}),
         (lambda frames: [*frames[:5], short(frames[5])], {"acked_lost": 1, "partial": 1}),
+        (lambda frames: [*frames[:5], altered(frames[5])], {"acked_lost": 1, "partial": 1}),
         (lambda frames: [doubled(frames[0]), *frames[1:]], {"duplicates": ROWS["log_events"]}),
     ],
-    ids=["sound", "lost", "partial", "doubled"],
+    ids=["sound", "lost", "partial", "altered", "doubled"],
 )
 def test_the_verifier_finds_each_harm(
     tmp_path: Path, change: Callable[[list[Frame]], list[Frame]], found: dict[str, int]
@@ -113,7 +123,7 @@ def test_what_was_not_acknowledged_may_be_missing_and_what_was_refused_too(tmp_p
     spool.write_text("boot 1 disk\nboot 2 disk\nboot 3 memory\nboot 4 di")
     journal = read_journals(wire, [spool])
     assert journal.acked == {("boot", 1), ("boot", 2)}
-    told = judge(journal, {name: {("boot", 1): (rows, rows)} for name, rows in ROWS.items()}, ROWS)
+    told = judge(journal, {name: {("boot", 1): (rows, rows, rows)} for name, rows in ROWS.items()}, ROWS)
     assert (told.acked, told.acked_lost, told.spooled_lost, told.refused) == (1, 0, 0, 1)
 
 

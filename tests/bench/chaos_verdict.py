@@ -5,7 +5,7 @@ Reads the store with DuckDB alone: the tables of its file, and the Parquet files
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,17 @@ import duckdb
 
 Frame = tuple[str, int]
 """Boot and sequence."""
-Rows = Mapping[str, Mapping[Frame, tuple[int, int]]]
-"""By table and frame: rows, and how many of them are distinct."""
+Rows = Mapping[str, Mapping[Frame, Sequence[int]]]
+"""By table and frame: rows, how many of them are distinct, and how many of those are sound."""
+NONE: Final = (0, 0, 0)
 NUMBERS: Final = {"steps": "step", "kernel_clusters": "step", "log_events": "code"}
 """Column of each table that holds the frame's sequence."""
+TRUE: Final = {
+    "steps": "duration_ns = 1000000 + rank",
+    "kernel_clusters": "kernel_id = rank AND count = 2 AND sum_ns = 20000",
+    "log_events": "kind = 'chaos'",
+}
+"""What holds for each row as it was put; one that was altered is as good as missing."""
 
 
 @dataclass
@@ -75,16 +82,17 @@ def read_store(directory: Path, tables: Iterable[str]) -> Rows:
     with duckdb.connect() as connection:
         connection.execute("SET enable_progress_bar = false")
         connection.execute(f"ATTACH '{directory / 'warpline.duckdb'}' AS store (READ_ONLY)")
-        found: dict[str, dict[Frame, tuple[int, int]]] = {}
+        found: dict[str, dict[Frame, Sequence[int]]] = {}
         for table in tables:
             paths = connection.execute("SELECT path FROM store.manifest WHERE table_name = ?", [table]).fetchall()
-            columns = f"job, {NUMBERS[table]} AS sequence, rank"
+            columns = f"job, {NUMBERS[table]} AS sequence, rank, {TRUE[table]} AS sound"
             rows = f"SELECT {columns} FROM store.{table}"
             if paths:
                 listed = [str(directory / path) for (path,) in paths]
                 rows += f" UNION ALL SELECT {columns} FROM read_parquet({listed})"
-            counted = f"SELECT job, sequence, count(*), count(DISTINCT rank) FROM ({rows}) GROUP BY ALL"
-            found[table] = {(job, number): (rows, own) for job, number, rows, own in connection.sql(counted).fetchall()}
+            counts = "count(*), count(DISTINCT rank), count(DISTINCT rank) FILTER (sound)"
+            counted = f"SELECT job, sequence, {counts} FROM ({rows}) GROUP BY ALL"
+            found[table] = {(job, number): each for job, number, *each in connection.sql(counted).fetchall()}
         return found
 
 
@@ -92,12 +100,10 @@ def judge(journal: Journal, rows: Rows, expected: Mapping[str, int]) -> Verdict:
     """Hold what was promised against what is there."""
     stored = {frame for counted in rows.values() for frame in counted}
     lacking = {
-        frame
-        for frame in stored
-        if any(rows[table].get(frame, (0, 0))[1] < number for table, number in expected.items())
+        frame for frame in stored if any(rows[table].get(frame, NONE)[2] < number for table, number in expected.items())
     }
     doubled = {
-        frame: sum(count - own for counted in rows.values() for count, own in [counted.get(frame, (0, 0))])
+        frame: sum(count - own for counted in rows.values() for count, own, _ in [counted.get(frame, NONE)])
         for frame in stored
     }
     promised = journal.acked - journal.refused
