@@ -314,10 +314,11 @@ class Spool:
         for key in keys:
             # Files fall off in order, so everything of the boot up to this one is gone; what is in memory may be newer.
             self._count(key.boot, through=key.sequence if self._waiting[key].data is None else 0)
-        for boot in boots:
-            self._save_lost(boot)
+        unsaved = [boot for boot in boots if not self._save_lost(boot)]
         for key in keys:
             self._remove(key)
+        for boot in unsaved:
+            self._save_lost(boot)  # a disk that was full has room for it now
         for boot in boots:
             self._forget(boot)
 
@@ -326,12 +327,14 @@ class Spool:
         self._unreported += 1
         self._through[boot] = max(through, self._through.get(boot, 0))
 
-    def _save_lost(self, boot: str) -> None:
+    def _save_lost(self, boot: str) -> bool:
         state = json.dumps({"lost": self._lost[boot], "through": self._through.get(boot, 0)})
         try:
             write(self.directory / f"{boot}.lost", state.encode())
         except OSError as error:
             self._trouble = words(self.directory, error)
+            return False
+        return True
 
     def _remove(self, key: Key) -> None:
         waiting = self._waiting.pop(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -74,3 +75,26 @@ def test_what_falls_off_is_counted_on_the_disk_before_it_goes(tmp_path: Path, mo
     assert sum(each.startswith("sync") for each in disk.told) == 4, "two for the count, two for the frame"
     assert (spool.lost(BOOT), spool.waiting_frames) == (50, 1)
     spool.close()
+
+
+def test_a_full_disk_does_not_take_the_count_of_what_falls_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count finds no room before the frames go; it is written when they are gone, and a restart knows it."""
+    now = [1]
+    spool = Spool(tmp_path, "node", BOOT, lambda: now[0], Limits(age_seconds_max=10.0))
+    for _ in range(3):
+        spool.put(ROWS)
+    now[0] += 11 * 10**9
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if list(tmp_path.glob("*.frame")):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    spool.put(ROWS)
+    monkeypatch.setattr(os, "fsync", real)
+    spool.close()
+    after = Spool(tmp_path, "node", "next", lambda: now[0])
+    assert (after.lost(BOOT), after.waiting_frames) == (3, 1)
+    after.close()
