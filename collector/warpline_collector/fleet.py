@@ -42,7 +42,12 @@ _READ: Final = [
     "memory_used_bytes",
     "memory_total_bytes",
 ]
-_WAITING_BYTES: Final = "agent_waiting_bytes"
+_OWN_COUNTS: Final = {
+    "agent_waiting_bytes": "waiting_bytes",
+    "agent_detail_level": "detail_level",
+    "agent_left_out_kernels": "kernels_left_out",
+}
+"""Metrics of an agent's own, and what of Seen they are."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,8 @@ class Seen:
     cpu_percent: float | None = None
     rss_bytes: int | None = None
     waiting_bytes: int | None = None
+    detail_level: int | None = None
+    kernels_left_out: int | None = None
     readings: dict[str, pa.RecordBatch] = field(default_factory=dict)
     awaited_ns: int = 0
     """From when on it can be heard: the start of the collector that remembers it."""
@@ -230,9 +237,9 @@ def _note(seen: Seen, batch: Batch, heard_ns: int) -> None:
         for row in rows.filter(pc.equal(rows.column("subject"), "agent")).to_pylist():
             _cost(seen, row)
     elif batch.table == METRICS.name:
-        for row in rows.filter(pc.equal(rows.column("metric"), _WAITING_BYTES)).to_pylist():
-            value = row["value"]
-            seen.waiting_bytes = None if value is None or not 0 <= value < 2**62 else int(value)
+        for metric, value in zip(rows.column("metric").to_pylist(), rows.column("value").to_pylist(), strict=True):
+            if metric in _OWN_COUNTS:
+                setattr(seen, _OWN_COUNTS[metric], None if value is None or not 0 <= value < 2**62 else int(value))
 
 
 def _time(seen: Seen, row: Mapping[str, Any], heard_ns: int) -> None:

@@ -37,7 +37,7 @@ AGENTS = Table(
         Column("version", TEXT, "", "version of warpline that it is of, NULL for versions that do not say"),
         Column("time_ns", INT, "ns", "when it was judged, on the collector's clock"),
         Column("heard_ns", INT, "ns", "when its newest frame came, on the collector's clock"),
-        Column("troubles", TEXTS, "", "late, dropping, skewed, over_budget, refused; empty where all is well"),
+        Column("troubles", TEXTS, "", "late, dropping, skewed, over_budget, refused, reduced; empty where all is well"),
         Column("detail", TEXT, "", "what is wrong, in words; empty where all is well"),
         Column(
             "clock_offset_ns",
@@ -53,12 +53,19 @@ AGENTS = Table(
         Column("dropped", INT, "", "counter: rows that fell off at the agent, since the collector was started"),
         Column("lost", INT, "", "counter: frames that fell off its spool since its newest start"),
         Column("refused_frames", INT, "", "counter: frames of it that were not taken, since the collector was started"),
-        Column("refused_rows", INT, "", "counter: rows of it that were not taken, with times that cannot be or too many jobs"),
+        Column(
+            "refused_rows",
+            INT,
+            "",
+            "counter: rows of it that were not taken, with times that cannot be or too many jobs",
+        ),
         Column(
             "cpu_percent", REAL, "%", "CPU of the agent and its children between its two newest reports, of one core"
         ),
         Column("rss_bytes", INT, "B", "memory of the agent and its children"),
         Column("waiting_bytes", INT, "B", "what waited in its spool"),
+        Column("detail_level", INT, "", "how much it tells: 0 everything, up to 3 what a diagnosis cannot do without"),
+        Column("kernels_left_out", INT, "", "counter: kernels that it did not tell for that, since its newest start"),
     ),
     large=True,
 )

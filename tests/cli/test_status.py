@@ -56,6 +56,23 @@ def test_what_is_wrong_comes_first_with_what_to_do(tmp_path: Path, capsys: pytes
     assert "node-1 " in capsys.readouterr().out
 
 
+def test_a_fleet_of_which_much_is_wrong_fits_a_screen_gravest_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1,250 agents, all with some trouble; --all tells of each."""
+    wrong = [["reduced"], ["late"], ["skewed", "over_budget"], ["dropping"]]
+    where = judged(tmp_path, *({"agent": f"node-{at:04d}", "troubles": wrong[at % 4]} for at in range(1_250)))
+    assert main(["status", "--store", where]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 70 and lines[-1] == "and 1210 more: `warpline status --all`"
+    shown = [line.split()[0] for line in lines if line.startswith("node-")]
+    assert shown == [f"node-{at:04d}" for at in range(1, 161, 4)]
+    assert any("is the collector short of CPU or disk?" in line for line in lines)
+    assert main(["status", "--store", where, "--all"]) == 0
+    every = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("node-")]
+    assert len(every) == 1_250 and every[-1] == "node-1248"
+
+
 def test_the_newest_judgement_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dropping = {"agent": "node-1", "troubles": ["dropping"], "detail": "7 rows fell off", "dropped": 7}
     judged(tmp_path, dropping, age_seconds=60)

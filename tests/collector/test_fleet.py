@@ -59,6 +59,20 @@ def test_silence_is_told_with_its_length() -> None:
     assert wrong(heard(own(1, BEGIN_NS)), 240) == {"late": "nothing came of it for 4 min"}
 
 
+def test_an_agent_that_tells_less_is_told_of_until_it_tells_all_again() -> None:
+    def at_level(sequence: int, level: float) -> Frame:
+        told = {"agent_detail_level": level, "agent_left_out_kernels": 9_000.0, "agent_waiting_bytes": 7.0}
+        rows = METRICS.from_rows([{"metric": name, "value": value} for name, value in told.items()])
+        return Frame("node-1", "boot-1", sequence, BEGIN_NS, (Batch("metrics", "own", rows),))
+
+    seen = heard(at_level(1, 2.0))
+    assert wrong(seen) == {
+        "reduced": "it tells less, level 2 of 3, as too little of it was taken: 9000 kernels left out"
+    }
+    assert (seen.waiting_bytes, judge(seen, Config(), BEGIN_NS).row(1)["detail_level"]) == (7, 2)
+    assert wrong(heard(at_level(1, 2.0), at_level(2, 0.0))) == {}
+
+
 def test_a_frame_sent_again_counts_once_and_shows_that_the_agent_lives() -> None:
     fleet = Fleet()
     for at in (0, 50):

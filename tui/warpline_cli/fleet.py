@@ -21,11 +21,13 @@ AGENTS_MAX: Final = 10_000
 """Agents asked for at once."""
 NAMED_MAX: Final = 5
 """Agents named in a sentence about many."""
+SHOWN_MAX: Final = 40
+"""Agents with a line of their own, unless all are asked for."""
 STALE_NS: Final = 180 * 10**9
 """The collector judges each agent once a minute; where nothing newer than this is to be had, none is at work."""
 _COLUMNS: Final = (
     "agent", "version", "time_ns", "heard_ns", "troubles", "detail", "clock_offset_ns", "clock_error_ns", "clock_jumps", "frames",
-    "rows", "dropped", "lost", "cpu_percent", "rss_bytes", "waiting_bytes",
+    "rows", "dropped", "lost", "cpu_percent", "rss_bytes", "waiting_bytes", "detail_level", "kernels_left_out",
 )  # fmt: skip
 """Columns of agents, as far as the collector has them: one of an earlier version may be asked."""
 _AGENTS: Final = f"""
@@ -42,6 +44,7 @@ _WHAT_TO_DO: Final = {
     "dropping": "what fell off is gone: see `warpline sql \"FROM source_health WHERE state = 'dropped'\"`",
     "skewed": "times of these nodes cannot be compared with others: there: `chronyc tracking` or `timedatectl`",
     "over_budget": "ask which source costs: `warpline sql \"FROM source_state WHERE node = '...'\"`; bounds: [collector.agents]",
+    "reduced": "its frames wait: is the collector short of CPU or disk? see `spool` and `detail` of it in source_state",
     "refused": "what it sends cannot be so, or is too much; is it of this version? bounds: [collector.limits]",
 }
 
@@ -115,9 +118,12 @@ def take(query: Query) -> Known:
 def text(known: Known, now_ns: int, *, everyone: bool = False) -> str:
     """What an operator reads, the worst first."""
     lines = [*_fleet(known, now_ns), *_rest(known, now_ns)]
-    shown = [agent for agent in known.agents if everyone or agent["troubles"]]
+    listed = sorted((agent for agent in known.agents if everyone or agent["troubles"]), key=_gravity)
+    shown = listed if everyone else listed[:SHOWN_MAX]
     if shown:
         lines += ["", *grid([_HEADING, *(_row(agent, now_ns) for agent in shown)], [False] * len(_HEADING))]
+    if len(listed) > len(shown):
+        lines.append(f"and {len(listed) - len(shown)} more: `warpline status --all`")
     return "\n".join(one_line(line) for line in lines) + "\n"
 
 
@@ -178,6 +184,13 @@ def _clock(offset_ns: int, error_ns: int | None) -> str:
         return f"{round(offset_ns / 1e9, 1) + 0.0:+g} s"
     told = f"{offset_ns / 1e9:+.1f} s" if abs(offset_ns) >= 1e9 else f"{offset_ns / 1e6:+.1f} ms"
     return f"{told} +-{error_ns / 1e6:.1f} ms"
+
+
+def _gravity(agent: Mapping[str, Any]) -> tuple[int, int, str]:
+    """The place in the order of what is wrong, the gravest first; then agents with more of it."""
+    troubles = agent["troubles"] or ()
+    order = [*_WHAT_TO_DO, *troubles]
+    return min((order.index(each) for each in troubles), default=len(order)), -len(troubles), agent["agent"]
 
 
 def _versions(known: Known) -> Mapping[str, int]:

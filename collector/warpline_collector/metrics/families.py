@@ -76,6 +76,8 @@ _AGENT: Final[tuple[tuple[str, str, Value], ...]] = (
     ("cpu_ratio", "CPU of the agent and its children, in cores.", lambda seen: _scaled(seen.cpu_percent, 0.01)),
     ("resident_memory_bytes", "Memory of the agent and its children.", lambda seen: seen.rss_bytes),
     ("spool_bytes", "What waits in the agent's spool.", lambda seen: seen.waiting_bytes),
+    ("detail_level", "How much it tells: 0 everything, up to 3 the least.", lambda seen: seen.detail_level),
+    ("left_out_kernels_total", "Kernels that it did not tell since its start.", lambda seen: seen.kernels_left_out),
 )  # fmt: skip
 _GPU: Final[tuple[tuple[str, str, Value], ...]] = (
     ("power_watts", "Board power.", lambda row: row["power_watts"]),
