@@ -25,9 +25,11 @@ def run(options: argparse.Namespace) -> int:
     import logging
 
     from warpline_collector.config import sections
+    from warpline_collector.heap import share
     from warpline_proto.config import files, load
     from warpline_proto.tls import SECTION, Tls
 
+    share()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     loaded = load(sections(), files(options.config))
     loaded["collector"] = _override(loaded["collector"], options)
