@@ -23,8 +23,8 @@ TELL_SECONDS: Final = 60.0
 """The same refusal of the same caller is told once in so long."""
 TOLD_MAX: Final = 1_000
 """Refusals that are remembered for that."""
-PEERS_MAX: Final = 20_000
-"""Connections that are remembered, to count each once."""
+ASKED_MAX: Final = 10
+"""Requests of one frame that are named in the audit."""
 WORDS_CHARS_MAX: Final = 300
 CERTIFICATE: Final = "certificate"
 ROLE: Final = "role"
@@ -73,11 +73,11 @@ class Doors:
 
 
 class Admission:
-    """Says of each call whether it may be made. Without TLS there is nobody but LOCAL."""
+    """Says of each call whether it may be made. Without certificates there is nobody but LOCAL."""
 
     def __init__(
         self,
-        secure: bool,
+        certificates: Certificates | None,
         audit: Audit,
         clock: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
@@ -85,10 +85,7 @@ class Admission:
         self.refused: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         self.strays = 0
         """Rows left out because they speak of another node than their agent's."""
-        self.entered = 0
-        """Connections over which a caller came."""
-        self._peers: OrderedDict[str, None] = OrderedDict()
-        self._secure = secure
+        self._certificates = certificates
         self._clock = clock
         self._audit = audit
         self._monotonic = monotonic
@@ -96,9 +93,9 @@ class Admission:
 
     async def admit(self, context: Any, wanted: str, *roles: Role, node: str | None = None) -> Caller:
         """The caller; ends the call where its role is not among `roles`, or it is an agent and `node` is not its own."""
-        if not self._secure:
+        if self._certificates is None:
             return LOCAL
-        self._enter(context.peer())
+        self._certificates.enter(context.peer())
         try:
             caller = caller_of(context.auth_context(), self._clock())
         except ConfigError as error:
@@ -116,7 +113,7 @@ class Admission:
 
     def seconds_left(self, context: Any) -> float | None:
         """How long the caller's certificate holds from now on; None without one."""
-        if not self._secure:
+        if self._certificates is None:
             return None
         [pem] = context.auth_context()["x509_pem_cert"]
         return max(parse(bytes(pem)).end_ns - self._clock(), 0) / 1e9
@@ -127,7 +124,7 @@ class Admission:
             self.strays += strays
             self._tell(caller, STRAYS, "push", f"{strays} rows of a frame speak of other nodes and are left out")
         if caller.role is Role.OPERATOR and caller is not LOCAL:
-            rows = [row for batch in frame.batches for row in batch.rows.to_pylist()]
+            rows = [row for batch in frame.batches for row in batch.rows.slice(0, ASKED_MAX).to_pylist()]
             asked = ", ".join(f"{row['what']} of rank {row['rank']} of job {row['job']}" for row in rows)
             self._audit.note(caller, DOOR, "capture", DONE, asked[:WORDS_CHARS_MAX])
 
@@ -137,16 +134,7 @@ class Admission:
         if certificates is None:
             return Doors(refused, self.strays)
         held = certificates
-        return Doors(refused, self.strays, held.connections, self.entered, held.end_ns, held.failure)
-
-    def _enter(self, peer: str) -> None:
-        if peer in self._peers:
-            self._peers.move_to_end(peer)
-            return
-        self.entered += 1
-        self._peers[peer] = None
-        if len(self._peers) > PEERS_MAX:
-            self._peers.popitem(last=False)
+        return Doors(refused, self.strays, held.connections, held.entered, held.end_ns, held.failure)
 
     def refuse(self, caller: Caller | None, reason: str, wanted: str, why: str, peer: str = "") -> None:
         """Count a refusal; tell of it unless the same was told lately."""

@@ -6,12 +6,19 @@ import logging
 import os
 import ssl
 import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
 
 import grpc
 
 from warpline_proto.errors import ConfigError
 from warpline_proto.tls import HINT, Material, Tls, context, is_local, read
 
+PEERS_MAX: Final = 20_000
+"""Connections that are remembered, to count each once."""
+TELL_SECONDS: Final = 60.0
 _LOG = logging.getLogger(__name__)
 Mark = tuple[tuple[int, int, int], ...]
 
@@ -19,7 +26,7 @@ Mark = tuple[tuple[int, int, int], ...]
 class Certificates:
     """What the files hold. Files that do not fit together are told once, and those before them stay in use."""
 
-    def __init__(self, tls: Tls) -> None:
+    def __init__(self, tls: Tls, monotonic: Callable[[], float] = time.monotonic) -> None:
         """ConfigError where they do not fit at the start."""
         self._tls = tls
         self._mutex = threading.Lock()
@@ -27,6 +34,12 @@ class Certificates:
         self._told = ""
         self.connections = 0
         """Connections over which a handshake was begun."""
+        self.entered = 0
+        """Connections over which a call came."""
+        self._peers: OrderedDict[str, None] = OrderedDict()
+        self._monotonic = monotonic
+        self._noted = (monotonic(), 0)
+        self._lacking = 0
         self.failure = ""
         """Why the newest files are not in use; empty where they are."""
         self._take(read(tls))
@@ -58,7 +71,10 @@ class Certificates:
                 self._take(read(self._tls))
                 self.failure = ""
                 _LOG.warning("the certificate was read anew: it holds for new connections")
-            except ConfigError as error:  # half of them written, or the wrong ones: the next connection looks again
+            except (
+                ConfigError,
+                OSError,
+            ) as error:  # half of them written, or the wrong ones: the next connection looks again
                 self.failure = str(error)
                 if self.failure != self._told:
                     _LOG.error("the certificate on disk is not taken, the one before stays in use: %s", error)
@@ -73,10 +89,34 @@ class Certificates:
         )
         self._context = context(material, ssl.PROTOCOL_TLS_SERVER)
 
+    def enter(self, peer: str) -> None:
+        """A call came from `peer`, which got through the handshake then."""
+        with self._mutex:
+            if peer not in self._peers:
+                self.entered += 1
+                self._peers[peer] = None
+            self._peers.move_to_end(peer)
+            if len(self._peers) > PEERS_MAX:
+                self._peers.popitem(last=False)
+
     def _for_connection(self) -> grpc.ServerCertificateConfiguration:
-        self.connections += 1
+        with self._mutex:
+            self.connections += 1
+            self._note()
         self.refresh()
         return self._configuration
+
+    def _note(self) -> None:
+        """Tell once a minute how many did not get through; those of the last minute may still."""
+        since, begun = self._noted
+        if self._monotonic() - since < TELL_SECONDS:
+            return
+        lacking = begun - self.entered
+        if lacking > self._lacking:
+            told = "%d connections did not get through TLS: no certificate, one of another authority, or an expired one"
+            _LOG.warning(told, lacking - self._lacking)
+            self._lacking = lacking
+        self._noted = (self._monotonic(), self.connections)
 
     def _for_handshake(self, wrapped: ssl.SSLObject, name: str | None, before: ssl.SSLContext) -> None:
         self.refresh()

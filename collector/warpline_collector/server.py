@@ -74,6 +74,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         guest = self._limits.guest(context.peer().rpartition(":")[0], stream)
         if guest is None:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams from there that send nothing")
+            return
         self._ingest.streams += 1
         reading = asyncio.create_task(self._read(request_iterator, stream, caller, guest))
         writing = asyncio.create_task(_write_acks(stream, context, self._clock))

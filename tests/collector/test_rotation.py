@@ -9,11 +9,13 @@ import ssl
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import certified
+import grpc
 import pytest
 from certified import Authority
 
@@ -124,6 +126,35 @@ def test_an_agent_whose_certificate_was_refused_sends_what_waited_once_it_is_ren
         assert exporter.drain(20.0)
         exporter.close()
         assert exporter.sent().refused == 0
+
+
+def test_who_does_not_get_through_the_handshake_is_counted_and_told_once_a_minute(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority, now = Authority(tmp_path / "pki"), 100.0
+    held = Certificates(authority.collector(), lambda: now)
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', held.for_grpc())}"
+    server.start()
+    without = grpc.ssl_channel_credentials(Path(authority.collector().authority).read_bytes())
+
+    def knock() -> None:
+        with grpc.secure_channel(address, without) as opened, pytest.raises(grpc.RpcError):
+            service_pb2_grpc.WarplineStub(opened).Status(service_pb2.StatusRequest(), timeout=20)
+
+    knock()
+    knocked = held.connections
+    assert knocked >= 1
+    now += 61.0
+    knock()
+    assert not caplog.records, "these may still be at it"
+    now += 61.0
+    knock()
+    knock()
+    server.stop(0).wait()
+    assert held.entered == 0
+    assert len(caplog.records) == 1
+    assert "connections did not get through TLS" in caplog.text
 
 
 def page(address: str, tls: Tls | None) -> tuple[int, str]:
