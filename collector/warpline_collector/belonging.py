@@ -10,13 +10,12 @@ import pyarrow.compute as pc
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.capture import BY_HAND, REQUESTED
 from warpline_proto.errors import WireError
-from warpline_proto.tables import AGENTS, CAPTURES, DEVICE_HISTORY, ENERGY_INTERVALS, FINDINGS, STEPS_HISTORY
+from warpline_proto.history_tables import HISTORIES
+from warpline_proto.tables import AGENTS, CAPTURES, ENERGY_INTERVALS, FINDINGS
 
 from .callers import LOCAL, Caller, Role
 
-OWN: Final = frozenset(each.name for each in (AGENTS, DEVICE_HISTORY, ENERGY_INTERVALS, FINDINGS, STEPS_HISTORY)) | {
-    "audit"
-}
+OWN: Final = frozenset(each.name for each in (AGENTS, ENERGY_INTERVALS, FINDINGS, *HISTORIES)) | {"audit"}
 """Tables that the collector alone writes."""
 
 
@@ -46,7 +45,7 @@ def checked(frame: Frame, caller: Caller) -> tuple[Frame, int]:
 def _asked(frame: Frame) -> Frame:
     """A frame with requests for captures and nothing else."""
     for batch in frame.batches:
-        if batch.table != CAPTURES.name or not _all(pc.equal(batch.rows.column("state"), REQUESTED)):
+        if batch.table != CAPTURES.name or _values(batch, "state") != {REQUESTED}:
             raise Foreign("people send requests for captures alone", "rows come from agents")
     if frame.agent != BY_HAND:
         raise Foreign(f"people do not send as {frame.agent[:100]}")
@@ -56,18 +55,13 @@ def _asked(frame: Frame) -> Frame:
 def _own(batch: Batch, node: str) -> Batch:
     """The rows of `node`; Foreign where they ask for captures, which agents answer."""
     rows = batch.rows
-    if batch.table == CAPTURES.name and _any(pc.equal(rows.column("state"), REQUESTED)):
+    if batch.table == CAPTURES.name and REQUESTED in _values(batch, "state"):
         raise Foreign("agents ask for no captures", "an operator does")
-    mine = pc.fill_null(pc.equal(rows.column("node"), node), True)
-    if _all(mine):
+    if _values(batch, "node") <= {node, None}:
         return batch
-    kept = rows.filter(mine)
+    kept = rows.filter(pc.fill_null(pc.equal(rows.column("node"), node), True))
     return replace(batch, rows=kept, dropped=batch.dropped + rows.num_rows - kept.num_rows)
 
 
-def _all(flags: object) -> bool:
-    return bool(pc.all(pc.fill_null(flags, False), min_count=0).as_py())
-
-
-def _any(flags: object) -> bool:
-    return bool(pc.any(pc.fill_null(flags, False), min_count=0).as_py())
+def _values(batch: Batch, column: str) -> set[str | None]:
+    return set(batch.rows.column(column).unique().to_pylist())

@@ -1,4 +1,4 @@
-"""The ten-minute histories of readings and steps: made once a window is complete, again where rows of it came late.
+"""The ten-minute histories of readings, steps and kernels: made once a window is complete, again where rows of it came late.
 
 A window is made from all its rows at once, and how many they were is kept with it: so a later start knows what is done, and
 rows that were let go since never replace what was made of more of them.
@@ -20,9 +20,9 @@ import pyarrow as pa
 from warpline_analysis.parts import by_part
 from warpline_proto.batch import Batch
 from warpline_proto.errors import WarplineError
-from warpline_proto.history_tables import DEVICE_HISTORY, HISTORY_SECONDS, STEPS_HISTORY
+from warpline_proto.history_tables import DEVICE_HISTORY, HISTORY_SECONDS, KERNELS_HISTORY, STEPS_HISTORY
 from warpline_proto.table import Table
-from warpline_proto.tables import DEVICE_SAMPLES, STEPS
+from warpline_proto.tables import DEVICE_SAMPLES, KERNEL_CLUSTERS, STEPS
 
 from .passes import Passes
 from .reader import CatalogReader
@@ -35,6 +35,8 @@ WINDOWS_MAX: Final = 32
 """Windows of one table made in one pass, the oldest first; what is left follows in the next."""
 ROWS_MAX: Final = 500_000
 """About so many rows are looked at in one question; larger windows are asked for in shares."""
+KERNEL_ROWS_MAX: Final = 20_000_000
+"""The same for kernels, whose rows come down to one for each rank and kernel while they are read."""
 LATE_SECONDS: Final = 900
 """The newest window of a table is made once it has been over for so long."""
 WINDOW_NS: Final = HISTORY_SECONDS * 10**9
@@ -53,6 +55,7 @@ class Kind:
     where: str
     sql: str
     share: str
+    rows_max: int = ROWS_MAX
 
 
 KINDS: Final = (
@@ -88,6 +91,27 @@ SELECT cluster, node, source, job, rank, any_value(dp) AS dp, any_value(tp) AS t
 FROM steps WHERE start_ns >= {start_ns} AND start_ns < {end_ns} AND scope IS DISTINCT FROM 'trace' AND {share}
 GROUP BY cluster, node, source, job, rank, clock ORDER BY job, rank""",
         "job || CAST(rank AS VARCHAR)",
+    ),
+    Kind(
+        KERNEL_CLUSTERS,
+        KERNELS_HISTORY,
+        "start_ns > 0 AND job IS NOT NULL AND rank IS NOT NULL",
+        """
+WITH each AS (
+  SELECT cluster, job, kernel_id, rank, any_value(category) AS category, any_value(node) AS node, any_value(gpu_uuid) AS gpu_uuid,
+    sum(count) AS kernels, sum(sum_ns) AS total_ns, sum(sum_ns) / nullif(sum(count), 0) AS mean_ns, count(*) AS samples
+  FROM kernel_clusters
+  WHERE start_ns >= {start_ns} AND start_ns < {end_ns} AND job IS NOT NULL AND rank IS NOT NULL AND {share}
+  GROUP BY cluster, job, kernel_id, rank
+)
+SELECT cluster, job, kernel_id, any_value(category) AS category, CAST(sum(kernels) AS BIGINT) AS count,
+  CAST(sum(total_ns) AS BIGINT) AS sum_ns, count(*) AS ranks, min(mean_ns) AS min_mean_ns, median(mean_ns) AS p50_mean_ns,
+  max(mean_ns) AS max_mean_ns, arg_max(rank, mean_ns) AS slowest_rank, arg_max(node, mean_ns) AS slowest_node,
+  arg_max(gpu_uuid, mean_ns) AS slowest_gpu_uuid, list(rank ORDER BY rank) AS rank_numbers,
+  list(CAST(mean_ns AS BIGINT) ORDER BY rank) AS rank_means_ns, CAST(sum(samples) AS BIGINT) AS samples
+FROM each GROUP BY cluster, job, kernel_id ORDER BY job, kernel_id""",
+        "job || CAST(kernel_id AS VARCHAR)",
+        KERNEL_ROWS_MAX,
     ),
 )
 HISTORY_OF: Final[Mapping[str, Kind]] = {kind.table.name: kind for kind in KINDS}
@@ -163,7 +187,7 @@ class History:
 
     def _make(self, kind: Kind, window_ns: int, count: int) -> None:
         self._updated_ns = max(self._clock(), self._updated_ns + 1)  # the clock may stand still, or be set back
-        shares = -(-count // ROWS_MAX)
+        shares = -(-count // kind.rows_max)
         found = []
         for share in range(shares):
             chosen = f"hash({kind.share}) % {shares} = {share}" if shares > 1 else "true"

@@ -26,7 +26,7 @@ from .sight import EVERYTHING, Sight
 ATTEMPTS_MAX: Final = 4
 """A query whose files went away, or turned out damaged, is asked again on a newer catalog at most so often."""
 MESSAGE_CHARS_MAX: Final = 2_000
-GONE_FILES_MAX: Final = 500
+GONE_FILES_MAX: Final = 200
 """Files that are gone, at about 40 kB each, of which the engine of a reader that renews it may still hold something."""
 _OF_THE_QUESTION: Final = (
     duckdb.ParserException,
@@ -220,12 +220,13 @@ class CatalogReader:
             return select_nothing(table)
         parts = [f"SELECT {column_list(table)} FROM {self._scan(current)}"] if current else [select_nothing(table)]
         if files.older:
-            parts.append(f"SELECT * FROM {self._scan(files.older)}")
+            parts.append(f"SELECT * FROM {self._scan(files.older, alike=False)}")
         return f"SELECT {column_list(table)} FROM ({' UNION ALL BY NAME '.join(parts)})" if files.older else parts[0]
 
-    def _scan(self, paths: Sequence[str]) -> str:
+    def _scan(self, paths: Sequence[str], *, alike: bool = True) -> str:
+        """Files that are alike need not all be opened to learn their columns."""
         listed = ", ".join(text(str(self.directory / path)) for path in paths)
-        return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {str(len(paths) > 1).lower()})"
+        return f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {str(not alike).lower()})"
 
 
 def _as_here(table: Table, files: catalog.Files) -> catalog.Files:

@@ -68,6 +68,7 @@ class Config:
     captures: str = "365 days, 1 GB"
     device_history: str = "730 days, 20 GB"
     steps_history: str = "730 days, 20 GB"
+    kernels_history: str = "365 days, 50 GB"
     log_events: str = "365 days, 1 GB"
     probes: str = "365 days, 1 GB"
     capture_overhead: str = "30 days, 1 GB"

@@ -95,10 +95,14 @@ ASOF LEFT JOIN clock_spans AS spans ON rows.clock_node = spans.node AND rows.sta
 
 -- Ten minutes of each GPU, and of the steps of each rank: there before and long after readings and steps are let go.
 CREATE OR REPLACE VIEW gpu_history AS
-SELECT * FROM device_history QUALIFY updated_ns = max(updated_ns) OVER (PARTITION BY time_ns);
+SELECT * FROM device_history WHERE (time_ns, updated_ns) IN (SELECT (time_ns, max(updated_ns)) FROM device_history GROUP BY time_ns);
 
 CREATE OR REPLACE VIEW step_history AS
-SELECT * FROM steps_history QUALIFY updated_ns = max(updated_ns) OVER (PARTITION BY time_ns);
+SELECT * FROM steps_history WHERE (time_ns, updated_ns) IN (SELECT (time_ns, max(updated_ns)) FROM steps_history GROUP BY time_ns);
+
+-- Ten minutes of each kernel in each job: how its ranks compare. A list has the mean on each rank.
+CREATE OR REPLACE VIEW kernel_history AS
+SELECT * FROM kernels_history WHERE (time_ns, updated_ns) IN (SELECT (time_ns, max(updated_ns)) FROM kernels_history GROUP BY time_ns);
 
 -- Time of each kernel on each rank, all steps together. `share` is of the rank's kernel time.
 CREATE OR REPLACE VIEW kernel_totals AS

@@ -1,10 +1,10 @@
-"""Tables that outlive what they are made of: readings and steps, ten minutes in a row."""
+"""Tables that outlive what they are made of: readings, steps and kernels, ten minutes in a row."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .columns import CLOCK, INT, REAL, SMALL, TEXT, place, ranked
+from .columns import CLOCK, INT, INTS, LONGS, REAL, SMALL, TEXT, place, ranked
 from .table import Column, Table
 
 HISTORY_SECONDS: Final = 600
@@ -61,3 +61,32 @@ STEPS_HISTORY = Table(
     ),
     large=True,
 )
+
+KERNELS_HISTORY = Table(
+    "kernels_history",
+    "one kernel in the steps of all ranks of a job that began within ten minutes; the view kernel_history has the newest making",
+    "time_ns",
+    (
+        *place(),
+        Column("job", TEXT, "", "job"),
+        Column("kernel_id", INT, "", "see kernel_names"),
+        Column("category", TEXT, "", "compute, communication, memcpy or memset"),
+        Column("time_ns", INT, "ns", "start of the ten minutes"),
+        Column("count", INT, "", "kernels, exact"),
+        Column("sum_ns", INT, "ns", "total duration, exact"),
+        Column("ranks", INT, "", "ranks that ran it"),
+        Column("min_mean_ns", REAL, "ns", "mean duration on the rank with the lowest"),
+        Column("p50_mean_ns", REAL, "ns", "median of the ranks' mean durations"),
+        Column("max_mean_ns", REAL, "ns", "mean duration on the rank with the highest"),
+        Column("slowest_rank", SMALL, "", "that rank"),
+        Column("slowest_node", TEXT, "", "its node"),
+        Column("slowest_gpu_uuid", TEXT, "", "its GPU"),
+        Column("rank_numbers", INTS, "", "the ranks"),
+        Column("rank_means_ns", LONGS, "ns", "mean duration on each of them"),
+        *_MADE,
+    ),
+    large=True,
+)
+
+HISTORIES: Final = (DEVICE_HISTORY, STEPS_HISTORY, KERNELS_HISTORY)
+"""The collector alone makes them."""

@@ -15,7 +15,7 @@ import pyarrow as pa
 from .audit_table import AUDIT
 from .capture_tables import CAPTURE_OVERHEAD
 from .errors import SchemaError
-from .history_tables import DEVICE_HISTORY, STEPS_HISTORY
+from .history_tables import DEVICE_HISTORY, KERNELS_HISTORY, STEPS_HISTORY
 from .inventory_table import INVENTORY
 from .job_tables import (
     COLLECTIVES,
@@ -51,6 +51,7 @@ __all__ = [
     "HOST_SAMPLES",
     "INVENTORY",
     "JOBS",
+    "KERNELS_HISTORY",
     "KERNEL_CLUSTERS",
     "KERNEL_NAMES",
     "LINK_COUNTERS",
@@ -103,6 +104,7 @@ TABLES: Final[Mapping[str, Table]] = {
         CAPTURE_OVERHEAD,
         DEVICE_HISTORY,
         STEPS_HISTORY,
+        KERNELS_HISTORY,
         AUDIT,
     )
 }

@@ -12,7 +12,7 @@ from warpline_collector.history import History
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch
-from warpline_proto.tables import DEVICE_SAMPLES, STEPS
+from warpline_proto.tables import DEVICE_SAMPLES, KERNEL_CLUSTERS, STEPS
 
 NS = 10**9
 BEGIN = 1_800_000_000
@@ -114,3 +114,24 @@ def test_steps_have_a_history_by_job_and_rank(store: TendedStore, reader: Catalo
     ).to_pylist()
     assert found[5] == {"rank": 1, "samples": 300, "first_step": 300, "last_step": 599, "duration_ns": 3.0 * NS}
     assert len(found) == 8
+
+
+def test_ten_minutes_of_a_kernel_are_one_row_that_names_the_slowest_rank(
+    store: TendedStore, reader: CatalogReader
+) -> None:
+    """Exact count and sum over the ranks of the job, and the mean on each of them."""
+    rows = [
+        {
+            "node": f"n{rank // 2}", "job": "j", "rank": rank, "gpu_uuid": f"G-{rank}", "kernel_id": kernel,
+            "category": "compute", "step": step, "start_ns": at(4 * step), "count": 10, "sum_ns": 1_000 * kernel * (2 if rank == 3 else 1),
+        }
+        for step in range(200) for rank in range(4) for kernel in (1, 2)
+    ]  # fmt: skip
+    store.write([Batch(KERNEL_CLUSTERS.name, "kernels", KERNEL_CLUSTERS.from_rows(rows))])
+    history = History(store, reader, clock=lambda: at(1300))
+    assert (history.one_pass(), history.one_pass(), history.one_pass()) == (0, 1, 0)
+    first, second = reader.query("SELECT * FROM kernel_history ORDER BY kernel_id").to_pylist()
+    assert (first["count"], first["sum_ns"], first["ranks"], first["samples"]) == (6_000, 150 * 5_000, 4, 600)
+    assert (second["min_mean_ns"], second["p50_mean_ns"], second["max_mean_ns"]) == (200.0, 200.0, 400.0)
+    assert (second["slowest_rank"], second["slowest_node"], second["slowest_gpu_uuid"]) == (3, "n1", "G-3")
+    assert (second["rank_numbers"], second["rank_means_ns"]) == ([0, 1, 2, 3], [200, 200, 200, 400])
