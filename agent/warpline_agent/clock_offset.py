@@ -145,7 +145,12 @@ class ClockOffset:
             return self._offset(self._steady_ns())
 
     def rows(self, place: Mapping[str, Any], boot: str) -> Iterable[Batch]:
-        """Rows of table node_clocks that are due: jumps at once, the offset once a minute."""
+        """Rows of table node_clocks that are due: jumps at once, the offset once a minute.
+
+        None before the first exchange: a collector that does not tell its time is of a version that does not know the table.
+        """
+        if not self._counted:
+            return
         with self._mutex:
             now_ns = self._steady_ns()
             told = [self._row(each) for each in self._jumps]
@@ -155,7 +160,7 @@ class ClockOffset:
                 self._due_ns = now_ns + int(ROW_SECONDS * 1e9)
                 told.append({"time_ns": self._base_ns + now_ns, "steady_ns": now_ns, **vars(offset)})
             common = {**place, "source": NAME, "boot": boot, "exchanges": self._counted, "jumps": self._jumped}
-        if told:
+        if told:  # outside of the lock: whoever takes the rows may take his time
             yield Batch(NODE_CLOCKS.name, NAME, NODE_CLOCKS.from_rows(common | row for row in told))
 
     def _add(self, exchange: Exchange) -> None:

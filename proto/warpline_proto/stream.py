@@ -18,7 +18,8 @@ from .batch import Batch, Frame
 from .defaults import FRAME_UNPACKED_BYTES_MAX
 from .errors import WireError
 from .kernel_deltas import Receiver, Sender
-from .tables import KERNEL_CLUSTERS
+from .tables import KERNEL_CLUSTERS, SOURCE_HEALTH, TABLES
+from .wire import COUNT_MAX, NAME_CHARS_MAX
 
 PACKING: Final = 1
 """Form of packed parts that this version writes and reads; an agent packs once the collector has said that it reads it."""
@@ -34,6 +35,11 @@ ROW_BYTES_MIN: Final = 128
 """A row of kernel_clusters takes so much once unpacked: a part cannot claim to be small and hold many."""
 LEVEL: Final = 15
 """Of zstd: higher ones take more time for hardly fewer bytes."""
+SOURCE: Final = "collector"
+"""Name under which what was left out is told."""
+NOT_KNOWN: Final = "the collector does not know this table: it is of an earlier version than the agent"
+LEFT_OUT_MAX: Final = 16
+"""Parts of one frame that are told so."""
 _ARROW: Final = 0
 _DIFFERENCES: Final = 1
 
@@ -126,10 +132,15 @@ class Unpacker:
         it needs another that never came.
 
         Rows of kernel_clusters that cannot be told apart, because what they refer to never came, are one row a window with exact
-        count and sum, and counted as dropped.
+        count and sum, and counted as dropped. Rows of a table that this version does not know are left out, and a row of
+        source_health says so: agents may be of a later version than the collector.
         """
         wire.check(message)
-        return wire.frame_of(message, (self._batch(part) for part in message.parts))
+        known = [part for part in message.parts if part.table in TABLES]
+        batches = [self._batch(part) for part in known]
+        if len(known) < len(message.parts):
+            batches.append(_left_out(message))
+        return wire.frame_of(message, batches)
 
     def _batch(self, part: service_pb2.Part) -> Batch:
         if part.encoding == _DIFFERENCES and part.table == KERNEL_CLUSTERS.name:
@@ -160,6 +171,17 @@ class Unpacker:
             raise OutOfStep("a part cannot be read without another that never came", "send it again on a new stream")
         self._known.move_to_end(name)
         return found.data
+
+
+def _left_out(message: service_pb2.Frame) -> Batch:
+    """How much of which tables that are not known, as far as the frame itself says."""
+    parts = [part for part in message.parts if part.table not in TABLES]
+    common = {"node": message.agent, "source": SOURCE, "time_ns": message.created_ns, "state": "dropped"}
+    rows = [
+        {"subject": part.table[:NAME_CHARS_MAX], "reason": NOT_KNOWN, "dropped": min(part.rows, COUNT_MAX)} | common
+        for part in parts[:LEFT_OUT_MAX]
+    ]
+    return Batch(SOURCE_HEALTH.name, SOURCE, SOURCE_HEALTH.from_rows(rows))
 
 
 def _dictionary(plain: bytes, name: int | None = None) -> _Dictionary:
