@@ -123,7 +123,8 @@ def test_ten_minutes_of_a_kernel_are_one_row_that_names_the_slowest_rank(
     rows = [
         {
             "node": f"n{rank // 2}", "job": "j", "rank": rank, "gpu_uuid": f"G-{rank}", "kernel_id": kernel,
-            "category": "compute", "step": step, "start_ns": at(4 * step), "count": 10, "sum_ns": 1_000 * kernel * (2 if rank == 3 else 1),
+            "category": "compute", "step": step, "start_ns": at(4 * step), "count": 10,
+            "sum_ns": 1_000 * kernel * (2 if rank == 3 else 1),
         }
         for step in range(200) for rank in range(4) for kernel in (1, 2)
     ]  # fmt: skip
