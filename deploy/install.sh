@@ -68,6 +68,8 @@ options() {
     [ -z "$wheel" ] || [ -f "$wheel" ] || refuse "there is no file $wheel" 'python3 -m build --wheel makes one' 64
     [ "$root" != / ] || root=''
     [ -n "$root" ] || [ "$(id -u)" = 0 ] || refuse 'this changes the machine, and takes root' 'sudo, or --root DIR'
+    [ -n "$root" ] || [ ! -e /var/lib/dpkg/info/warpline.postinst ] ||
+        refuse 'the Debian package is installed' 'apt install ./warpline_VERSION_ARCH.deb, apt remove or apt purge warpline'
     now=$root$prefix new=$root$prefix.new old=$root$prefix.old
 }
 
@@ -110,8 +112,9 @@ build() {
 # The new version runs and reads the settings that are there; then it is compiled for good, as nobody may write there later.
 check() {
     told=$("$new/bin/python" "$new/bin/warpline" --version) || refuse 'the new version does not run' 'nothing was changed'
-    ! [ -f "$root/etc/warpline/config.toml" ] ||
-        "$new/bin/python" "$new/bin/warpline" config validate --config "$root/etc/warpline/config.toml" >/dev/null ||
+    settings=$root/etc/warpline/config.toml
+    [ -f "$settings" ] || settings=$here/config.toml
+    "$new/bin/python" "$new/bin/warpline" config validate --config "$settings" >/dev/null ||
         refuse 'the new version does not read the settings' 'nothing was changed'
     # A library may ship files that are not for this Python; pip itself is never imported by a service.
     "$new/bin/python" -m compileall -q -s "$new" -p "$prefix" -x '/(pip|setuptools|_distutils_hack)/' "$new/lib" || true
@@ -167,8 +170,6 @@ take_back() { # UNITS
 }
 
 install_version() {
-    [ -n "$root" ] || [ ! -e /var/lib/dpkg/info/warpline.list ] ||
-        refuse 'the Debian package is installed' 'apt install ./warpline_VERSION.deb upgrades it'
     tidy
     trap 'rm -rf "$new"' EXIT
     build
@@ -199,7 +200,10 @@ rollback() {
 
 uninstall() {
     if supervised; then
-        for unit in $units; do systemctl disable --now "$unit" 2>/dev/null || true; done
+        for unit in $units; do
+            systemctl disable --now "$unit" 2>/dev/null || true
+            systemctl reset-failed "$unit" 2>/dev/null || true
+        done
     fi
     for unit in $units; do rm -f "$root$library/systemd/system/$unit.service"; done
     for each in systemd/system-preset/90-warpline.preset sysusers.d/warpline.conf tmpfiles.d/warpline.conf; do

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from deployed import DEPLOY, ROOT
 
+from warpline_cli.main import VERBS
 from warpline_cli.verbs.config import sections
 from warpline_proto.config import load
 from warpline_proto.notify import ALIVE_FILE
@@ -78,6 +79,22 @@ def test_images_bear_the_version_of_this_tree() -> None:
     for path in (DEPLOY / "kubernetes").glob("*.yaml"):
         for tag in re.findall(r"(?:image: \S+:|newTag: )([\w.]+)", path.read_text()):
             assert tag == version, path
+
+
+def test_the_guide_names_what_exists() -> None:
+    """Files of this folder, verbs of the script and of the command, and drop-ins."""
+    guide = (DEPLOY / "README.md").read_text()
+    for path in re.findall(r"deploy/[\w./-]*\w", guide):
+        assert (ROOT / path).exists(), path
+    script = (DEPLOY / "install.sh").read_text()
+    called = re.findall(r"^\S*install\.sh (\w+)(?: (--\w+))?", guide, re.M)
+    assert {verb for verb, _ in called} == {"install", "rollback", "uninstall"}
+    for verb, option in called:
+        assert re.search(rf"install\.sh {verb}", script) and option in script
+    for name in re.findall(r"`([\w-]+\.conf)`", guide):
+        assert (DEPLOY / "systemd" / name).exists(), name
+    for verb in re.findall(r"^warpline (\w+)", guide, re.M):
+        assert verb in VERBS
 
 
 def test_settings_of_a_new_installation_are_settings() -> None:
