@@ -35,8 +35,14 @@ def test_the_unit_is_valid(installed: Path, name: str) -> None:
     assert complaints == []
 
 
+@pytest.mark.parametrize("dropped_in", [False, True], ids=["alone", "with all drop-ins"])
 @pytest.mark.parametrize(("name", "most"), sorted(EXPOSURE_MAX.items()))
-def test_the_unit_is_sandboxed(installed: Path, name: str, most: float) -> None:
+def test_the_unit_is_sandboxed(installed: Path, name: str, most: float, dropped_in: bool) -> None:
+    """Also with every right that its drop-ins give."""
+    for path in UNITS.glob(f"{name}-*.conf") if dropped_in else ():
+        folder = installed / f"{name}.service.d"
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder)
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", str(installed / f"{name}.service")],
         capture_output=True,
