@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -56,7 +57,7 @@ async def serve(
     """
     directory = Path(settings.collector.directory)
     secure = needed(settings.tls, settings.collector.listen)
-    https = needed(settings.tls, settings.metrics.listen, settings.metrics.insecure)
+    https = needed(replace(settings.tls, always=False), settings.metrics.listen, settings.metrics.insecure)
     tls_sql = needed(settings.tls, settings.postgres.listen)
     certificates = Certificates(settings.tls) if secure or https or tls_sql else None
     async with contextlib.AsyncExitStack() as stack:
@@ -75,7 +76,7 @@ async def serve(
         stack.push_async_callback(_finish, ingest, storing)
         polling = asyncio.create_task(board.run())
         stack.push_async_callback(_cancel, polling)
-        admission = Admission(secure, audit, clock)
+        admission = Admission(certificates if secure else None, audit, clock)
         service = server.Service(ingest, workers, board, clock, admission, limits)
         stack.callback(service.close)
         rim, address = await server.start(service, settings.collector.listen, certificates if secure else None)
