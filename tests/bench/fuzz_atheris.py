@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Final
 import atheris  # type: ignore[import-untyped]
 from fuzz_engine import Runner, Target, write
 
-SEEDS: Final = 200
+SEEDS: Final = 60
 STRETCH_SECONDS: Final = 60.0
 
 
@@ -30,6 +31,7 @@ def run(target: Target, runner: Runner, random: Random, seconds: float, state: P
             return bytes(atheris.Mutate(data, size_max))[:size_max]
         return target.mutate(data, chance)[:size_max]
 
+    _instrument()
     end = time.monotonic() + seconds
     stretch_end = time.monotonic() + STRETCH_SECONDS
 
@@ -44,7 +46,22 @@ def run(target: Target, runner: Runner, random: Random, seconds: float, state: P
             sys.stdout.flush()
             os._exit(0)
 
-    atheris.instrument_all()
     arguments = [sys.argv[0], str(corpus), f"-seed={random.getrandbits(31)}", "-max_len=262144", "-rss_limit_mb=0"]
-    atheris.Setup([*arguments, "-timeout=0", "-print_final_stats=0", "-verbosity=0"], one, custom_mutator=mutate)
+    atheris.Setup(
+        [*arguments, f"-artifact_prefix={state}/", "-timeout=300", "-print_final_stats=0", "-verbosity=0"],
+        one,
+        custom_mutator=mutate,
+    )
     atheris.Fuzz()
+
+
+def _instrument() -> None:
+    """Have the functions of warpline tell which of their branches are taken."""
+    for name, module in list(sys.modules.items()):
+        if not name.startswith("warpline_") or "_pb2" in name:
+            continue
+        for value in vars(module).values():
+            owned = vars(value).values() if inspect.isclass(value) else (value,)
+            for each in owned:
+                if inspect.isfunction(each) and each.__module__ == name:
+                    atheris.instrument_func(each)
