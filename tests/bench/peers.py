@@ -15,6 +15,7 @@ PEERS: Final[Mapping[str, tuple[str, ...]]] = {
     "rbeast": ("Rbeast==0.1.25",),
     "nvitop-exporter": ("nvitop-exporter==1.7.2",),
     "gcm": ("gpucm==0.0.2",),
+    "pandas": ("pandas>=2,<4", "pyarrow>=26"),
 }
 
 
