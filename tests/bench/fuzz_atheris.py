@@ -46,12 +46,11 @@ def run(target: Target, runner: Runner, random: Random, seconds: float, state: P
             sys.stdout.flush()
             os._exit(0)
 
-    arguments = [sys.argv[0], str(corpus), f"-seed={random.getrandbits(31)}", "-max_len=262144", "-rss_limit_mb=0"]
-    atheris.Setup(
-        [*arguments, f"-artifact_prefix={state}/", "-timeout=300", "-print_final_stats=0", "-verbosity=0"],
-        one,
-        custom_mutator=mutate,
+    options = (
+        f"-seed={random.getrandbits(31)} -max_len=262144 -rss_limit_mb=0 -timeout=300 -print_final_stats=0 -verbosity=0"
     )
+    arguments = [sys.argv[0], str(corpus), f"-artifact_prefix={state}/", *options.split()]
+    atheris.Setup(arguments, one, custom_mutator=mutate)
     atheris.Fuzz()
 
 

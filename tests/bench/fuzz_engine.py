@@ -30,7 +30,9 @@ FINDINGS: Final = "findings"
 INPUT_BYTES_MAX: Final = 32 * 1024 * 1024
 """Room for the input at hand in the file that outlives a process which an input ends."""
 INTERESTING: Final = (0, 1, 2, 7, 8, 16, 63, 64, 127, 128, 255, 256, 1023, 4096, 65_535, 65_536, 10**6, 2**24)
-EXTREME: Final[tuple[int, ...]] = tuple(each for bits in (31, 32, 53, 61, 62, 63, 64) for each in (2**bits - 1, 2**bits, -(2**bits)))
+EXTREME: Final[tuple[int, ...]] = tuple(
+    each for bits in (31, 32, 53, 61, 62, 63, 64) for each in (2**bits - 1, 2**bits, -(2**bits))
+)
 
 
 class Target(Protocol):
