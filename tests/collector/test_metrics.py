@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from warpline_collector.continuous import Pass
 from warpline_collector.fleet import Fleet
-from warpline_collector.metrics import endpoint, families
+from warpline_collector.metrics import endpoint, families, text
 from warpline_collector.metrics.config import Config
 from warpline_collector.metrics.disk import Disk, Size
 from warpline_collector.metrics.endpoint import Endpoint
@@ -375,3 +375,16 @@ async def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
     assert {(labels["node"], labels["gpu"], labels["uuid"], watts) for labels, watts in found} == {
         ("node-1", str(index), f"GPU-node-1-{index}", 300.5) for index in range(2)
     }
+
+
+def test_a_page_is_what_prometheus_reads_back_whatever_names_hold() -> None:
+    """Labels with quotes, line ends and backslashes; values that are no number; the largest and the smallest ones."""
+    family = text.Family("warpline_odd_total", "Odd\nthings \\.", ["node"])
+    values = {'a"b': 1.0, "c\nd": float("inf"), "e\\n": float("-inf"), "f": 1e300, "g": 5e-324, "h": float("nan")}
+    for name, value in values.items():
+        family.add([name], value)
+    (read,) = text_string_to_metric_families(text.text([family]).decode())
+    told = {sample.labels["node"]: sample.value for sample in read.samples}
+    assert (read.type, read.documentation) == ("counter", "Odd\nthings \\.")
+    assert {name: told[name] for name in list(values)[:-1]} == {name: values[name] for name in list(values)[:-1]}
+    assert told["h"] != told["h"]

@@ -23,8 +23,9 @@ from warpline_proto.errors import ConfigError
 
 from .config import Config
 from .door import HttpsDoor
-from .families import Families
+from .families import families
 from .snapshot import Health, Snapshot, health
+from .text import text
 
 CALLERS_MAX: Final = 16
 """Connections at once; one more is closed."""
@@ -62,10 +63,8 @@ class Endpoint:
         self._door = door
         self._take = take
         self._monotonic = monotonic
-        self._snapshot: Snapshot | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
-        self._registry.register(Families(self._taken))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
         self._making: asyncio.Future[Page] | None = None
         self._callers = 0
@@ -156,12 +155,9 @@ class Endpoint:
         return failed or self._monotonic() - made.result().made >= self._config.cache_seconds
 
     def _made(self) -> Page:
-        snapshot = self._snapshot = self._take()
-        metrics: bytes = generate_latest(self._registry)
+        snapshot = self._take()
+        metrics: bytes = text(families(snapshot)) + generate_latest(self._registry)
         return Page(self._monotonic(), metrics, gzip.compress(metrics, GZIP_LEVEL), health(snapshot))
-
-    def _taken(self) -> Snapshot:
-        return self._snapshot or self._take()
 
 
 def _response(status: HTTPStatus, kind: str, body: bytes, method: str = "GET", zipped: bool = False) -> bytes:

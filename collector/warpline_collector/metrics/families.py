@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
-
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from warpline_proto.finding import FindingKind, Severity
 
 from ..admission import Doors
 from ..fleet import Seen, readings
-from ..standing import TROUBLES
+from ..standing import TROUBLES, Standing
 from .snapshot import Snapshot, health
+from .text import Family, said
 
 GPUS_MAX: Final = 20_000
 """GPUs that are told of; further ones are counted."""
@@ -93,108 +91,90 @@ _GPU: Final[tuple[tuple[str, str, Value], ...]] = (
 )  # fmt: skip
 
 
-class Families(Collector):
-    """For a registry of prometheus_client: `take` gives the snapshot of each scrape. What is not known is left out, never 0."""
-
-    def __init__(self, take: Callable[[], Snapshot]) -> None:
-        self._take = take
-
-    def collect(self) -> Iterator[Metric]:
-        """All families."""
-        at = self._take()
-        yield _one("warpline_build_info", "The collector's version.", {"version": version("warpline")}, 1)
-        yield from _each("warpline_collector_", _COLLECTOR, (), [((), at)])
-        if at.doors is not None:
-            yield from _each("warpline_collector_", _DOORS, (), [((), at.doors)])
-            yield _refused(at.doors)
-        yield from _each("warpline_", _PASS, (), [((), at.newest)] if at.newest else [])
-        yield from _each("warpline_store_", _STORE, (), [((), at.size)] if at.size else [])
-        yield _findings(at)
-        agents = [((_label(each.seen.agent),), each.seen) for each in at.standings]
-        yield from _each("warpline_agent_", _AGENT, ("node",), agents)
-        yield from _troubles(at)
-        gpus, left_out = _gpus(at)
-        yield from _each("warpline_gpu_", _GPU, ("node", "gpu", "uuid"), gpus)
-        lost = GaugeMetricFamily(
-            "warpline_left_out", "What is not told of, because there is too much.", labels=["what"]
-        )
-        lost.add_metric(["gpus"], left_out)
-        lost.add_metric(["frames_of_agents"], at.left_out)
-        yield lost
+def families(at: Snapshot) -> Iterator[Family]:
+    """All of a snapshot. What is not known is left out, never 0."""
+    yield _one("warpline_build_info", "The collector's version.", {"version": version("warpline")}, 1)
+    yield from _each("warpline_collector_", _COLLECTOR, [("", at)])
+    if at.doors is not None:
+        yield from _each("warpline_collector_", _DOORS, [("", at.doors)])
+        yield _refused(at.doors)
+    yield from _each("warpline_", _PASS, [("", at.newest)] if at.newest else [])
+    yield from _each("warpline_store_", _STORE, [("", at.size)] if at.size else [])
+    yield _findings(at)
+    yield from _each("warpline_agent_", _AGENT, [(said(("node",), _agent(each)), each.seen) for each in at.standings])
+    yield from _troubles(at)
+    gpus, left_out = _gpus(at)
+    yield from _each("warpline_gpu_", _GPU, gpus)
+    lost = Family("warpline_left_out", "What is not told of, because there is too much.", ["what"])
+    lost.add(["gpus"], left_out)
+    lost.add(["frames_of_agents"], at.left_out)
+    yield lost
 
 
-def _each(
-    prefix: str,
-    told: Iterable[tuple[str, str, Value]],
-    labels: tuple[str, ...],
-    of: Iterable[tuple[tuple[str, ...], Any]],
-) -> Iterator[Metric]:
-    """A family for each value, with a sample for each thing that has it."""
-    listed = list(of)
+def _each(prefix: str, told: Iterable[tuple[str, str, Value]], of: Sequence[tuple[str, Any]]) -> Iterator[Family]:
+    """A family for each value, with a sample for each thing that has it, behind its labels."""
     for name, meaning, value in told:
-        kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-        family = kind(prefix + name, meaning, labels=labels)
-        for named, thing in listed:
+        family = Family(prefix + name, meaning)
+        for labels, thing in of:
             if (known := value(thing)) is not None:
-                family.add_metric(named, known)
+                family.add_said(labels, known)
         yield family
 
 
-def _one(name: str, meaning: str, labels: Mapping[str, str], value: float) -> Metric:
-    family = GaugeMetricFamily(name, meaning, labels=list(labels))
-    family.add_metric(list(labels.values()), value)
+def _one(name: str, meaning: str, labels: Mapping[str, str], value: float) -> Family:
+    family = Family(name, meaning, list(labels))
+    family.add(labels.values(), value)
     return family
 
 
-def _refused(doors: Doors) -> Metric:
-    family = CounterMetricFamily(
-        "warpline_collector_refused", "Calls and frames refused for who sent them.", labels=["reason"]
-    )
+def _refused(doors: Doors) -> Family:
+    family = Family("warpline_collector_refused_total", "Calls and frames refused for who sent them.", ["reason"])
     for reason, count in doors.refused.items():
-        family.add_metric([reason], count)
+        family.add([reason], count)
     return family
 
 
-def _findings(at: Snapshot) -> Metric:
-    family = GaugeMetricFamily(
-        "warpline_findings_open", "Findings open after the newest pass.", labels=["kind", "severity"]
-    )
+def _findings(at: Snapshot) -> Family:
+    family = Family("warpline_findings_open", "Findings open after the newest pass.", ["kind", "severity"])
     for kind in FindingKind if at.newest else ():
         for severity in Severity:
-            family.add_metric([kind, severity], at.newest.open.get((kind, severity), 0) if at.newest else 0)
+            family.add([kind, severity], at.newest.open.get((kind, severity), 0) if at.newest else 0)
     return family
 
 
-def _troubles(at: Snapshot) -> Iterator[Metric]:
-    fleet = GaugeMetricFamily("warpline_agents", "Agents that were heard of within a day.")
-    fleet.add_metric([], len(at.standings))
-    each = GaugeMetricFamily("warpline_agent_trouble", "1 for what is wrong with an agent.", labels=["node", "trouble"])
-    told = GaugeMetricFamily("warpline_agent_info", "The version that an agent is of.", labels=["node", "version"])
+def _troubles(at: Snapshot) -> Iterator[Family]:
+    fleet = Family("warpline_agents", "Agents that were heard of within a day.")
+    fleet.add((), len(at.standings))
+    each = Family("warpline_agent_trouble", "1 for what is wrong with an agent.", ["node", "trouble"])
+    told = Family("warpline_agent_info", "The version that an agent is of.", ["node", "version"])
     for standing in at.standings:
         node = _label(standing.seen.agent)
-        told.add_metric([node, _label(standing.seen.version or "unknown")], 1)
+        told.add([node, _label(standing.seen.version or "unknown")], 1)
         for trouble in TROUBLES:
-            each.add_metric([node, trouble], float(trouble in standing.troubles))
+            each.add([node, trouble], float(trouble in standing.troubles))
     yield from (fleet, told, each)
 
 
-def _gpus(at: Snapshot) -> tuple[list[tuple[tuple[str, ...], Any]], int]:
+def _gpus(at: Snapshot) -> tuple[list[tuple[str, Any]], int]:
     """Labels and newest reading of each GPU, and how many of them are not told of."""
-    gpus: dict[tuple[str, ...], Any] = {}
+    gpus: dict[tuple[str, str, str], Any] = {}
     left_out = 0
     for standing in at.standings:
-        offset_ns = _offset_ns(standing.seen, standing.troubles)
+        node, offset_ns = _label(standing.seen.agent), _offset_ns(standing.seen, standing.troubles)
         for row in readings(standing.seen):
-            row = {**row, "time_ns": row["time_ns"] - offset_ns}
+            row["time_ns"] -= offset_ns
             if abs(at.now_ns - row["time_ns"]) / 1e9 > GPU_SECONDS_MAX:
                 continue
-            index = "" if row["gpu_index"] is None else str(row["gpu_index"])
-            key = (_label(standing.seen.agent), index, _label(row["gpu_uuid"]))
+            key = (node, "" if row["gpu_index"] is None else str(row["gpu_index"]), _label(row["gpu_uuid"]))
             if len(gpus) < GPUS_MAX or key in gpus:
                 gpus[key] = row
             else:
                 left_out += 1
-    return list(gpus.items()), left_out
+    return [(said(("node", "gpu", "uuid"), key), row) for key, row in gpus.items()], left_out
+
+
+def _agent(standing: Standing) -> tuple[str]:
+    return (_label(standing.seen.agent),)
 
 
 def _offset_ns(seen: Seen, troubles: Mapping[str, str]) -> int:
