@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 GROUP_ROWS: Final = 100_000
-"""Rows that `together` gives at once, or more."""
+"""Rows of one group, whose least and greatest values tell whether a question needs it; `together` gives as many or more."""
 
 
 def write(rows: pa.Table, path: Path, *, durable: bool) -> int:
@@ -32,7 +32,7 @@ def write_all(parts: Iterable[pa.Table], schema: pa.Schema, path: Path, *, durab
         with partial.open("wb") as stream:
             with _writer(stream, schema) as writer:
                 for rows in parts:
-                    writer.write_table(rows)
+                    writer.write_table(rows, row_group_size=GROUP_ROWS)
             stream.flush()
             if durable:
                 os.fsync(stream.fileno())
