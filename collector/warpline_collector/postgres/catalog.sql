@@ -141,6 +141,8 @@ CREATE MACRO pg_backend_pid() AS 0;
 CREATE MACRO txid_current() AS 1;
 CREATE MACRO quote_ident(word) AS
     CASE WHEN regexp_full_match(word, '[a-z_][a-z0-9_]*') THEN word ELSE '"' || replace(word, '"', '""') || '"' END;
+CREATE MACRO parse_ident(word) AS string_split(replace(word, '"', ''), '.');
+CREATE MACRO array_remove(list, word) AS list_filter(list, lambda each: each <> word);
 CREATE MACRO array_lower(list, dimension) AS CASE WHEN len(list) > 0 THEN 1 END;
 CREATE MACRO array_upper(list, dimension) AS nullif(len(list), 0);
 CREATE MACRO obj_description(object) AS

@@ -175,7 +175,7 @@ class Session:
         if not prepared.sql:
             self._link.write(messages.EMPTY)
         elif prepared.command is not None:
-            await self._command(prepared.command)
+            await self._command(prepared.command, portal.values)
         else:
             await self._rows_of(portal)
             await self._send(portal, rows_max, "SELECT")
@@ -209,7 +209,7 @@ class Session:
             self._link.write(messages.notice(f"only the first {rows.rows} rows: there are more", "01004", "WARNING"))
         self._link.write(messages.complete(f"{tag} {rows.rows if whole else count(piece)}"))
 
-    async def _command(self, command: Command) -> None:
+    async def _command(self, command: Command, values: Sequence[parameters.Value]) -> None:
         kind = command.kind
         if kind == commands.FETCH:
             await self._send(self._portal(command.name), 0 if command.rows < 0 else command.rows, commands.FETCH)
@@ -218,7 +218,7 @@ class Session:
             await self._copy(command)
             return
         if kind == commands.DECLARE:
-            await self._declare(command)
+            await self._declare(command, values)
         elif kind in (commands.BEGIN, commands.COMMIT, commands.ROLLBACK, commands.RELEASE, commands.SAVEPOINT):
             self._transact(command)
             return
@@ -246,11 +246,11 @@ class Session:
             self._held.give(len(rows.payload))
         self._link.write(messages.COPY_DONE + messages.complete(f"COPY {rows.rows}"))
 
-    async def _declare(self, command: Command) -> None:
+    async def _declare(self, command: Command, values: Sequence[parameters.Value]) -> None:
         """A cursor is a portal that was not bound."""
         if len(self._portals) >= PORTALS_MAX:
             raise Unanswered("too many cursors are open", "CLOSE ALL", BUSY)
-        portal = Portal(Prepared(command.sql, (), None))
+        portal = Portal(Prepared(command.sql, (), None), values)
         await self._rows_of(portal)
         self._let_go(command.name)
         self._portals[command.name] = portal
