@@ -14,6 +14,7 @@ import pyarrow as pa
 from warpline_proto.finding import Subject
 
 from .detector import Reader, literal
+from .node_clocks import on_one_clock
 from .parts import by_part, codes, together
 from .remembered import once
 from .robust import Array, median
@@ -37,7 +38,6 @@ COLUMNS: Final = (
 """Columns of device_samples that a grid has."""
 _SUMMED: Final[Mapping[str, str]] = {"clock_event_reasons": "bit_or"}
 _NS: Final = 10**9
-_CELL: Final = f"time_ns // {CELL_SECONDS * _NS}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ class Grid:
     gpus: tuple[Gpu, ...]
     start_ns: int
     cells: int
+    time: str
+    """SQL of the time of a reading on the clock of the grid."""
     _places: npt.NDArray[np.int64]
     _values: pa.Table
     _found: dict[tuple[str, str], Array] = field(default_factory=dict)
@@ -183,7 +185,8 @@ def count_gpus(reader: Reader) -> int:
 @once
 def load_grids(reader: Reader) -> list[Grid]:
     """Every GPU that was sampled, together with the others of its job (else of its node)."""
-    parts = by_part(reader, "device_samples", _cells_sql(COLUMNS), _outdated(reader))
+    time = on_one_clock(reader)
+    parts = by_part(reader, "device_samples", _cells_sql(COLUMNS, time), _outdated(reader))
     values = together(parts) if parts else None
     if values is None or values.num_rows == 0:
         return []
@@ -206,7 +209,7 @@ def load_grids(reader: Reader) -> list[Grid]:
         cell, place, values = cell[order], place[order], values.take(pa.array(order))
     edges = np.searchsorted(group[place], np.arange(len(arranged) + 1)) if len(arranged) > 1 else [0, len(place)]
     spans = [slice(start, end) for start, end in itertools.pairwise(edges)]
-    return [_grid(job, node, [known[keys[at]] for at in members], column[place[span]], cell[span],
+    return [_grid(job, node, time, [known[keys[at]] for at in members], column[place[span]], cell[span],
                   values.slice(span.start, span.stop - span.start))
             for ((job, node), members), span in zip(arranged, spans, strict=True)]  # fmt: skip
 
@@ -221,10 +224,11 @@ def _newest(place: npt.NDArray[np.int64], cell: npt.NDArray[np.int64]) -> npt.ND
 @once
 def _outdated(reader: Reader) -> frozenset[str]:
     """Parts of device_samples with nothing of any GPU's newest WINDOW_SECONDS."""
+    cell_of = _cell(on_one_clock(reader))
     parts = by_part(
         reader,
         "device_samples",
-        f"SELECT {KEY} AS gpu, max({_CELL}) AS cell FROM device_samples WHERE time_ns IS NOT NULL AND {KEY} IS NOT NULL "
+        f"SELECT {KEY} AS gpu, max({cell_of}) AS cell FROM device_samples WHERE {cell_of} IS NOT NULL AND {KEY} IS NOT NULL "
         "GROUP BY gpu",
     )
     if not parts:
@@ -245,6 +249,7 @@ def _sortable(item: tuple[tuple[str | None, str | None], list[int]]) -> tuple[st
 def _grid(
     job: str | None,
     node: str | None,
+    time: str,
     gpus: Iterable[Gpu],
     column: npt.NDArray[np.int64],
     cell: npt.NDArray[np.int64],
@@ -256,7 +261,7 @@ def _grid(
         column, cell, values = column[newest], cell[newest], values.filter(pa.array(newest))
     first, members = int(cell.min()), tuple(gpus)
     places = (cell - first) * len(members) + column
-    return Grid(job, node, members, first * CELL_SECONDS * _NS, last - first + 1, places, values)
+    return Grid(job, node, members, first * CELL_SECONDS * _NS, last - first + 1, time, places, values)
 
 
 def _how(name: str) -> str:
@@ -264,7 +269,11 @@ def _how(name: str) -> str:
     return _SUMMED.get(name) or ("max" if name.endswith("_ns") else "sum")
 
 
-def _cells_sql(columns: Sequence[str]) -> str:
+def _cell(time: str) -> str:
+    return f"{time} // {CELL_SECONDS * _NS}"
+
+
+def _cells_sql(columns: Sequence[str], time: str) -> str:
     """SELECT of all cells that may be of a GPU's newest WINDOW_SECONDS, and some before."""
     chosen = ", ".join(
         f"sum({name})::DOUBLE AS {name}, nullif(count({name}), 0)::UINTEGER AS {name}_count"
@@ -272,9 +281,10 @@ def _cells_sql(columns: Sequence[str]) -> str:
         else f"{_how(name)}({name}) AS {name}"
         for name in columns
     )
+    cell = _cell(time)
     return (
-        f"SELECT {KEY} AS gpu, {_CELL} AS cell, {chosen} FROM device_samples WHERE {KEY} IS NOT NULL AND {_CELL} > (SELECT "
-        f"min(newest) FROM (SELECT max({_CELL}) AS newest FROM device_samples WHERE {KEY} IS NOT NULL GROUP BY {KEY})) - "
+        f"SELECT {KEY} AS gpu, {cell} AS cell, {chosen} FROM device_samples WHERE {KEY} IS NOT NULL AND {cell} > (SELECT "
+        f"min(newest) FROM (SELECT max({cell}) AS newest FROM device_samples WHERE {KEY} IS NOT NULL GROUP BY {KEY})) - "
         f"{CELLS_MAX} GROUP BY gpu, cell"
     )
 
@@ -325,9 +335,9 @@ def typical(values: Array, where: npt.NDArray[np.bool_]) -> float:
     return float(median(values[where]))
 
 
-def samples_of(gpus: Sequence[str], first_ns: int, end_ns: int) -> str:
-    """FROM and WHERE of the samples of these GPUs in a span of time."""
+def samples_of(gpus: Sequence[str], first_ns: int, end_ns: int, time: str = "time_ns") -> str:
+    """FROM and WHERE of the samples of these GPUs in a span of `time`, as a grid has it."""
     return (
         f"FROM device_samples WHERE {KEY} IN ({', '.join(literal(key) for key in gpus)}) "
-        f"AND time_ns BETWEEN {first_ns} AND {end_ns}"
+        f"AND {time} BETWEEN {first_ns} AND {end_ns}"
     )

@@ -13,6 +13,7 @@ import pyarrow as pa
 from warpline_proto.finding import Report
 
 from .detector import Reader, literal
+from .node_clocks import on_one_clock
 from .remembered import once
 
 WINDOW_STEPS: Final = 200
@@ -67,7 +68,7 @@ def by_job(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 def step_time(reader: Reader, table: str, job: str, step: int) -> int | None:
     """When a step began, in nanoseconds since the Unix epoch, if its clock says so."""
     rows = reader.query(
-        f"SELECT min(start_ns) AS start FROM {table} WHERE job = ? AND step = ? AND clock IS NOT NULL "
+        f"SELECT min({on_one_clock(reader, 'start_ns')}) AS start FROM {table} WHERE job = ? AND step = ? AND clock IS NOT NULL "
         "AND clock NOT LIKE 'step@%'",
         (job, step),
     ).to_pylist()

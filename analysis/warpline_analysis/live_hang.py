@@ -18,6 +18,7 @@ from .blame import numbered
 from .detector import Reader, literal, show
 from .flight import SOURCE as DUMPS
 from .live_progress import OVER, QUIET, Live, Together, as_dumps, live_jobs, newest_sql
+from .node_clocks import on_one_clock
 from .stacks import frames_told, top_frames
 from .wait_for import SAME_SIZE, Culprit, WaitFor
 
@@ -275,7 +276,7 @@ class _Silent:
         since_ns = max(at.time_ns for at in self.live.positions.values()) - SAMPLED_NS
         rows = self.reader.query(
             "SELECT gpu_uuid, min(gpu_utilization_percent) AS low, max(gpu_utilization_percent) AS high FROM device_samples "
-            f"WHERE time_ns >= {since_ns} AND gpu_utilization_percent IS NOT NULL AND gpu_uuid IN "
+            f"WHERE {on_one_clock(self.reader)} >= {since_ns} AND gpu_utilization_percent IS NOT NULL AND gpu_uuid IN "
             f"({', '.join(literal(each) for each in gpus)}) GROUP BY gpu_uuid"
         ).to_pylist()
         return {gpus[row["gpu_uuid"]]: row["low"] if row["low"] >= BUSY_PERCENT else row["high"] for row in rows}

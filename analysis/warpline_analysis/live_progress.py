@@ -11,6 +11,7 @@ from warpline_proto.progress_table import BLOCKED, ENDED, GONE, IN_COLLECTIVE, S
 
 from .detector import Reader, literal
 from .flight import Dumps, Group, Key, Pending
+from .node_clocks import on_one_clock
 
 WINDOW_NS: Final = 3_600 * 10**9
 """Rows so much older than the newest are not looked at."""
@@ -80,10 +81,12 @@ class Live:
 
 def live_jobs(reader: Reader) -> list[Live]:
     """Every job whose processes are watched."""
+    time, since, enqueued = (on_one_clock(reader, column) for column in ("time_ns", "since_ns", "enqueued_ns"))
     rows = reader.query(
+        f"WITH placed AS (SELECT * REPLACE ({time} AS time_ns, {since} AS since_ns, {enqueued} AS enqueued_ns) FROM progress) "
         "SELECT job, rank, node, gpu_uuid, pid, time_ns, state, since_ns, reason, step, watched, communicator, nranks, "
-        "group_name, operation, sequence, elements, datatype, enqueued_ns FROM progress WHERE job IS NOT NULL AND rank IS NOT "
-        f"NULL AND state IS NOT NULL AND time_ns >= (SELECT max(time_ns) FROM progress) - {WINDOW_NS} QUALIFY time_ns = "
+        "group_name, operation, sequence, elements, datatype, enqueued_ns FROM placed WHERE job IS NOT NULL AND rank IS NOT "
+        f"NULL AND state IS NOT NULL AND time_ns >= (SELECT max(time_ns) FROM placed) - {WINDOW_NS} QUALIFY time_ns = "
         "max(time_ns) OVER (PARTITION BY job, rank, node, pid) ORDER BY job, rank, pid, communicator NULLS FIRST, operation "
         f"LIMIT {ROWS_MAX}"
     ).to_pylist()

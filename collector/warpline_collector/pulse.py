@@ -1,6 +1,7 @@
 """Who still sends: how long ago the newest row of a job or a node came, by the collector's own clock.
 
-The rows' own times are compared only with themselves: recorded or made-up rows may carry any date.
+The rows' own times are compared only with themselves: recorded or made-up rows may carry any date, and a node's clock may be set
+back, after which its newest row is an old one for a while. So whatever grows counts: times, steps, when frames came.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 
 from warpline_analysis.detector import Reader, literal
 from warpline_proto.finding import Subject
-from warpline_proto.tables import COMMUNICATORS, FINDINGS, JOBS, SOURCE_HEALTH, TABLES
+from warpline_proto.tables import AGENTS, COMMUNICATORS, FINDINGS, JOBS, SOURCE_HEALTH, STEPS, TABLES
 
 LISTEN_NS: Final = 60 * 10**9
 """How often the store is asked."""
@@ -30,9 +31,9 @@ _FLEET: Final = Subject()
 
 @dataclass(frozen=True)
 class _Heard:
-    """The newest row's time when it last changed, and when that was seen."""
+    """What the newest rows said when that last changed, and when it was seen."""
 
-    marker: int | None
+    marker: str | None
     since_ns: int
 
 
@@ -61,7 +62,7 @@ class Pulse:
             return 0
         return now_ns - heard.since_ns
 
-    def _following(self, key: Subject, marker: int | None, now_ns: int) -> _Heard:
+    def _following(self, key: Subject, marker: str | None, now_ns: int) -> _Heard:
         before = self._heard.get(key)
         if before is None:
             return _Heard(marker, 0 if key in self._silent else now_ns)
@@ -73,18 +74,23 @@ def _key(subject: Subject) -> Subject:
     return Subject(job=subject.job) if subject.job is not None else Subject(node=subject.node)
 
 
-def _newest(reader: Reader, keys: Iterable[Subject]) -> dict[Subject, int | None]:
+def _newest(reader: Reader, keys: Iterable[Subject]) -> dict[Subject, str | None]:
     jobs = sorted({key.job for key in keys if key.job is not None})
     nodes = sorted({key.node for key in keys if key.node is not None})
-    parts = [f"SELECT NULL AS job, NULL AS node, max(time_ns) AS newest {_AGENTS}"]
+    parts = [
+        f"SELECT NULL AS job, NULL AS node, max(time_ns) AS newest {_AGENTS}",
+        f"SELECT NULL, NULL, max(heard_ns) FROM {AGENTS.name}",
+    ]
     if nodes:
         listed = ", ".join(map(literal, nodes))
         parts.append(f"SELECT NULL, node, max(time_ns) {_AGENTS} AND node IN ({listed}) GROUP BY node")
+        parts.append(f"SELECT NULL, node, max(heard_ns) FROM {AGENTS.name} WHERE node IN ({listed}) GROUP BY node")
     if jobs:
         listed = ", ".join(map(literal, jobs))
         parts += [
             f"SELECT job, NULL, coalesce(max({table.time}), count(*)) FROM {table.name} WHERE job IN ({listed}) GROUP BY job"
             for table in _TELL
         ]
-    sql = f"SELECT job, node, max(newest) AS newest FROM ({' UNION ALL '.join(parts)}) GROUP BY job, node"
+        parts.append(f"SELECT job, NULL, max(step) FROM {STEPS.name} WHERE job IN ({listed}) GROUP BY job")
+    sql = f"SELECT job, node, CAST(sum(newest) AS VARCHAR) AS newest FROM ({' UNION ALL '.join(parts)}) GROUP BY job, node"
     return {Subject(job=row["job"], node=row["node"]): row["newest"] for row in reader.query(sql).to_pylist()}

@@ -115,6 +115,7 @@ def _evidence(reader: Reader, grid: Grid, columns: Sequence[int], spins: Sequenc
             [grid.gpus[column].key for column in columns],
             grid.time_ns(start),
             grid.time_ns(end) + CELL_SECONDS * 10**9,
+            grid.time,
         )
         + " GROUP BY gpu ORDER BY power_watts, gpu",
     )

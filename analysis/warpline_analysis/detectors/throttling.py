@@ -203,5 +203,6 @@ def _evidence(reader: Reader, grid: Grid, columns: list[int], held: Sequence[Hel
         f"SELECT {KEY} AS gpu, max(node) AS node, max(gpu_index) AS gpu_index, round(median(sm_clock_mhz)) AS sm_clock_mhz, "
         f"bit_or(clock_event_reasons) AS clock_event_reasons, {grown}, round(avg(power_watts)) AS power_watts, "
         f"round(avg(temperature_celsius), 1) AS temperature_celsius, count(*) AS samples "
-        f"{samples_of(keys, grid.time_ns(start), grid.time_ns(end) + width_ns)} GROUP BY gpu ORDER BY sm_clock_mhz, gpu",
+        f"{samples_of(keys, grid.time_ns(start), grid.time_ns(end) + width_ns, grid.time)} GROUP BY gpu "
+        "ORDER BY sm_clock_mhz, gpu",
     )
