@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
@@ -18,6 +18,7 @@ from warpline_proto.errors import ConfigError
 from .audit import DENIED, DONE, Audit
 from .callers import LOCAL, Caller, Role
 from .certificates import Certificates
+from .fleet import AGENTS_MAX
 
 TELL_SECONDS: Final = 60.0
 """The same refusal of the same caller is told once in so long."""
@@ -70,6 +71,8 @@ class Doors:
     entered: int | None = None
     end_ns: int | None = None
     failure: str = ""
+    agents: Mapping[str, int] = field(default_factory=dict)
+    """Until when the certificate holds that each agent came with last, ns since 1970, by its node."""
 
 
 class Admission:
@@ -86,6 +89,7 @@ class Admission:
         self.strays = 0
         """Rows left out because they speak of another node than their agent's."""
         self._certificates = certificates
+        self._agents: dict[str, int] = {}
         self._clock = clock
         self._audit = audit
         self._monotonic = monotonic
@@ -111,12 +115,15 @@ class Admission:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, why)
         return caller
 
-    def seconds_left(self, context: Any) -> float | None:
+    def seconds_left(self, context: Any, caller: Caller) -> float | None:
         """How long the caller's certificate holds from now on; None without one."""
         if self._certificates is None:
             return None
         [pem] = context.auth_context()["x509_pem_cert"]
-        return max(parse(bytes(pem)).end_ns - self._clock(), 0) / 1e9
+        end_ns = parse(bytes(pem)).end_ns
+        if caller.node is not None and (caller.node in self._agents or len(self._agents) < AGENTS_MAX):
+            self._agents[caller.node] = end_ns
+        return max(end_ns - self._clock(), 0) / 1e9
 
     def took(self, caller: Caller, frame: Frame, strays: int) -> None:
         """A frame is taken: note what an operator asked for, and rows of other nodes that were left out of it."""
@@ -134,7 +141,8 @@ class Admission:
         if certificates is None:
             return Doors(refused, self.strays)
         held = certificates
-        return Doors(refused, self.strays, held.connections, held.entered, held.end_ns, held.failure)
+        agents = dict(self._agents)
+        return Doors(refused, self.strays, held.connections, held.entered, held.end_ns, held.failure, agents)
 
     def refuse(self, caller: Caller | None, reason: str, wanted: str, why: str, peer: str = "") -> None:
         """Count a refusal; tell of it unless the same was told lately."""

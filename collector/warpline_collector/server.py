@@ -79,7 +79,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         reading = asyncio.create_task(self._read(request_iterator, stream, caller, guest))
         writing = asyncio.create_task(_write_acks(stream, context, self._clock))
         try:
-            left = self._admission.seconds_left(context)
+            left = self._admission.seconds_left(context, caller)
             ended, _ = await asyncio.wait(
                 (reading, writing, stream.broken), timeout=left, return_when=asyncio.FIRST_COMPLETED
             )
@@ -122,8 +122,8 @@ class Service(service_pb2_grpc.WarplineServicer):
         self, request: service_pb2.CaptureWatch, context: Any
     ) -> AsyncIterator[service_pb2.CaptureRequest]:
         """Requests for one node as they come."""
-        await self._admission.admit(context, "watch captures", Role.AGENT, node=request.node)
-        until = self._admission.seconds_left(context)
+        caller = await self._admission.admit(context, "watch captures", Role.AGENT, node=request.node)
+        until = self._admission.seconds_left(context, caller)
         end = None if until is None else time.monotonic() + until
 
         def alive() -> bool:

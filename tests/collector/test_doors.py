@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import queue
 import socket
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +18,7 @@ import grpc
 import pytest
 from certified import Authority
 
+from warpline_agent.capture_watch import CaptureWatch
 from warpline_cli.pki.keeping import Keeping
 from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
@@ -44,10 +47,10 @@ def frame(agent: str, nodes: list[str | None], boot: str = "boot", sequence: int
     return Frame(agent, boot, sequence, 1, (Batch("steps", "test", rows),))
 
 
-def asking(state: str, node: str, agent: str) -> Frame:
-    capture = Capture("c1", "night", 3, "kernels", 1, 2, "by hand")
+def asking(state: str, node: str, agent: str, identifier: str = "c1") -> Frame:
+    capture = Capture(identifier, "night", 3, "kernels", 1, 2, "by hand")
     row = capture.row(state, node=node, source=agent, requested_ns=1, updated_ns=1)
-    return Frame(agent, f"ask {state}", 1, 1, (Batch(CAPTURES.name, agent, to_rows([row])),))
+    return Frame(agent, f"ask {identifier} {state}", 1, 1, (Batch(CAPTURES.name, agent, to_rows([row])),))
 
 
 def send(address: str, tls: Tls, *frames: Frame) -> list[service_pb2.Ack]:
@@ -139,6 +142,42 @@ def test_an_agent_hears_its_own_requests_and_asks_for_none(address: str, authori
     assert "agent node-1 may not watch captures of node node-2" in error.value.details()
     with pytest.raises(QueryError, match="agent node-1 may not ask: viewer or operator may"):
         ask(address, agent, "SELECT 1")
+
+
+def test_a_request_of_an_operator_reaches_the_agent_of_its_node(address: str, authority: Authority) -> None:
+    with QueryClient(address, authority.of("operator", "otto")) as client:
+        client.push(asking(REQUESTED, "node-8", BY_HAND, "c8"))
+    watch = CaptureWatch("node-8", address, seed=1, tls=authority.of("agent", "node-8"))
+    watch.start()
+    heard: list[Capture] = []
+    end, pause = time.monotonic() + 20, threading.Event()
+    while not heard and time.monotonic() < end:
+        heard = list(watch.take())
+        pause.wait(0.05)
+    watch.close()
+    assert [(each.id, each.job, each.rank) for each in heard] == [("c8", "night", 3)]
+
+
+def test_a_viewer_does_not_see_who_asked_what(address: str, authority: Authority) -> None:
+    with pytest.raises(QueryError, match="operator"):
+        ask(address, authority.of("viewer", "anna"), "SELECT * FROM audit")
+    ask(address, authority.of("operator", "otto"), "SELECT * FROM audit")
+
+
+def test_until_when_the_certificates_of_agents_hold_is_a_metric(authority: Authority, tmp_path: Path) -> None:
+    agent = authority.of("agent", "node-1")
+    with certified.running(tmp_path, authority.collector(), metrics="127.0.0.1:0") as [address, metrics]:
+        send(address, agent, frame("node-1", ["node-1"]))
+        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as reply:
+            page = reply.read().decode()
+        with urllib.request.urlopen(f"http://{metrics}/healthz", timeout=20) as reply:
+            health = reply.read().decode()
+    [line] = [
+        each for each in page.splitlines() if each.startswith("warpline_agent_certificate_end_timestamp_seconds{")
+    ]
+    assert line.startswith('warpline_agent_certificate_end_timestamp_seconds{node="node-1"}')
+    assert float(line.split()[1]) == read(agent).told.end_ns / 1e9
+    assert "certificates of 1 agents end within 30 days: node-1" in health
 
 
 def test_each_refusal_is_in_the_audit(tmp_path: Path, authority: Authority) -> None:

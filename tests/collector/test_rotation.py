@@ -178,6 +178,7 @@ def test_metrics_for_other_machines_are_read_with_a_viewers_certificate(tmp_path
         assert status == 200
         assert "warpline_collector_tls_connections_total 1.0" in text
         assert 'warpline_collector_refused_total{reason="role"} 0.0' in text
+        assert "warpline_collector_certificate_end_timestamp_seconds" in text
         assert page(served, authority.of("agent", "node-1"))[0] == 403
         with pytest.raises(OSError):
             page(served, None)

@@ -98,6 +98,7 @@ def families(at: Snapshot) -> Iterator[Family]:
     if at.doors is not None:
         yield from _each("warpline_collector_", _DOORS, [("", at.doors)])
         yield _refused(at.doors)
+        yield _certificates(at.doors)
     yield from _each("warpline_", _PASS, [("", at.newest)] if at.newest else [])
     yield from _each("warpline_store_", _STORE, [("", at.size)] if at.size else [])
     yield _findings(at)
@@ -131,6 +132,17 @@ def _refused(doors: Doors) -> Family:
     family = Family("warpline_collector_refused_total", "Calls and frames refused for who sent them.", ["reason"])
     for reason, count in doors.refused.items():
         family.add([reason], count)
+    return family
+
+
+def _certificates(doors: Doors) -> Family:
+    family = Family(
+        "warpline_agent_certificate_end_timestamp_seconds",
+        "Until when the certificate holds that the agent came with last, in seconds since 1970.",
+        ["node"],
+    )
+    for node, end_ns in doors.agents.items():
+        family.add([_label(node)], end_ns / 1e9)
     return family
 
 

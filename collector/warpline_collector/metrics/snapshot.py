@@ -181,3 +181,10 @@ def _certificate(snapshot: Snapshot) -> Iterator[str]:
         yield f"the certificate on disk is not taken, the one before stays in use: {doors.failure}"
     if (days := (doors.end_ns - snapshot.now_ns) // DAY_NS) < CERTIFICATE_DAYS:
         yield f"the collector's certificate ends in {days} days" if days >= 0 else "the collector's certificate is over"
+    heard = {each.seen.agent for each in snapshot.standings}
+    soon = snapshot.now_ns + CERTIFICATE_DAYS * DAY_NS
+    ending = sorted(node for node, end_ns in doors.agents.items() if end_ns < soon and node in heard)
+    if ending:
+        more = f" and {len(ending) - NAMED_MAX} more" if len(ending) > NAMED_MAX else ""
+        listed = ", ".join(ending[:NAMED_MAX])
+        yield f"certificates of {len(ending)} agents end within {CERTIFICATE_DAYS} days: {listed}{more}"
