@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -103,7 +104,7 @@ def write(day: Day, folder: Path) -> dict[str, Any]:
     begun = time.perf_counter()
     store = TendedStore(folder, StoreConfig(direct_rows=1, merge_rows=2))
     try:
-        for batch in rows(day):
+        for batch in ahead(rows(day)):
             store.write([batch])
         store.write([Batch(KERNEL_NAMES.name, "day", _names())])
     finally:
@@ -115,6 +116,15 @@ def write(day: Day, folder: Path) -> dict[str, Any]:
         if paths
     }
     return {"tables": told, "made_seconds": round(time.perf_counter() - begun, 1)}
+
+
+def ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same, the next one made while one is written."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
 
 def rows(day: Day) -> Iterator[Batch]:

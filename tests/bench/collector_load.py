@@ -37,6 +37,8 @@ DRAIN_SECONDS: Final = 60.0
 BEHIND_SECONDS_MAX: Final = 2.0
 """Where the last second's frames wait longer for credit than this, the load is not sustained."""
 ACKED_SHARE_MIN: Final = 0.99
+ACK_MS_MAX: Final = 5_000.0
+"""The load is sustained where so much of what is sent is acknowledged, and 99 of 100 frames within this time."""
 QUESTIONS: Final = (
     "SELECT job, rank, max(step) AS step FROM steps WHERE start_ns > {since} GROUP BY job, rank "
     "ORDER BY job, rank LIMIT 100",
@@ -281,7 +283,13 @@ def _stored(address: str, shown: Tls) -> int:
 def _figures(load: Load, nodes: int, rate: float, asker: Asker) -> dict[str, Any]:
     late = max(load.late_ms, default=0.0)
     return {
-        "sustained": rate >= ACKED_SHARE_MIN * nodes and late <= BEHIND_SECONDS_MAX * 1e3 and not load.total("broken"),
+        "sustained": bool(
+            rate >= ACKED_SHARE_MIN * nodes
+            and late <= BEHIND_SECONDS_MAX * 1e3
+            and load.acks_ms
+            and np.quantile(load.acks_ms, 0.99) <= ACK_MS_MAX
+            and not load.total("broken")
+        ),
         "rows_per_second": round(rate * ROWS_PER_SECOND),
         "ack_p50_ms": _quantile(load.acks_ms, 0.50),
         "ack_p99_ms": _quantile(load.acks_ms, 0.99),
