@@ -36,7 +36,10 @@ TABLE_FUNCTIONS: Final = frozenset(
 )  # fmt: skip
 """Functions a user may read from. Files of the store are read through its tables only, never by name."""
 HIDDEN: Final = frozenset(
-    ("current_setting", "getvariable", "write_log", "pg_settings", "pg_views")
+    (
+        "current_setting", "getvariable", "write_log", "pg_settings", "pg_views", "views", "duckdb_views", "sqlite_master",
+        "sqlite_schema", "sqlite_temp_master", "sqlite_temp_schema",
+    )
 )  # fmt: skip
 """Functions and views that speak of this process and its paths, not of the rows."""
 _FILE_NAME: Final = re.compile(r"[/\\.:*?]")
@@ -145,7 +148,10 @@ def _only(sql: str) -> duckdb.StatementType:
         raise QueryError(str(error).strip()[:2_000]) from error
     if len(found) != 1:
         raise QueryError(f"{len(found)} statements at once" if found else "no statement", _HINT)
-    return found[0].type
+    try:
+        return found[0].type
+    except ValueError as error:  # a kind that the engine's own Python has no name for
+        raise _refusal(sql) from error
 
 
 def _refusal(sql: str) -> NotAllowed:
