@@ -17,13 +17,16 @@ from warpline_agent.agent import new_boot
 from warpline_agent.clock_offset import ClockOffset
 from warpline_agent.exporters.collector import CollectorExporter
 from warpline_agent.spool import Spool
+from warpline_analysis.detector import Reader
 from warpline_collector import config, continuous, pool, standing
 from warpline_collector.fleet import CLOCK_NS, Fleet, Seen
+from warpline_collector.pulse import Pulse
 from warpline_collector.service import serve
 from warpline_collector.standing import Config, judge
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
+from warpline_proto.finding import Subject
 from warpline_proto.tables import METRICS, NODE_CLOCKS, TABLES
 
 SECOND = 10**9
@@ -166,6 +169,24 @@ def test_events_on_one_clock_hold_the_truth_within_their_error(tmp_path: Path) -
     unknown = store.query("SELECT collector_ns FROM log_events_on_one_clock WHERE code IS NULL").to_pylist()
     assert unknown == [{"collector_ns": None}]
     store.close()
+
+
+def test_a_node_or_job_whose_clock_is_set_back_is_not_silent(reader_of: Callable[[Mapping[str, Any]], Reader]) -> None:
+    """Its newest row stays an old one for an hour. Frames that come, and steps that go on, show that it lives."""
+    node, job, minute = Subject(node="node-1"), Subject(job="j"), 60 * SECOND
+    old = {"node": "node-1", "source": "own", "time_ns": BEGIN_NS + HOUR}
+    step = {"job": "j", "rank": 0, "scope": "step"}
+
+    def after(minutes: int) -> Reader:
+        heard = [{"node": "node-1", "time_ns": 1, "heard_ns": BEGIN_NS + minutes * minute}]
+        steps = [step | {"step": 1, "start_ns": BEGIN_NS + HOUR}, step | {"step": 2 + minutes, "start_ns": BEGIN_NS}]
+        return reader_of({"source_health": [old], "agents": heard, "steps": steps})
+
+    pulse = Pulse()
+    for minutes in (0, 15, 29):
+        pulse.listen(after(minutes), [node, job], BEGIN_NS + minutes * minute)
+    now_ns = BEGIN_NS + 29 * minute
+    assert (pulse.silence_ns(node, now_ns), pulse.silence_ns(job, now_ns)) == (0, 0)
 
 
 @contextmanager
