@@ -9,10 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import grpc
 import pyarrow as pa
 import pytest
@@ -135,3 +136,101 @@ def test_a_killed_collector_goes_on_with_its_findings(tmp_path: Path, kind: str)
         assert settled(client, after) == opened
         closed = client.query("SELECT id FROM findings WHERE state <> 'open'").to_pylist()
         assert not before.keys() & {row["id"] for row in closed}, "it was never taken back"
+
+
+FLEET = """
+[agent]
+node = "{node}"
+sources = ["synthetic"]
+spool_directory = "{folder}/spool-{node}"
+collector = "{address}"
+[sources.synthetic]
+node = "{node}"
+replicas = 2
+stages = 1
+ranks_per_node = 1
+node_index = {index}
+step_seconds = 0.05
+"""
+
+
+@contextmanager
+def agent(folder: Path, node: str, index: int, address: str) -> Iterator[subprocess.Popen[str]]:
+    """A real agent with made-up ranks; killed -9 at the end if it still runs."""
+    settings = folder / f"{node}.toml"
+    settings.write_text(FLEET.format(node=node, folder=folder, address=address, index=index))
+    command = [sys.executable, "-m", "warpline_cli.main", "agent", "--config", str(settings)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "agent ready" in process.stderr.readline()
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def ended(process: subprocess.Popen[str]) -> None:
+    """As a supervisor ends it."""
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0
+
+
+def heard(client: QueryClient, since: int) -> int:
+    """Wait until the collector has steps of both nodes behind this number of rows -> the rows."""
+    pause, end = threading.Event(), time.monotonic() + WAIT_SECONDS
+    sql = "SELECT min(rows) AS rows, count(*) AS nodes FROM (SELECT node, count(*) AS rows FROM steps GROUP BY node)"
+    while (found := client.query(sql).to_pylist()[0])["nodes"] < 2 or found["rows"] <= since:
+        assert time.monotonic() < end, "nothing comes"
+        pause.wait(0.1)
+    return int(found["rows"])
+
+
+def test_a_rolling_restart_of_everything_loses_nothing(tmp_path: Path) -> None:
+    """The collector ends and starts anew, then one agent after the other: no frame is missing, none is there twice."""
+    with ExitStack() as stack:
+        process, address = stack.enter_context(collector(tmp_path))
+        client = stack.enter_context(QueryClient(address))
+        one, two = (stack.enter_context(agent(tmp_path, name, at, address)) for at, name in enumerate(("one", "two")))
+        seen = heard(client, 0)
+        settings = tmp_path / "collector.toml"
+        settings.write_text(settings.read_text().replace('"127.0.0.1:0"', f'"{address}"'))
+        ended(process)
+        process = stack.enter_context(restarted(settings))
+        client = stack.enter_context(QueryClient(address))
+        seen = heard(client, seen)
+        ended(one)
+        one = stack.enter_context(agent(tmp_path, "one", 0, address))
+        seen = heard(client, seen)
+        ended(two)
+        two = stack.enter_context(agent(tmp_path, "two", 1, address))
+        heard(client, seen)
+        ended(one)
+        ended(two)
+        gaps = client.query("SELECT subject, reason FROM source_health WHERE state IN ('dropped', 'refused')")
+        assert gaps.to_pylist() == []
+        twice = "SELECT node, rank, start_ns FROM steps GROUP BY ALL HAVING count(*) > 1"
+        assert client.query(twice).to_pylist() == []
+        ended(process)
+    with duckdb.connect(str(tmp_path / "store" / "warpline.duckdb"), read_only=True) as store:
+        ledger = store.sql("SELECT agent, sequence, frames, missing, lost FROM ledger").fetchall()
+    assert sorted(row[0] for row in ledger) == ["one", "one", "two", "two"]
+    assert [row for row in ledger if row[1] != row[2] or row[3] or row[4]] == [], (
+        "every frame that was made is there once"
+    )
+    assert not list(tmp_path.glob("spool-*/*.frame"))
+
+
+@contextmanager
+def restarted(settings: Path) -> Iterator[subprocess.Popen[str]]:
+    """The collector again, at the address that it had."""
+    command = [sys.executable, "-m", "warpline_cli.main", "collector", "--config", str(settings)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert "listens on" in process.stderr.readline()
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
