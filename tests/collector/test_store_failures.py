@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from warpline_collector import catalog, engine
+from warpline_collector import catalog, engine, parquet
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
 from warpline_proto.batch import Frame
@@ -149,7 +149,7 @@ def test_no_commit_lies_in_a_log_whose_name_a_loss_of_power_may_take(
     def logs() -> frozenset[int]:
         return frozenset(path.stat().st_ino for path in place.glob("warpline.duckdb.*"))
 
-    real = engine.sync_directory
+    real = parquet.sync_directory
     monkeypatch.setattr(engine, "sync_directory", told)
     store = DuckDBStore(place)
     store.append([make_frame(1)])
