@@ -21,8 +21,8 @@ usage: install.sh install [options]     install, or upgrade what is installed; s
        install.sh rollback [options]    go back to the version before
        install.sh uninstall [--purge]   remove; settings and data stay without --purge
 
-  --wheel FILE      install this wheel; without it the newest version from the package index
-  --version V       this version from the package index
+  --wheel FILE      install this wheel; without it the checkout that this script lies in
+  --version V       this version, from the package index
   --role ROLE       agent, collector, or all (also the terminal screen): which libraries are needed; all
   --collector ADDR  where the agent sends, host:port or unix:PATH; written into new settings only
   --python PATH     Python 3.11 or later; python3
@@ -100,6 +100,7 @@ build() {
     mkdir -p "$root/opt"
     "$python" -m venv "$new" || refuse "$python cannot make an environment" 'on Debian: apt install python3-venv'
     wanted="warpline[$extra]${version:+==$version}"
+    [ -n "$version" ] || [ ! -f "$here/../pyproject.toml" ] || wanted="$(cd "$here/.." && pwd)[$extra]"
     [ -z "$wheel" ] || wanted="$(cd "$(dirname "$wheel")" && pwd)/$(basename "$wheel")[$extra]"
     "$new/bin/python" -m pip install -q --no-input --no-compile --disable-pip-version-check "$wanted" ||
         refuse "pip cannot install $wanted" 'nothing was changed'
