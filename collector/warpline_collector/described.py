@@ -48,3 +48,12 @@ def meaning(relation: str, column: str) -> str:
     if view is None:
         return ""
     return view.columns.get(column) or next((words for table in view.tables if (words := meaning(table, column))), "")
+
+
+def columns(relation: str) -> Mapping[str, str]:
+    """Every described column of a table or view, with its meaning: a view's own come last."""
+    if relation in TABLES:
+        return {column.name: meaning(relation, column.name) for column in TABLES[relation].columns}
+    view = views()[relation]
+    behind = {name: words for table in view.tables for name, words in columns(table).items()}
+    return {**behind, **view.columns}

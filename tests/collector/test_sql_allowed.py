@@ -342,7 +342,7 @@ def test_a_hostile_statement_is_refused_and_leaves_nothing_behind(pool: WorkerPo
 
 def test_none_of_the_engines_own_views_tells_where_the_files_lie(pool: WorkerPool, store: Path) -> None:
     """Every one that it has is read whole, or refused; the next version of the engine may have others."""
-    listed = duckdb.sql("SELECT schema_name, view_name FROM duckdb_views() WHERE internal").fetchall()
+    listed = duckdb.connect().execute("SELECT schema_name, view_name FROM duckdb_views() WHERE internal").fetchall()
     assert len(listed) > 20
     for schema, name in listed:
         with contextlib.suppress(QueryError):

@@ -9,17 +9,31 @@ from collections.abc import Iterator
 
 from warpline_cli import asking
 from warpline_cli.streams import tell
+from warpline_proto.errors import ConfigError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `warpline sql`."""
-    parser.add_argument("sql", help="one SELECT, EXPLAIN, DESCRIBE or SHOW TABLES; '-' reads it from standard input")
+    parser.add_argument(
+        "sql", nargs="?", help="one SELECT, EXPLAIN, DESCRIBE or SHOW TABLES; '-' reads it from standard input"
+    )
+    parser.add_argument(
+        "--describe",
+        nargs="?",
+        const="",
+        metavar="TABLE",
+        help="what every table and view is; with TABLE its columns, with units; nothing is asked",
+    )
     asking.arguments(parser)
     parser.add_argument("--format", choices=("table", "json", "csv", "arrow"), default="table")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the rows; what is not data goes to standard error."""
+    if options.describe is not None:
+        return _describe(options.describe)
+    if options.sql is None:
+        raise ConfigError("there is no question", 'warpline sql "SELECT ...", or warpline sql --describe')
     sql = sys.stdin.read() if options.sql == "-" else options.sql
     with _query(options) as query:
         rows = query(sql)
@@ -37,6 +51,28 @@ def run(options: argparse.Namespace) -> int:
         tell(f"only the first {rows.num_rows} rows: there are more")
     if b"damaged" in said:
         tell(f"left out, cannot be read: {said[b'damaged'].decode()}")
+    return 0
+
+
+def _describe(name: str) -> int:
+    from warpline_collector.described import columns, sentence, views
+    from warpline_collector.sight import OPERATORS_ONLY, PRIVATE
+    from warpline_proto.config import nearest
+    from warpline_proto.tables import TABLES
+
+    known = [*TABLES, *views()]
+    if not name:
+        width = max(map(len, known))
+        for each in known:
+            sys.stdout.write(f"{each:{width}} {sentence(each)}\n")
+        return 0
+    if name not in known:
+        raise ConfigError(f"there is no table or view {name!r}", nearest(name, known))
+    note = " (for operators only)" if name in OPERATORS_ONLY else ""
+    sys.stdout.write(f"{name}: {sentence(name)}{note}\n")
+    for column, meaning in columns(name).items():
+        private = "; for a viewer NULL" if column in PRIVATE.get(name, ()) else ""
+        sys.stdout.write(f"  {column:28} {meaning}{private}\n")
     return 0
 
 
