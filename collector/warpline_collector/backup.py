@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,8 @@ from .schema import text
 
 REQUEST: Final = "backup.request"
 ANSWER: Final = "backup.answer"
+HOLD: Final = "backup.hold"
+"""Links to files of the store, for as long as they are copied to another disk."""
 FOLDER_MODE: Final = 0o750
 POLL_SECONDS: Final = 0.2
 REQUEST_BYTES_MAX: Final = 64 * 1024
@@ -44,8 +46,43 @@ class Copied:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A copy that has everything but the bytes of `held`: files of the store on another disk, and where they go.
+
+    They are linked within the store, so that they stay whatever becomes of it meanwhile.
+    """
+
+    directory: Path
+    partial: Path
+    destination: Path
+    held: Sequence[tuple[Path, Path]]
+    copied: Copied
+
+    def finish(self) -> Copied:
+        """Copy those bytes, which may take long, and give the copy its name; StoreError if it cannot be."""
+        try:
+            for source, target in self.held:
+                shutil.copyfile(source, target)
+            for folder in (self.partial, *(path for path in self.partial.rglob("*") if path.is_dir())):
+                parquet.sync_directory(folder)
+            self.partial.rename(self.destination)
+            parquet.sync_directory(self.destination.parent)
+            return self.copied
+        except OSError as error:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            raise _refused(self.destination, error) from error
+        finally:
+            shutil.rmtree(self.directory / HOLD, ignore_errors=True)
+
+
 def copy(directory: Path, destination: Path, connection: duckdb.DuckDBPyConnection) -> Copied:
-    """Copy the store at `directory` while nobody changes it; StoreError if it cannot be.
+    """Copy the store at `directory` while nobody changes it; StoreError if it cannot be."""
+    return begin(directory, destination, connection).finish()
+
+
+def begin(directory: Path, destination: Path, connection: duckdb.DuckDBPyConnection) -> Begun:
+    """What has to be done while nobody changes the store: it may go on once this returns. StoreError if it cannot be.
 
     A copy that was broken off lies beside the destination as `.partial` and is begun anew by the next.
     """
@@ -56,19 +93,21 @@ def copy(directory: Path, destination: Path, connection: duckdb.DuckDBPyConnecti
     if destination.is_relative_to(directory.absolute()):
         raise StoreError(f"{destination} is within the store", "name a directory outside it")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
+        for folder in (partial, directory / HOLD):
+            shutil.rmtree(folder, ignore_errors=True)
         partial.mkdir(mode=FOLDER_MODE, parents=True)
         _copy_rows(connection, partial / FILE)
-        copied = _link_all(directory, partial, connection)
+        held, copied = _link_all(directory, partial, connection)
         shutil.copyfile(directory / catalog.NAME, partial / catalog.NAME)
-        for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-            parquet.sync_directory(folder)
-        partial.rename(destination)
-        parquet.sync_directory(destination.parent)
-        return copied
+        return Begun(directory, partial, destination, held, copied)
     except (OSError, duckdb.Error) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise StoreError(f"the store cannot be copied to {destination}: {first_line(error)}") from error
+        for folder in (partial, directory / HOLD):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise _refused(destination, error) from error
+
+
+def _refused(destination: Path, error: OSError | duckdb.Error) -> StoreError:
+    return StoreError(f"the store cannot be copied to {destination}: {first_line(error)}")
 
 
 def serve(directory: Path, make: Callable[[Path], Copied]) -> bool:
@@ -132,6 +171,16 @@ def ask(directory: Path, destination: Path, seconds: float) -> Copied:
     )
 
 
+def _kept(source: Path, link: Path) -> Path:
+    """Another name of a file, under which it stays; its own where the disk knows no second ones, and it may go meanwhile."""
+    try:
+        link.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+        os.link(source, link)
+    except OSError:
+        return source
+    return link
+
+
 def _told(answer: dict[str, Any]) -> Copied:
     if "error" in answer:
         raise StoreError(answer["error"])
@@ -159,12 +208,15 @@ def _copy_rows(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         os.close(descriptor)
 
 
-def _link_all(directory: Path, partial: Path, connection: duckdb.DuckDBPyConnection) -> Copied:
-    """Segments that the manifest lists, and hot files that the catalog does."""
+def _link_all(
+    directory: Path, partial: Path, connection: duckdb.DuckDBPyConnection
+) -> tuple[list[tuple[Path, Path]], Copied]:
+    """Segments that the manifest lists, and hot files that the catalog does; those that are still to be copied first."""
+    held: list[tuple[Path, Path]] = []
     listed = [path for (path,) in connection.sql("SELECT path FROM manifest").fetchall()]
     tables = catalog.read(directory).tables.values()
     hot = {path for files in tables for path in files.chunks if path.startswith(f"{HOT}/")}
-    linked = copied = size = 0
+    linked = size = 0
     for path in (*listed, *sorted(hot)):
         source, target = directory / path, partial / path
         if not source.exists():  # a damaged store is worth a copy too; what is missing there is missing here
@@ -175,7 +227,6 @@ def _link_all(directory: Path, partial: Path, connection: duckdb.DuckDBPyConnect
             os.link(source, target)
             linked += 1
         except OSError:
-            shutil.copyfile(source, target)
-            copied += 1
-        size += target.stat().st_size
-    return Copied(linked, copied, size + (partial / FILE).stat().st_size)
+            held.append((_kept(source, directory / HOLD / path), target))
+        size += source.stat().st_size
+    return held, Copied(linked, len(held), size + (partial / FILE).stat().st_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -216,6 +217,44 @@ def test_a_running_collector_makes_the_copy_that_another_process_asks_for(
         store.close()
     with pytest.raises(StoreError, match="is there already"):
         backup.make(place, tmp_path / "copy-0", 60.0)
+
+
+def test_bytes_that_go_to_another_disk_hold_nobody_up_and_stay_whatever_becomes_of_the_store(
+    place: Path, tmp_path: Path, make_frame: MakeFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While they are copied, frames are stored, and files that are merged are in the copy as they were."""
+    store = TendedStore(place, Config(seal_rows=12, compact_files=2, grace_seconds=0.0))
+    link, copyfile = os.link, shutil.copyfile
+    stored = [18]
+
+    def elsewhere(source: Path, target: Path) -> None:
+        if not Path(target).is_relative_to(place):
+            raise OSError(errno.EXDEV, "another disk")
+        link(source, target)
+
+    def slowly(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".parquet":
+            stored[0] += 1
+            appended = threading.Thread(target=store.append, args=([make_frame(stored[0])],))
+            appended.start()
+            appended.join(20.0)
+            assert not appended.is_alive(), "the store is held up"
+            for old in segments(place):
+                old.unlink(missing_ok=True)
+        copyfile(source, target)
+
+    monkeypatch.setattr(os, "link", elsewhere)
+    monkeypatch.setattr(shutil, "copyfile", slowly)
+    asked = threading.Thread(target=backup.ask, args=(place, tmp_path / "copy", 60.0))
+    asked.start()
+    while asked.is_alive():
+        store.maintain()
+        asked.join(0.01)
+    store.close()
+    assert stored[0] > 20 and not (place / backup.HOLD).exists()
+    with CatalogReader(tmp_path / "copy") as reader:
+        assert reader.query(EACH_ONCE).to_pylist() == whole(18)
+    assert check(tmp_path / "copy").troubles == ()
 
 
 def test_a_collector_that_cannot_copy_says_why_and_goes_on(place: Path, tmp_path: Path, make_frame: MakeFrame) -> None:

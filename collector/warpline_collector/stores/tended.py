@@ -58,6 +58,14 @@ class TendedStore(DuckDBStore):
         super().maintain()
         with refusals():
             self._join_full()
+        backup.serve(self.directory, self._copied)
+
+    def _copied(self, destination: Path) -> backup.Copied:
+        """A copy: rows and links while nobody writes, bytes for another disk while others do."""
+        with self._mutex:
+            self._make_ready()
+            begun = backup.begin(self.directory, destination, self._connection)
+        return begun.finish()
 
     def compact(self) -> int:
         """Merge all segments that can be, now; how many files became fewer. StoreError if the disk refuses."""
@@ -145,7 +153,6 @@ class TendedStore(DuckDBStore):
                 if not table.large:
                     self._retain_rows(name, now_ns)
             self._fold_ledger(now_ns - self._kept.agent_days * retention.DAY_NS)
-        backup.serve(self.directory, lambda destination: backup.copy(self.directory, destination, self._connection))
 
     def _retain_segments(self, name: str, now_ns: int) -> None:
         rule = self._kept.rule(name)
