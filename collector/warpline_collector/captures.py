@@ -17,6 +17,8 @@ from warpline_proto.tables import CAPTURES
 from .store import Store
 
 POLL_SECONDS: Final = 1.0
+WATCHERS_MAX: Final = 20_000
+"""Agents that wait for requests; a node has one."""
 PENDING_MAX: Final = 1_000
 """Requests looked at in one round; the oldest come first."""
 SOURCE: Final = "collector"
@@ -40,6 +42,11 @@ class CaptureBoard:
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._watchers = 0
         self._round = asyncio.Condition()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may watch."""
+        return self._watchers < WATCHERS_MAX
 
     async def run(self) -> None:
         """Poll until cancelled."""

@@ -123,6 +123,8 @@ class Service(service_pb2_grpc.WarplineServicer):
     ) -> AsyncIterator[service_pb2.CaptureRequest]:
         """Requests for one node as they come."""
         caller = await self._admission.admit(context, "watch captures", Role.AGENT, node=request.node)
+        if not self._board.has_room:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watch for captures")
         until = self._admission.seconds_left(context, caller)
         end = None if until is None else time.monotonic() + until
 
