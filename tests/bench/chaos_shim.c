@@ -63,11 +63,6 @@ static int class_at(int file) { return file >= 0 && file < FILES_MAX ? class_of_
 
 static void step(int class, int operation, int after) {
     if (!page || class == OTHER) return;
-    if (page->armed && page->kill_class == (uint64_t)class && page->kill_operation == (uint64_t)operation &&
-        page->kill_after == (uint64_t)after && __atomic_sub_fetch(&page->kill_countdown, 1, __ATOMIC_SEQ_CST) == 0) {
-        page->killed_ns = now();
-        syscall(SYS_kill, getpid(), SIGKILL);
-    }
     page->step_class = (uint64_t)class;
     page->step_operation = (uint64_t)operation;
     page->step_after = (uint64_t)after;
@@ -78,6 +73,11 @@ static void step(int class, int operation, int after) {
         page->unsynced = 0;
     }
     if (class == READERS && operation == RENAME && after) page->told_ns = page->step_ns;
+    if (page->armed && page->kill_class == (uint64_t)class && page->kill_operation == (uint64_t)operation &&
+        page->kill_after == (uint64_t)after && __atomic_sub_fetch(&page->kill_countdown, 1, __ATOMIC_SEQ_CST) == 0) {
+        page->killed_ns = now();
+        syscall(SYS_kill, getpid(), SIGKILL);
+    }
 }
 
 __attribute__((constructor)) static void begin(void) {
