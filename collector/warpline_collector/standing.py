@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from warpline_proto.tables import AGENTS, INVENTORY
 
 from .fleet import FORGET_NS, Fleet, Seen
 from .inventory import REMEMBERED as PLACES
+from .passes import Passes
 from .store import Store
 
 LATE: Final = "late"
@@ -33,7 +33,6 @@ LEVEL_MAX: Final = 3
 LOOK_SECONDS: Final = 5.0
 KEEP_NS: Final = 60 * 10**9
 """What does not change is written so often."""
-STOP_SECONDS: Final = 5.0
 SOURCE: Final = "collector"
 _REMEMBERED: Final = (
     "SELECT agent, boot, node, cluster, version, heard_ns, lost FROM agents WHERE time_ns > ? AND agent IS NOT NULL AND "
@@ -109,20 +108,17 @@ class Keeper:
         self._config = config
         self._clock = clock
         self._written: dict[str, tuple[int, tuple[str, ...]]] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="fleet", daemon=True)
+        self._passes = Passes("fleet", self._turn, lambda: None, lambda took: LOOK_SECONDS)
         fleet.remember(store.query(_REMEMBERED, [clock() - FORGET_NS]).to_pylist(), clock())
         fleet.inventory.remember(store.query(PLACES).to_pylist())
 
     def start(self) -> None:
         """Begin to look."""
-        self._thread.start()
+        self._passes.start()
 
     def close(self) -> None:
         """Let the thread end."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
+        self._passes.close()
 
     def standings(self) -> Sequence[Standing]:
         """All agents as they stand now."""
@@ -157,12 +153,11 @@ class Keeper:
         written_ns, troubles = self._written.get(standing.seen.agent, (0, ()))
         return tuple(standing.troubles) != troubles or now_ns - written_ns >= KEEP_NS
 
-    def _loop(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
-            try:
-                self.keep()
-            except WarplineError as error:
-                _LOG.error("how agents stand could not be kept, and is tried again: %s", error)
+    def _turn(self) -> None:
+        try:
+            self.keep()
+        except WarplineError as error:
+            _LOG.error("how agents stand could not be kept, and is tried again: %s", error)
 
 
 def _troubles(seen: Seen, config: Config, now_ns: int) -> Iterator[tuple[str, str]]:
