@@ -81,6 +81,11 @@ class Endpoint:
         """Clients that are connected."""
         return len(self._links)
 
+    @property
+    def asking(self) -> int:
+        """Questions that wait for an answer."""
+        return sum(session.asking for _, session in self._sessions.values())
+
     async def start(self) -> list[str]:
         """Where it listens; ConfigError if an address cannot be had."""
         told = []

@@ -71,6 +71,11 @@ class Session:
                 self._fail(error)
                 self._skipping = True
 
+    @property
+    def asking(self) -> bool:
+        """Whether a question waits for its answer."""
+        return self._question is not None
+
     def cancel(self) -> None:
         """End the question that is being answered."""
         if self._question is not None:
