@@ -23,9 +23,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -179,15 +180,27 @@ def print_report(found: list[Stretch], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"fuzz": rows, "findings": sum(row["findings"] for row in rows)}))
         return
-    print("| target | engine | commit | inputs | wall s | CPU s | slowest s | peak MiB | findings | outcomes |")
-    print("|---|---|---|---:|---:|---:|---:|---:|---:|---|")
+    print(
+        "| target | inputs | of hypothesis | wall s | CPU s | slowest s | peak MiB | findings | at commits | outcomes |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---|---|")
+    for name in TARGETS:
+        if its := [row for row in rows if row["target"] == name]:
+            print(_line(name, its))
+
+
+def _line(name: str, rows: list[dict[str, Any]]) -> str:
+    """One target over all engines and commits."""
+    outcomes: Counter[str] = Counter()
     for row in rows:
-        outcomes = ", ".join(f"{name} {count}" for name, count in row["outcomes"].items())
-        print(
-            f"| {row['target']} | {row['engine']} | {row['code']} | {row['executions']} | {row['wall_seconds']:.0f} "
-            f"| {row['cpu_seconds']:.0f} | {row['slowest_seconds']:.2f} | {row['peak_rss_mb']} | {row['findings']} "
-            f"| {outcomes} |"
-        )
+        outcomes.update(row["outcomes"])
+    by_hypothesis = sum(row["executions"] for row in rows if row["engine"] == "hypothesis")
+    cells = [name, sum(row["executions"] for row in rows), by_hypothesis]
+    cells += [round(sum(row[each] for row in rows)) for each in ("wall_seconds", "cpu_seconds")]
+    cells += [max(row["slowest_seconds"] for row in rows), max(row["peak_rss_mb"] for row in rows)]
+    cells += [sum(row["findings"] for row in rows), ", ".join(dict.fromkeys(row["code"][:7] for row in rows))]
+    cells += ["; ".join(f"{each} {count}" for each, count in outcomes.most_common(6))]
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def _arguments() -> argparse.Namespace:
