@@ -30,7 +30,7 @@ RANDOM = np.random.default_rng(7)
 ])  # fmt: skip
 def test_flat_growing_or_not_to_be_told(series: Any, verdict: str) -> None:
     """A start that settles, noise, and a table that fills and is let go are flat; 10 % an hour is not."""
-    found = flatness(60.0 * np.arange(len(series)), series)
+    found = flatness([60.0 * at for at in range(len(series))], list(series))
     assert found.verdict == verdict
     assert found.least <= found.mean <= found.most
 

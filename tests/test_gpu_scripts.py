@@ -52,7 +52,7 @@ def test_overhead_is_told_by_workload_and_condition_with_the_rates_that_it_allow
 
 
 def test_the_soak_counts_every_record_and_tells_of_damage(figures: Any) -> None:
-    runs = figures("soak")["runs"]
+    runs = figures("graph_soak")["runs"]
     assert set(runs) == {"kernels", "kernels, copies, sets"}
     for run in runs.values():
         assert run["records"] >= 20_000 and run["captured_to_the_end"]
@@ -109,9 +109,9 @@ def test_the_runner_gathers_goes_on_where_it_was_and_knows_its_scripts(native_li
 
 def test_a_cupti_that_refuses_is_named(native_library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_CUPTI_FAIL", "cuptiActivityEnable=999")
-    done = dry("soak", tmp_path, native_library)
+    done = dry("graph_soak", tmp_path, native_library)
     assert done.returncode == 75, done.stderr
-    assert "CUPTI records no kernels" in json.loads((tmp_path / "soak.json").read_text())["missing"]
+    assert "CUPTI records no kernels" in json.loads((tmp_path / "graph_soak.json").read_text())["missing"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is there")

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-SCRIPTS: Final = ("power_floor", "nvml_latency", "nccl_real", "user_profiler", "toggling", "overhead", "soak")
+SCRIPTS: Final = ("power_floor", "nvml_latency", "nccl_real", "user_profiler", "toggling", "overhead", "graph_soak")
 """Short ones first: whoever is interrupted has most of them."""
 SECONDS_MAX: Final = 545
 HERE: Final = Path(__file__).parent

@@ -1,6 +1,6 @@
 """Thirty million kernels replayed by a CUDA graph under capture: are their times sound, and does CUPTI give its memory back?
 
-    python tests/gpu/soak.py [--dry] [--out FOLDER]
+    python tests/gpu/graph_soak.py [--dry] [--out FOLDER]
 
 Once with kernels alone and once with copies and sets too, in a process each, with the pool limit of 16 device buffers that the
 library sets. Seen elsewhere on CUDA 13.0: times were damaged after 0.9 million records at a limit of 8 (after 25 million without
@@ -126,4 +126,4 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(__doc__, "soak", measure, table)
+    main(__doc__, "graph_soak", measure, table)
