@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -182,7 +182,7 @@ class Agent:
     def _look_closer(self, slot: Slot) -> bool:
         """Whether the source is at a request from now on; one that cannot work denies it with the reason for that."""
         able = slot.opened or slot.refusal is not None
-        asked = self._desk.next_for(slot.name, self._clock.wall_ns()) if able else None
+        asked = self._desk.next_for(slot.name, self._clock.wall_ns() - self._ahead_ns()) if able else None
         if asked is None:
             return False
         if not slot.opened:
@@ -225,13 +225,14 @@ class Agent:
     def _capture(self, name: str, source: Source, asked: Asked) -> Round:
         """A closer look in the source's worker; whatever it raises is the reason for which it is denied."""
         started = self._clock.monotonic()
+        here = replace(asked.capture, start_ns=asked.capture.start_ns + self._ahead_ns())
         batches: list[Batch] = []
         delivered: Delivered | None = None
 
         def look() -> None:
             nonlocal delivered
             if isinstance(source, Capturing):
-                for rows in source.capture(asked.capture):
+                for rows in source.capture(here):
                     if isinstance(rows, Delivered):
                         delivered = rows
                     else:
@@ -241,6 +242,11 @@ class Agent:
         took_ns = int((self._clock.monotonic() - started) * 1e9)
         kept = batches if state == "fresh" else []
         return Round(state, reason[:REASON_CHARS_MAX], kept, [], True, took_ns, delivered=delivered)
+
+    def _ahead_ns(self) -> int:
+        """This node's clock less the collector's, by which requests are dated; 0 where it is right for all that is known."""
+        offset = self._clocks.offset()
+        return offset.offset_ns if offset is not None and abs(offset.offset_ns) > offset.error_ns else 0
 
     def _round(self, name: str, source: Source, opened: bool) -> Round:
         """One round of a source in its worker."""

@@ -10,6 +10,7 @@ from warpline_proto.finding import Evidence
 
 from .detector import Reader, literal, show
 from .host_gaps import COLLECTION, LOADER
+from .node_clocks import on_one_clock
 
 EXPLAINS: Final = 0.5
 """A cause explains a gap when it takes the accused at least this share of it longer than the peers."""
@@ -110,7 +111,7 @@ def _excess(reader: Reader, accused: Accused, table: str, rows: str, gap: str) -
 def _contention(reader: Reader, accused: Accused) -> Cause | None:
     if accused.node is None:
         return None
-    since = "" if accused.since_ns is None else f" AND time_ns >= {accused.since_ns}"
+    since = "" if accused.since_ns is None else f" AND {on_one_clock(reader)} >= {accused.since_ns}"
     nodes = f"SELECT DISTINCT node FROM steps WHERE job = {literal(accused.job)} UNION SELECT {literal(accused.node)}"
     evidence = show(
         reader,

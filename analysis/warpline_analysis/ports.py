@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from .detector import Reader
+from .node_clocks import on_one_clock
 from .robust import Array
 
 WINDOW_SECONDS: Final = 900
@@ -212,9 +213,10 @@ def load_fabric(reader: Reader) -> Fabric:
 
 def _rated(reader: Reader) -> dict[tuple[Any, ...], int]:
     """The highest rate of each port, as `load_fabric` keys them."""
+    time = on_one_clock(reader)
     rows = reader.query(
-        f"SELECT node, link_kind, device, port, source, max(value) AS rate {PORTS} AND counter = 'rate' AND coalesce(time_ns, 0) "
-        f">= (SELECT coalesce(max(time_ns), 0) FROM link_counters) - {RATED_SECONDS * 10**9} GROUP BY ALL"
+        f"SELECT node, link_kind, device, port, source, max(value) AS rate {PORTS} AND counter = 'rate' AND coalesce({time}, 0) "
+        f">= (SELECT coalesce(max({time}), 0) FROM link_counters) - {RATED_SECONDS * 10**9} GROUP BY ALL"
     ).to_pylist()
     return {(row["node"], row["link_kind"], row["device"], row["port"], row["source"]): row["rate"] for row in rows}
 

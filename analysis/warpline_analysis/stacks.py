@@ -7,6 +7,7 @@ from typing import Final
 from warpline_proto.finding import Evidence
 
 from .detector import Reader, literal, show
+from .node_clocks import on_one_clock
 
 FRAMES_TOLD: Final = 3
 """Frames that a sentence names."""
@@ -14,7 +15,7 @@ FRAMES_TOLD: Final = 3
 
 def top_frames(reader: Reader, job: str, rank: int, since_ns: int | None) -> Evidence | None:
     """Frames of a rank since a time, most frequent first; threads known to wait off the CPU do not count. None without rows."""
-    since = "" if since_ns is None else f" AND time_ns >= {since_ns}"
+    since = "" if since_ns is None else f" AND {on_one_clock(reader)} >= {since_ns}"
     evidence = show(
         reader,
         "SELECT frames[1] AS frame, sum(coalesce(count, 1)) AS times, any_value(thread_name) AS thread FROM stacks WHERE "

@@ -18,6 +18,7 @@ from warpline_agent import capture_watch
 from warpline_agent.agent import Agent, Clock
 from warpline_agent.capture_watch import CaptureWatch
 from warpline_agent.capturing import PENDING_MAX, Desk, answer
+from warpline_agent.clock_offset import ClockOffset
 from warpline_agent.config import AgentConfig
 from warpline_agent.source import LATER, Delivered, Health, Rows, Source
 from warpline_agent.sources.kineto import KinetoConfig, KinetoFolder
@@ -86,13 +87,13 @@ class Handed:
 class Bench:
     """An agent on a clock moved by hand, and the rows it gave."""
 
-    def __init__(self, folder: Path, **sources: Source) -> None:
+    def __init__(self, folder: Path, clocks: ClockOffset | None = None, **sources: Source) -> None:
         self.seconds = 1_000.0
         clock = Clock(lambda: int(self.seconds * 1e9), lambda: self.seconds)
         self.spool = Spool(folder, "node-a", "boot", clock.wall_ns)
         self.requests = Handed()
         config = AgentConfig(node="node-a", drain_seconds=0.0)
-        self.agent = Agent(config, sources, self.spool, Nowhere(), clock, Inline, requests=self.requests)
+        self.agent = Agent(config, sources, self.spool, Nowhere(), clock, Inline, requests=self.requests, clocks=clocks)
 
     def run(self, *requests: Capture, ticks: int = 6) -> dict[str, list[dict[str, Any]]]:
         """Rows by table; the requests come once everything was read a first time."""
@@ -127,6 +128,22 @@ def the_answer(tables: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     assert (row["id"], row["rank"], row["what"], row["reason"]) == ("c1", 3, "stacks", "host_straggler-1")
     assert (row["node"], row["requested_ns"]) == ("node-a", 1_000)
     return row
+
+
+def test_a_closer_look_is_taken_by_the_clock_of_the_node(tmp_path: Path) -> None:
+    """Requests are dated by the collector's clock: a node that is an hour ahead looks at its own time, and answers by theirs."""
+    hour, looked = 3_600 * 10**9, []
+    clocks = ClockOffset(lambda: hour, lambda: 0)
+    clocks.sent("boot", 1)
+    clocks.acknowledged(service_pb2.Ack(boot="boot", sequence=1, received_ns=1, collector_ns=1))
+
+    def look(request: Capture) -> Iterable[Rows]:
+        looked.append(request.start_ns - REQUEST.start_ns)
+        return stacks(request)
+
+    tables = Bench(tmp_path, clocks, able=Able(look)).run(REQUEST)
+    assert the_answer(tables)["state"] == "done"
+    assert looked == [hour - 1]
 
 
 def test_rows_of_a_closer_look_are_sent_and_the_request_is_done(tmp_path: Path) -> None:

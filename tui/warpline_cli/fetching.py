@@ -53,13 +53,23 @@ def ask(client: QueryClient, wanted: Wanted) -> tuple[Capture, str]:
         hint = 'warpline sql "SELECT DISTINCT job, rank, node FROM steps"; or name --node and --from'
         raise ConfigError(f"no step of rank {wanted.rank} of job {wanted.job} is kept", hint)
     duration_ns = int(wanted.seconds * 1e9)
-    start_ns = known[0]["end_ns"] - duration_ns if wanted.start_ns is None else wanted.start_ns
     node = wanted.node or known[0]["node"]
+    there_ns = known[0]["end_ns"] - duration_ns if wanted.start_ns is None else wanted.start_ns
+    start_ns = there_ns - _ahead_ns(client, node)
     capture = Capture(uuid.uuid4().hex[:16], wanted.job, wanted.rank, KERNELS, start_ns, duration_ns, "by hand")
     now_ns = time.time_ns()
     row = capture.row(REQUESTED, node=node, source=BY_HAND, requested_ns=now_ns, updated_ns=now_ns)
     client.push(Frame(BY_HAND, capture.id, 1, now_ns, (Batch(CAPTURES.name, BY_HAND, to_rows([row])),)))
     return capture, node
+
+
+def _ahead_ns(client: QueryClient, node: str) -> int:
+    """The node's clock, by which rows are dated, less the collector's, by which requests are; 0 where it is not known."""
+    rows: list[dict[str, int]] = client.query(
+        f"SELECT offset_ns FROM node_clocks WHERE node = {text(node)} AND offset_ns IS NOT NULL "
+        "ORDER BY boot DESC, steady_ns DESC LIMIT 1"
+    ).to_pylist()
+    return rows[0]["offset_ns"] if rows else 0
 
 
 def wait(client: QueryClient, capture: Capture, node: str, seconds: float = ANSWER_SECONDS) -> Answer:
