@@ -32,6 +32,8 @@ from .statements import ForOperators, NotAllowed, Statement, judge, look, nodes,
 
 RESULT_BYTES_MAX: Final = 64 * 1024 * 1024
 """Largest answer, as it travels."""
+NUMBER_DIGITS_MAX: Final = 1_000
+"""Digits of a number before or behind its point; the engine knows 38."""
 _COLUMNS: Final = """
 SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE NOT internal AND schema_name = 'main'
 ORDER BY table_name, column_index
@@ -207,6 +209,16 @@ def _value(given: Sequence[Any] | None) -> Any:
         raise QueryError(f"{str(told)[:100]!r} is no {kind}") from error
 
 
+def _number(told: str) -> decimal.Decimal | float:
+    """A decimal number without an exponent, which not every version of the engine reads."""
+    value = decimal.Decimal(told)
+    if not value.is_finite():
+        return float(value)
+    if abs(value.adjusted()) > NUMBER_DIGITS_MAX or int(value.as_tuple().exponent) < -NUMBER_DIGITS_MAX:
+        raise ValueError("too many digits")
+    return decimal.Decimal(format(value, "f"))
+
+
 def _moment(told: str) -> datetime.datetime | str:
     """A time; words that the engine knows, such as infinity, are left to it."""
     try:
@@ -219,7 +231,7 @@ _VALUES: Final[Mapping[str, Callable[[str], Any]]] = {
     "int": int,
     "float": float,
     "bool": lambda told: told.lower() in ("t", "true", "1", "on", "y", "yes"),
-    "numeric": decimal.Decimal,
+    "numeric": _number,
     "bytea": bytes.fromhex,
     "date": datetime.date.fromisoformat,
     "timestamp": _moment,
