@@ -56,7 +56,7 @@ def main() -> int:
                 ranks, hours, options.folder or Path(scratch) / "day", rounds, peer=not options.no_peer
             )
         if "beside" in parts:
-            figures["beside"] = beside(Path(scratch), 20 if options.quick else 300)
+            figures["beside"] = beside(Path(scratch), 20 if options.quick else 100)
     figures["load_after"] = os.getloadavg()
     print(json.dumps(figures, indent=2) if options.json else text(figures))
     return 0
