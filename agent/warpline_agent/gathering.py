@@ -9,6 +9,7 @@ from typing import Final
 import pyarrow as pa
 
 from warpline_proto.batch import Batch
+from warpline_proto.tables import CAPTURES
 from warpline_proto.wire import one_batch
 
 FRAME_ROWS_MAX: Final = 100_000
@@ -41,11 +42,14 @@ class Gathering:
         self.memory_bytes += batch.rows.nbytes
 
     def take(self) -> Iterator[list[Batch]]:
-        """Everything gathered, as the contents of as many frames as it needs; then it is empty."""
+        """Everything gathered, as the contents of as many frames as it needs; then it is empty.
+
+        What is told of captures comes last: whoever reads that one is done finds its rows.
+        """
         heaps, self._heaps, self.memory_bytes = self._heaps, {}, 0
         frame: list[Batch] = []
         rows = held_bytes = 0
-        for where, heap in heaps.items():
+        for where, heap in sorted(heaps.items(), key=lambda item: item[0][0] == CAPTURES.name):
             for piece in _pieces(where, heap):
                 full = rows + piece.rows.num_rows > FRAME_ROWS_MAX
                 if frame and (full or held_bytes + piece.rows.nbytes > FRAME_MEMORY_BYTES_MAX):
