@@ -209,7 +209,7 @@ class Ingest:
         A later frame must not be stored while an earlier one of its boot is not: sent again, that one would be taken for stored.
         """
         try:
-            refusals = await self._in_thread(lambda: self._append(items))
+            refusals = await self._in_thread(lambda: self._append(self._sifted(items)))
             self._acknowledge(items, refusals)
         except StoreError as error:
             _LOG.error("%s", error)
@@ -231,10 +231,15 @@ class Ingest:
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    def _sifted(self, items: Sequence[Item]) -> Sequence[Item]:
+        """The items without the rows that are not to be stored; what is left out is counted once, however often it is tried."""
+        kept = iter(self._sift([item.frame for item in items if item.frame is not None]))
+        return [item if item.frame is None else replace(item, frame=next(kept)) for item in items]
+
     def _append(self, items: Sequence[Item]) -> list[str]:
         """Store together; if the engine will not have some rows, by halves. Returns why each was refused, "" if not."""
         try:
-            self._store.append(self._sift([item.frame for item in items if item.frame is not None]))
+            self._store.append([item.frame for item in items if item.frame is not None])
         except SchemaError as error:
             if len(items) == 1:
                 return [str(error)]
