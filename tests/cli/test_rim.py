@@ -158,10 +158,12 @@ def test_a_signal_closes_the_screen_cleanly(columns: int, number: signal.Signals
     """However narrow the terminal is; it is given back as it was found."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (12, columns))
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored by all that is started here
     child = subprocess.Popen(
         [*COMMAND, "top", "--collector", "127.0.0.1:1"],
         stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
     )  # fmt: skip
+    signal.signal(signal.SIGHUP, before)
     os.close(theirs)
     drawn = b""
     while b"\x1b[?1049h" not in drawn:  # the other screen of the terminal
