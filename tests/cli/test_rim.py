@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from warpline_cli.main import EXIT_BROKEN, EXIT_OUTPUT, EXIT_USAGE, main
 
 COMMAND = [sys.executable, "-m", "warpline_cli.main"]
 SECONDS_MAX = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_terminal() -> Iterator[None]:
+    """Under nohup SIGHUP would be ignored by all that a test starts."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -158,12 +167,10 @@ def test_a_signal_closes_the_screen_cleanly(columns: int, number: signal.Signals
     """However narrow the terminal is; it is given back as it was found."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (12, columns))
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored by all that is started here
     child = subprocess.Popen(
         [*COMMAND, "top", "--collector", "127.0.0.1:1"],
         stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"},
     )  # fmt: skip
-    signal.signal(signal.SIGHUP, before)
     os.close(theirs)
     drawn = b""
     while b"\x1b[?1049h" not in drawn:  # the other screen of the terminal
