@@ -6,6 +6,7 @@ import ctypes
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -35,13 +36,21 @@ HEAP_BYTES = 64 * 1024 * 1024
 
 
 def heaps(how: str) -> tuple[str, int]:
-    """Arrow's pool, and how many heaps there are beside the first: each begins at a multiple of its largest size."""
+    """Arrow's pool, and how many heaps there are beside the first: used at its begin, and reserved up to its largest size."""
     done = subprocess.run([sys.executable, "-c", WORK, how], capture_output=True, text=True, timeout=60)
     if done.returncode == 3:
         pytest.skip("the C library has no mallopt")
     pool, *maps = done.stdout.splitlines()
-    begins = [int(found[1], 16) for line in maps if (found := re.match(r"([0-9a-f]+)-\S+ rw-p 0+ 00:00 0\s*$", line))]
-    return pool, sum(begin % HEAP_BYTES == 0 for begin in begins)
+    told = [re.match(r"([0-9a-f]+)-([0-9a-f]+) (\S+) 0+ 00:00 0\s*$", line) for line in maps]
+    areas = [(int(each[1], 16), int(each[2], 16), each[3]) for each in told if each]
+    return pool, sum(
+        used == "rw-p"
+        and reserved == "---p"
+        and middle == begun
+        and begin % HEAP_BYTES == 0
+        and end == begin + HEAP_BYTES
+        for (begin, middle, used), (begun, end, reserved) in pairwise(areas)
+    )
 
 
 def test_twelve_threads_share_a_few_heaps_and_arrow_has_none_of_its_own() -> None:
