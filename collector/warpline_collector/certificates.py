@@ -43,6 +43,8 @@ class Certificates:
         self.failure = ""
         """Why the newest files are not in use; empty where they are."""
         self._take(read(tls))
+        self._handed = self._configuration
+        """What gRPC has."""
 
     @property
     def end_ns(self) -> int:
@@ -51,8 +53,9 @@ class Certificates:
 
     def for_grpc(self) -> grpc.ServerCredentials:
         """Credentials that ask `self` at each connection, and demand a certificate of the other side."""
+        self._handed = self._configuration
         return grpc.dynamic_ssl_server_credentials(
-            self._configuration, self._for_connection, require_client_authentication=True
+            self._handed, self._for_connection, require_client_authentication=True
         )
 
     def for_streams(self) -> ssl.SSLContext:
