@@ -102,12 +102,19 @@ class Certificates:
             if len(self._peers) > PEERS_MAX:
                 self._peers.popitem(last=False)
 
-    def _for_connection(self) -> grpc.ServerCertificateConfiguration:
+    def _for_connection(self) -> grpc.ServerCertificateConfiguration | None:
+        """The newest certificate where gRPC does not have it yet, else None.
+
+        With one handed over at each connection the process ends once many connect at a time: gRPC 1.85 frees what it had before
+        while handshakes in other threads still use it.
+        """
         with self._mutex:
             self.connections += 1
             self._note()
         self.refresh()
-        return self._configuration
+        with self._mutex:
+            before, self._handed = self._handed, self._configuration
+            return None if before is self._handed else self._handed
 
     def _note(self) -> None:
         """Tell once a minute how many did not get through; those of the last minute may still."""
