@@ -6,10 +6,8 @@ spool; `recordings/record_agent.py` says how they were made.
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,6 +20,7 @@ import grpc
 import pyarrow as pa
 import pytest
 import zstandard
+from served import served
 
 from warpline_agent.agent import new_boot
 from warpline_agent.clock_offset import ClockOffset
@@ -29,7 +28,6 @@ from warpline_agent.exporters.collector import CollectorExporter
 from warpline_agent.frame_file import unpack
 from warpline_agent.spool import Spool
 from warpline_collector import config, continuous, pool
-from warpline_collector.service import serve
 from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
@@ -63,32 +61,13 @@ def rows_in(frames: Iterable[service_pb2.Frame]) -> Counter[str]:
 @contextmanager
 def collector(directory: Path) -> Iterator[str]:
     """A collector in a thread of its own; gives its address."""
-    ready: list[str] = []
-    started, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
     settings = config.Settings(
         collector=config.Config(listen="127.0.0.1:0", directory=str(directory)),
         sql=pool.Config(workers=1),
         analysis=continuous.Config(period_seconds=600.0),
     )
-
-    def tell(address: str) -> None:
-        ready.append(address)
-        started.set()
-
-    def work() -> None:
-        loop.run_until_complete(serve(settings, tell, stop, detectors={}))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(30)
-        yield ready[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-    assert not thread.is_alive()
+    with served(settings, {}) as told:
+        yield told[0]
 
 
 def stored(client: QueryClient, node: str, tables: Iterable[str]) -> Counter[str]:

@@ -131,7 +131,6 @@ class Limits:
     ) -> None:
         self.refused_frames = 0
         self.refused_rows = 0
-        self.waited_seconds = 0.0
         """Since the start, over all agents."""
         self._config = config
         self._clock = clock
@@ -173,7 +172,6 @@ class Limits:
                 agent.boots.popitem(last=False)
         agent.boots[message.boot] = None
         agent.boots.move_to_end(message.boot)
-        self.waited_seconds += min(seconds, WAIT_SECONDS_MAX)
         return min(seconds, WAIT_SECONDS_MAX)
 
     def named(self, host: str) -> None:

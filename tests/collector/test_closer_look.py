@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from served import served
 
 from warpline_agent.agent import Agent, new_boot
 from warpline_agent.capture_watch import CaptureWatch
@@ -30,7 +30,6 @@ from warpline_cli.main import main
 from warpline_collector import closer_look, config, continuous, pool
 from warpline_collector.closer_look import HOUR_NS, CloserLook
 from warpline_collector.reader import CatalogReader
-from warpline_collector.service import serve
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch
 from warpline_proto.capture import Capture
@@ -266,34 +265,14 @@ def rows_of(request: Capture) -> Iterable[Rows]:
 
 @contextmanager
 def collector(directory: Path, detect: Detect) -> Iterator[str]:
-    ready: list[str] = []
-    started = threading.Event()
-    loop, stop = asyncio.new_event_loop(), asyncio.Event()
     settings = config.Settings(
         collector=config.Config(listen="127.0.0.1:0", directory=str(directory)),
         sql=pool.Config(workers=1, seconds_max=60.0),
         analysis=continuous.Config(period_seconds=0.1),
         captures=closer_look.Config(seconds=0.2),
     )
-
-    def tell(address: str) -> None:
-        ready.append(address)
-        started.set()
-
-    def work() -> None:
-        loop.run_until_complete(serve(settings, tell, stop, detectors={"test": detect}))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(WAIT_SECONDS)
-        yield ready[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(WAIT_SECONDS)
-    assert not thread.is_alive()
+    with served(settings, {"test": detect}, wait_seconds=WAIT_SECONDS) as told:
+        yield told[0]
 
 
 @contextmanager

@@ -15,12 +15,12 @@ import grpc
 import pyarrow as pa
 import pytest
 import zstandard
+from served import served
 
 from warpline_collector import config, continuous, limits, pool, standing
 from warpline_collector.fleet import Fleet
 from warpline_collector.ingest import Stream
 from warpline_collector.limits import Budget, Limits
-from warpline_collector.service import serve
 from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
@@ -35,35 +35,14 @@ FRAMES = 12
 @contextmanager
 def running(directory: Path, bounds: limits.Config = limits.Config()) -> Iterator[str]:  # noqa: B008
     """A collector in a thread of its own; gives its address."""
-    ready: list[str] = []
-    started = threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
     settings = config.Settings(
         collector=config.Config(listen="127.0.0.1:0", directory=str(directory)),
         sql=pool.Config(workers=1, seconds_max=60.0),
         analysis=continuous.Config(period_seconds=0.2),
         limits=bounds,
     )
-
-    def tell(address: str) -> None:
-        ready.append(address)
-        started.set()
-
-    def work() -> None:
-        loop.run_until_complete(serve(settings, tell, stop))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(30)
-        yield ready[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-    assert not thread.is_alive()
+    with served(settings) as told:
+        yield told[0]
 
 
 def push(address: str, messages: Sequence[service_pb2.Frame]) -> list[service_pb2.Ack]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import threading
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served import served
 
 from warpline_agent.agent import new_boot
 from warpline_agent.clock_offset import ClockOffset
@@ -21,7 +21,6 @@ from warpline_analysis.detector import Reader
 from warpline_collector import config, continuous, pool, standing
 from warpline_collector.fleet import CLOCK_NS, Fleet, Seen
 from warpline_collector.pulse import Pulse
-from warpline_collector.service import serve
 from warpline_collector.standing import Config, judge
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch, Frame
@@ -192,32 +191,13 @@ def test_a_node_or_job_whose_clock_is_set_back_is_not_silent(reader_of: Callable
 @contextmanager
 def collector(directory: Path, clock: Callable[[], int]) -> Iterator[str]:
     """A collector by this clock; gives its address."""
-    ready: list[str] = []
-    started, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
     settings = config.Settings(
         collector=config.Config(listen="127.0.0.1:0", directory=str(directory)),
         sql=pool.Config(workers=1),
         analysis=continuous.Config(period_seconds=600.0),
     )
-
-    def tell(address: str) -> None:
-        ready.append(address)
-        started.set()
-
-    def work() -> None:
-        loop.run_until_complete(serve(settings, tell, stop, clock=clock, detectors={}))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(30)
-        yield ready[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-    assert not thread.is_alive()
+    with served(settings, {}, clock) as told:
+        yield told[0]
 
 
 @pytest.mark.parametrize("hours", [1, -1])

@@ -16,6 +16,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from served import served
 
 from warpline_analysis.detector import Detector, Reader
 from warpline_collector import config, continuous, pool
@@ -56,29 +57,8 @@ def settings(directory: Path, listen: str = "127.0.0.1:0") -> config.Settings:
 @contextmanager
 def running(directory: Path, detector: Detector = nothing) -> Iterator[str]:
     """A collector in a thread of its own; gives its address."""
-    ready: list[str] = []
-    started = threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-
-    def tell(address: str) -> None:
-        ready.append(address)
-        started.set()
-
-    def work() -> None:
-        loop.run_until_complete(serve(settings(directory), tell, stop, detectors={"test": detector}))
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(30)
-        yield ready[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-    assert not thread.is_alive()
+    with served(settings(directory), {"test": detector}) as told:
+        yield told[0]
 
 
 def push(address: str, messages: Sequence[service_pb2.Frame]) -> list[service_pb2.Ack]:

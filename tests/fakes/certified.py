@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from served import served
+
 from warpline_cli.pki.keeping import Keeping
 from warpline_collector import config, continuous, pool
 from warpline_collector.metrics import config as metrics_config
-from warpline_collector.service import serve
 from warpline_proto.tls import Tls
 
 HOST = "collector.test"
@@ -57,37 +56,5 @@ def running(
         metrics=metrics_config.Config(listen=metrics, insecure=insecure),
         tls=tls,
     )
-    told: list[str] = []
-    started = threading.Event()
-    loop = asyncio.new_event_loop()
-    stop = asyncio.Event()
-    failures: list[BaseException] = []
-
-    def ready(address: str) -> None:
-        told.insert(0, address)
-        started.set()
-
-    def work() -> None:
-        try:
-            loop.run_until_complete(serve(settings, ready, stop, clock, detectors={}, watched=told.append))
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            loop.run_until_complete(loop.shutdown_default_executor())
-            loop.close()
-            started.set()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert started.wait(30)
-        if failures:
-            raise failures[0]
+    with served(settings, {}, clock) as told:
         yield told
-    finally:
-        if not failures:
-            loop.call_soon_threadsafe(stop.set)
-        thread.join(30)
-    assert not thread.is_alive()
-    if failures:
-        raise failures[0]
