@@ -49,11 +49,18 @@ def collector(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A real collector over the store of `folder`, killed -9 at the end -> the process and its address."""
     settings = folder / "collector.toml"
     settings.write_text(SETTINGS.format(folder=folder))
-    command = [sys.executable, "-m", "warpline_cli.main", "collector", "--config", str(settings)]
+    with started("collector", settings) as (process, said):
+        yield process, said.split("listens on ")[1].split(",")[0]
+
+
+@contextmanager
+def started(verb: str, settings: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A real process and the first line that it says; killed -9 at the end if it still runs."""
+    command = [sys.executable, "-m", "warpline_cli.main", verb, "--config", str(settings)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
-            yield process, process.stderr.readline().split("listens on ")[1].split(",")[0]
+            yield process, process.stderr.readline()
         finally:
             process.send_signal(signal.SIGKILL)
 
@@ -159,15 +166,9 @@ def agent(folder: Path, node: str, index: int, address: str) -> Iterator[subproc
     """A real agent with made-up ranks; killed -9 at the end if it still runs."""
     settings = folder / f"{node}.toml"
     settings.write_text(FLEET.format(node=node, folder=folder, address=address, index=index))
-    command = [sys.executable, "-m", "warpline_cli.main", "agent", "--config", str(settings)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            assert "agent ready" in process.stderr.readline()
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with started("agent", settings) as (process, said):
+        assert "agent ready" in said
+        yield process
 
 
 def ended(process: subprocess.Popen[str]) -> None:
@@ -225,12 +226,6 @@ def test_a_rolling_restart_of_everything_loses_nothing(tmp_path: Path) -> None:
 @contextmanager
 def restarted(settings: Path) -> Iterator[subprocess.Popen[str]]:
     """The collector again, at the address that it had."""
-    command = [sys.executable, "-m", "warpline_cli.main", "collector", "--config", str(settings)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            assert "listens on" in process.stderr.readline()
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with started("collector", settings) as (process, said):
+        assert "listens on" in said
+        yield process
