@@ -28,6 +28,7 @@ VERBS = {
     "top": "the terminal screen",
     "status": "the fleet: which agents are late, dropping, skewed or over budget, of which version",
     "findings": "what is wrong now, and since when",
+    "explain": "one finding as Markdown, for a ticket: who, since when, what to do, on which evidence",
     "sql": "ask the store",
     "power": "joules and money: who drew what, in which state, and what can be done about it",
     "capture": "fetch the raw kernels of a rank and a time from its node",
@@ -40,7 +41,7 @@ VERBS = {
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
-    "status": "collector", "store": "collector", "pki": "pki",
+    "status": "collector", "store": "collector", "pki": "pki", "explain": "collector",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

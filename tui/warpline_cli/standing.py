@@ -105,6 +105,7 @@ def _block(finding: Mapping[str, Any], now_ns: int) -> str:
     if finding["state"] != OPEN:
         life += f", {finding['state'].upper()} {age(finding['updated_ns'], now_ns)}"
     lines.insert(2, f"  state     {life}")
+    lines.insert(2, f"  id        {one_line(finding['id'])}")
     lines += map(one_line, _looks(finding.get("closer_look", ())))
     return "\n".join(lines)
 

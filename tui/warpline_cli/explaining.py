@@ -1,0 +1,189 @@
+"""One finding by its identifier, what else is known of the same job, node and GPU, and fresh facts that stand beside it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from warpline_proto.errors import ConfigError, QueryError
+from warpline_proto.finding import GRAVITY, OPEN, FindingState, Subject, from_json
+from warpline_proto.plain import plain
+from warpline_tui.incident_text import Beside, markdown
+from warpline_tui.words import accused
+from warpline_tui.words import money as amount
+
+from .asking import Query, text
+
+if TYPE_CHECKING:
+    from warpline_analysis.energy.money import Money
+
+RELATED_MAX: Final = 50
+NEAREST_SHOWN: Final = 4
+LIKENESS: Final = 0.4
+"""An identifier at least so much like what was typed is named (0 to 1)."""
+PEERS_SHOWN: Final = 8
+STEPS_BACK: Final = 50
+"""Peers are compared over so many of the newest steps."""
+KERNEL_STEPS_BACK: Final = 20
+KERNELS_SHOWN: Final = 8
+TROUBLES_SHOWN: Final = 10
+_NEWEST: Final = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1"
+_COLUMNS: Final = "document, state, opened_ns, updated_ns, detector"
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A finding with its life, other findings that share its job, node or GPU, and facts asked for now."""
+
+    state: FindingState
+    related: tuple[FindingState, ...]
+    beside: tuple[Beside, ...]
+    money: str | None
+
+    def markdown(self) -> str:
+        """For a ticket."""
+        return markdown(self.state, self.related, self.beside, self.money)
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding in its published form, with its life, and what stands beside it."""
+        return {
+            **lived(self.state),
+            "related": [lived(other) for other in self.related],
+            "beside": [{"title": each.title, "sql": each.sql, "rows": plain(each.rows)} for each in self.beside],
+            "markdown": self.markdown(),
+        }
+
+
+def lived(state: FindingState) -> dict[str, Any]:
+    """The finding in its published form, with its life."""
+    life = {"state": state.state, "opened_ns": state.opened_ns, "updated_ns": state.updated_ns}
+    return state.finding.to_json() | life
+
+
+def explain(query: Query, wanted: str, prices: Money | None) -> Explained:
+    """The finding whose identifier is `wanted`, or begins so; ConfigError where there is none, or more than one."""
+    state = _only(query, wanted)
+    joules, dated_ns = state.finding.cost.joules, state.finding.onset.time_ns or state.opened_ns
+    money = None
+    if joules is not None and prices is not None:
+        money = f"{amount(prices.cost(joules, prices.price_at(dated_ns)))} {prices.currency}"
+    related = tuple(other for other in _related(query, state) if other.finding.id != state.finding.id)
+    return Explained(state, related, tuple(_beside(query, state.finding.subject)), money)
+
+
+def _only(query: Query, wanted: str) -> FindingState:
+    found = _states(query, f"WHERE starts_with(id, {text(wanted)}) {_NEWEST} ORDER BY id LIMIT {RELATED_MAX}")
+    exact = [state for state in found if state.finding.id == wanted]
+    if exact or len(found) == 1:
+        return (exact or found)[0]
+    if found:
+        names = ", ".join(state.finding.id for state in found[:NEAREST_SHOWN])
+        raise ConfigError(
+            f"{len(found)} findings begin with {wanted!r}", f"{names}{', ...' * (len(found) > NEAREST_SHOWN)}"
+        )
+    raise ConfigError(f"there is no finding {wanted!r}", _nearest(query, wanted))
+
+
+def _nearest(query: Query, wanted: str) -> str:
+    """Open findings whose identifiers are like what was typed, else the gravest ones; in words."""
+    known = _states(query, f"{_NEWEST} AND state = '{OPEN}' ORDER BY updated_ns DESC LIMIT 1000")
+    if not known:
+        return "none is open: `warpline findings --all` lists those that are over"
+    known.sort(key=lambda state: GRAVITY[state.finding.severity])
+    named = {state.finding.id: accused(state.finding.subject) for state in known}
+    like = difflib.get_close_matches(wanted, list(named), NEAREST_SHOWN, LIKENESS) or list(named)[:NEAREST_SHOWN]
+    return "open now: " + "; ".join(f"{name} ({named[name]})" for name in like)
+
+
+def _related(query: Query, state: FindingState) -> list[FindingState]:
+    """Open ones first, then the last that changed."""
+    subject = state.finding.subject
+    same = [
+        f"{column} = {text(value)}"
+        for column, value in (("job", subject.job), ("node", subject.node), ("gpu_uuid", subject.gpu))
+        if value is not None
+    ]
+    if not same:
+        return []
+    order = f"ORDER BY state <> '{OPEN}', updated_ns DESC LIMIT {RELATED_MAX}"
+    return _states(query, f"WHERE {' OR '.join(same)} {_NEWEST} {order}")
+
+
+def _states(query: Query, rest: str) -> list[FindingState]:
+    return list(filter(None, map(_state, query(f"SELECT {_COLUMNS} FROM findings {rest}").to_pylist())))
+
+
+def _state(row: Mapping[str, Any]) -> FindingState | None:
+    """None where another version wrote the finding in a form that this one cannot read."""
+    try:
+        finding = from_json(json.loads(row["document"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"], row["detector"])
+
+
+def _beside(query: Query, subject: Subject) -> Iterator[Beside]:
+    """What can be asked now; a question that fails leaves its table out."""
+    for title, sql in _questions(subject):
+        try:
+            rows = query(sql).to_pylist()
+        except QueryError:
+            continue
+        if rows:
+            yield Beside(title, sql, tuple(rows))
+
+
+def _questions(subject: Subject) -> Iterator[tuple[str, str]]:
+    if subject.job is not None and subject.rank is not None:
+        yield f"Its newest {STEPS_BACK} steps beside its peers'", _peers(subject)
+        yield "Kernels that take it longer than its peers", _kernels(subject)
+    if subject.gpu is not None:
+        yield "Its GPU when last read", _gpu(subject.gpu)
+    if subject.node is not None:
+        yield "What of its node is not fresh", _troubles(subject.node)
+
+
+def _peers(subject: Subject) -> str:
+    job, stage = text(subject.job or ""), "NULL" if subject.stage is None else subject.stage
+    return f"""
+SELECT rank, any_value(node) AS node, count(*) AS steps, round(median(duration_ns) / 1e6, 3) AS step_ms,
+  round(median(compute_ns) / 1e6, 3) AS compute_ms, round(median(exposed_communication_ns) / 1e6, 3) AS exposed_communication_ms,
+  round(median(idle_ns) / 1e6, 3) AS idle_ms, round(median(data_wait_ns) / 1e6, 3) AS data_wait_ms
+FROM steps
+WHERE job = {job} AND scope = 'step' AND pp IS NOT DISTINCT FROM {stage}
+  AND step > (SELECT max(step) FROM steps WHERE job = {job} AND scope = 'step') - {STEPS_BACK}
+GROUP BY rank ORDER BY rank IS DISTINCT FROM {subject.rank}, compute_ms DESC NULLS LAST, rank LIMIT {PEERS_SHOWN}""".strip()
+
+
+def _kernels(subject: Subject) -> str:
+    job, stage = text(subject.job or ""), "NULL" if subject.stage is None else subject.stage
+    own = f"rank = {subject.rank}"
+    return f"""
+SELECT coalesce(name, kernel_id::VARCHAR) AS kernel, round(own / 1e3, 2) AS microseconds,
+  round(peers / 1e3, 2) AS peers_microseconds, round(own / peers, 3) AS ratio, launches
+FROM (
+  SELECT kernel_id, sum(sum_ns) FILTER ({own}) / sum(count) FILTER ({own}) AS own,
+    sum(sum_ns) FILTER (NOT {own}) / sum(count) FILTER (NOT {own}) AS peers,
+    CAST(sum(count) FILTER ({own}) AS BIGINT) AS launches
+  FROM kernel_clusters
+  WHERE job = {job} AND rank IS NOT NULL AND pp IS NOT DISTINCT FROM {stage} AND category <> 'communication'
+    AND step > (SELECT max(step) FROM kernel_clusters WHERE job = {job} AND {own}) - {KERNEL_STEPS_BACK}
+  GROUP BY kernel_id
+) LEFT JOIN (SELECT kernel_id, min(name) AS name FROM kernel_names GROUP BY kernel_id) USING (kernel_id)
+WHERE own > peers AND peers > 0 ORDER BY (own - peers) * launches DESC, kernel LIMIT {KERNELS_SHOWN}""".strip()
+
+
+def _gpu(gpu: str) -> str:
+    return f"""
+SELECT node, gpu_index, gpu_name, make_timestamp(time_ns // 1000) AS read_utc, power_watts, power_limit_watts, sm_clock_mhz,
+  sm_clock_max_mhz, temperature_celsius, gpu_utilization_percent, memory_used_bytes, clock_event_reasons
+FROM latest_device_samples WHERE gpu_uuid = {text(gpu)} LIMIT 1""".strip()
+
+
+def _troubles(node: str) -> str:
+    return f"""
+SELECT source, subject, state, reason FROM source_state
+WHERE node = {text(node)} AND state NOT IN ('fresh', 'unsupported') ORDER BY source, subject LIMIT {TROUBLES_SHOWN}""".strip()
