@@ -11,7 +11,6 @@ from pathlib import Path
 
 from warpline_collector.reader import CatalogReader
 from warpline_tui.app import WarplineApp
-from warpline_tui.feed import Feed
 from warpline_tui.screens.page import Page
 
 SIZE = (132, 34)
@@ -20,13 +19,12 @@ TRIES = 200
 
 async def picture(store: Path, target: Path) -> None:
     """Open the program on the store, go to the findings, save what the screen shows."""
-    feed = Feed(CatalogReader(store).query)
-    app = WarplineApp(Feed(CatalogReader(store).query, clock=lambda: feed.take().newest_ns or 0))
+    app = WarplineApp(CatalogReader(store).query, recorded=True)
     async with app.run_test(size=SIZE) as pilot:
         await pilot.press("2")
         for _ in range(TRIES):
             await pilot.pause(0.05)
-            if isinstance(app.screen, Page) and app.screen.snapshot.incidents:
+            if isinstance(app.screen, Page) and app.screen.shown is not None:
                 break
         await pilot.pause(0.2)
         target.write_text(app.export_screenshot(title="warpline top"))

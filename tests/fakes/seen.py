@@ -1,9 +1,9 @@
-"""For tests of the screen: a database with every table, and what a widget says."""
+"""For tests of the screen: a database with every table, the app over it, and what a widget says."""
 
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -13,6 +13,15 @@ from textual.widgets import DataTable, Static
 
 from warpline_proto.errors import QueryError
 from warpline_proto.tables import TABLES
+from warpline_tui.answers import Answers
+from warpline_tui.app import WarplineApp
+from warpline_tui.place import Go, Place
+from warpline_tui.power import Prices
+from warpline_tui.view import Ask, Moment, View
+
+Shown = TypeVar("Shown")
+SIZES = [(80, 24), (200, 60)]
+"""Terminals that every page is tried in: columns, lines."""
 
 
 class Database:
@@ -41,8 +50,27 @@ class Database:
             raise QueryError(str(error)) from error
 
 
+def app_over(database: Database, now_ns: int, **more: Any) -> WarplineApp:
+    """The app, asking `database` at a clock that stands still; `more` are its further arguments."""
+    return WarplineApp(database.query, clock=lambda: now_ns, **more)
+
+
+def take(
+    database: Database, view: View[Shown], now_ns: int, at_ns: int | None = None, prices: Prices | None = None
+) -> Shown:
+    """What a view gives, without a screen; at a past moment where `at_ns` is given."""
+    return view.take(Ask(Answers(database.query, lambda: now_ns), now_ns, Moment(at_ns), prices))
+
+
+async def go(pilot: Pilot[None], place: Place) -> None:
+    """Be at a place, as if a page had led there."""
+    pilot.app.post_message(Go(place))
+    await settle(pilot)
+
+
 async def settle(pilot: Pilot[None]) -> None:
-    """Wait for the snapshots that are on their way, and for the drawing."""
+    """Wait for the questions that are on their way, and for the drawing."""
+    await pilot.pause()
     await pilot.app.workers.wait_for_complete()
     await pilot.pause()
     await pilot.app.workers.wait_for_complete()

@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from seen import Database, settle, words
+from seen import SIZES, Database, app_over, settle, take, words
 
 from warpline_analysis.energy.money import Money
 from warpline_proto.errors import QueryError
+from warpline_tui.answers import Answers
 from warpline_tui.app import WarplineApp
-from warpline_tui.feed import Feed
 from warpline_tui.power import Power
-from warpline_tui.snapshot import Wanted
+from warpline_tui.view import Ask
+from warpline_tui.views.power import PowerView
 from warpline_tui.words import clock, energy
 
 NS = 10**9
 WINDOW_NS = 600 * NS
 NOW = 3_000_000 * WINDOW_NS
 """A window begins just now."""
-SIZES = [(80, 24), (200, 60)]
 PRICE = Money(price_per_kwh=0.36, currency="EUR", pue=1.5)
 
 
@@ -69,10 +69,8 @@ def sample(gpu: int, seconds_ago: int, **more: Any) -> dict[str, Any]:
     return row | {"time_ns": NOW - seconds_ago * NS, "power_watts": 500.0, "gpu_utilization_percent": 97.0} | more
 
 
-def take(database: Database, by: str = "job", prices: Money | None = None) -> Power:
-    snapshot = Feed(database.query, lambda: NOW, prices).take(Wanted(power_by=by))
-    assert snapshot.error is None
-    return snapshot.power
+def power_of(database: Database, by: str = "job", prices: Money | None = None) -> Power:
+    return take(database, PowerView(by), NOW, prices=prices)
 
 
 def causes_by_view(database: Database, first_ns: int) -> dict[str | None, float]:
@@ -91,7 +89,7 @@ async def test_the_page_says_what_is_drawn_what_is_wasted_why_and_by_whom(
     database.add("device_samples", [sample(0, 2, resident_processes=1), sample(1, 2, resident_processes=1)])
     idle = {"power_watts": 110.0, "gpu_utilization_percent": 0.0}
     database.add("device_samples", [sample(2, 40, resident_processes=1, **idle), sample(2, 2, **idle)])
-    async with WarplineApp(Feed(database.query, lambda: NOW, PRICE)).run_test(size=(columns, lines)) as pilot:
+    async with app_over(database, NOW, prices=PRICE).run_test(size=(columns, lines)) as pilot:
         await settle(pilot)
         await pilot.press("5")
         await settle(pilot)
@@ -115,7 +113,7 @@ async def test_the_page_says_what_is_drawn_what_is_wasted_why_and_by_whom(
 
 async def test_a_key_goes_through_job_user_node_and_gpu(database: Database) -> None:
     database.add("energy_intervals", hour())
-    async with WarplineApp(Feed(database.query, lambda: NOW), first="power").run_test(size=(80, 24)) as pilot:
+    async with app_over(database, NOW, first="power").run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         assert "No price is set." in words(pilot, "#power") and "EUR" not in words(pilot, "#power")
         for by, first in (
@@ -132,7 +130,7 @@ async def test_a_key_goes_through_job_user_node_and_gpu(database: Database) -> N
 
 @pytest.mark.parametrize(("columns", "lines"), SIZES)
 async def test_an_empty_store_says_what_is_missing_and_why(database: Database, columns: int, lines: int) -> None:
-    async with WarplineApp(Feed(database.query, lambda: NOW)).run_test(size=(columns, lines)) as pilot:
+    async with app_over(database, NOW).run_test(size=(columns, lines)) as pilot:
         await settle(pilot)
         await pilot.press("5")
         await settle(pilot)
@@ -147,7 +145,7 @@ async def test_where_residency_is_unknown_both_bounds_are_said(database: Databas
     rows = [piece(0, 0, "active", 0, 400, 300.0), piece(0, 0, "low_unknown", 400, 100, 60.0)]
     database.add("energy_intervals", [*rows, piece(0, 0, "unobserved", 500, 100, None)])
     database.add("device_samples", [sample(0, 2, gpu_utilization_percent=0.0)])
-    async with WarplineApp(Feed(database.query, lambda: NOW, PRICE)).run_test(size=(80, 24)) as pilot:
+    async with app_over(database, NOW, prices=PRICE).run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("5")
         await settle(pilot)
@@ -165,7 +163,7 @@ async def test_an_account_that_cannot_be_asked_takes_no_other_page_with_it(datab
     database.add("device_samples", [sample(0, 2)])
     database.connection.execute("DROP VIEW energy_states")
     database.add("energy_intervals", hour())
-    async with WarplineApp(Feed(database.query, lambda: NOW)).run_test(size=(80, 24)) as pilot:
+    async with app_over(database, NOW).run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("5")
         await settle(pilot)
@@ -185,7 +183,7 @@ def test_causes_are_those_of_the_view(database: Database) -> None:
             cause = {"cause": "pcie"} if begins else {}
             rows.append(piece(gpu, window, "execution_idle", second, length, 90.0, continued=not begins, **cause))
     database.add("energy_intervals", rows)
-    power = take(database)
+    power = power_of(database)
     told = {each.cause: each.seconds for each in power.causes}
     assert told == causes_by_view(database, NOW - 7 * WINDOW_NS)
     assert told["pcie"] == 450.0, "900 s in all, of which the half lies in the hour"
@@ -198,7 +196,7 @@ def test_each_ten_minutes_have_the_price_of_their_time(database: Database) -> No
     assert {prices.price_at(row["window_ns"]) for row in hour()} == {0.2, 0.9}
     plain = sum(row["joules"] / 3.6e6 * prices.price_at(row["window_ns"]) * 1.25 for row in hour())
     for by in ("job", "user", "node", "gpu"):
-        power = take(database, by, prices)
+        power = power_of(database, by, prices)
         assert power.cost == pytest.approx(plain, rel=1e-9)
         assert sum(each.idle_cost or 0.0 for each in power.drawers) == pytest.approx(power.idle_cost, rel=1e-9)
         assert sum(each.joules or 0.0 for each in power.drawers) == pytest.approx(power.joules, rel=1e-9)
@@ -208,51 +206,51 @@ def test_each_ten_minutes_have_the_price_of_their_time(database: Database) -> No
 def test_a_newer_account_of_a_window_replaces_the_older(database: Database) -> None:
     database.add("energy_intervals", [piece(0, 0, "active", 0, 600, 999.0, updated_ns=NOW - 1)])
     database.add("energy_intervals", [piece(0, 0, "active", 0, 600, 100.0)])
-    assert take(database).joules == 60_000.0
+    assert power_of(database).joules == 60_000.0
 
 
 def test_rows_are_bounded_and_what_is_left_out_is_counted(database: Database) -> None:
     database.add("energy_intervals", [piece(gpu, 0, "active", 0, 600, 100.0) for gpu in range(300)])
-    power = take(database, "gpu")
+    power = power_of(database, "gpu")
     assert len(power.drawers) == 200
     assert power.groups == 300
 
 
 def test_the_account_is_asked_rarely_and_the_readings_each_time(database: Database) -> None:
-    """It changes each ten minutes and is large; a slow answer would make all pages older."""
+    """It changes each ten minutes and is large."""
     database.add("energy_intervals", hour())
     database.add("device_samples", [sample(0, 2)])
     now = [NOW]
-    feed = Feed(database.query, lambda: now[0])
+    answers = Answers(database.query, lambda: now[0])
     asked: dict[int, int] = defaultdict(int)
     for second in range(0, 100, 5):
         now[0] = NOW + second * NS
         database.asked.clear()
-        feed.take(Wanted(power_by="job"))
+        PowerView().take(Ask(answers, now[0]))
         asked[sum("energy_" in sql for sql in database.asked)] += 1
         assert any("arg_max(power_watts" in sql for sql in database.asked)
     assert asked == {0: 18, 4: 2}
-    database.asked.clear()
-    feed.take()
-    assert not any("arg_max" in sql or "energy_" in sql for sql in database.asked), "nobody looks at it"
 
 
-def test_when_it_cannot_be_had_any_more_the_last_sums_stay(database: Database) -> None:
+async def test_when_it_cannot_be_had_any_more_the_last_sums_stay(database: Database) -> None:
     database.add("energy_intervals", hour())
-    fails = [False]
+    now, fails = [NOW], [False]
 
     def query(sql: str) -> Any:
-        if fails[0] and "arg_max" in sql:
+        if fails[0] and "energy_" in sql:
             raise QueryError("the question took more than 10 s")
         return database.query(sql)
 
-    feed = Feed(query, lambda: NOW)
-    feed.take(Wanted(power_by="job"))
-    fails[0] = True
-    power = feed.take(Wanted(power_by="job")).power
-    assert power.error == "the question took more than 10 s" and len(power.drawers) == 2
-    fails[0] = False
-    assert feed.take(Wanted(power_by="job")).power.error is None
+    async with WarplineApp(query, clock=lambda: now[0], first="power").run_test(size=(80, 24)) as pilot:
+        assert isinstance(pilot.app, WarplineApp)
+        await settle(pilot)
+        for failing in (True, False):
+            fails[0] = failing
+            now[0] += 61 * NS
+            pilot.app.ask(again=True)
+            await settle(pilot)
+            assert ("the question took more than 10 s" in words(pilot, "#power")) == failing
+            assert len(words(pilot, "#drawers").splitlines()) == 2
 
 
 @pytest.mark.parametrize(

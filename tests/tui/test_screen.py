@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
-from seen import Database, settle, words
+from seen import Database, app_over, settle, take, words
 
 from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
 from warpline_tui.app import WarplineApp
-from warpline_tui.feed import Feed
-from warpline_tui.snapshot import Wanted
 from warpline_tui.text import fleet
+from warpline_tui.views.findings import FindingsView
+from warpline_tui.views.fleet import FleetView
+from warpline_tui.views.kernels import KernelsView
 
 NOW = 1_800_000_000_000_000_000
 
@@ -70,12 +71,8 @@ def fill(database: Database) -> None:
     )  # fmt: skip
 
 
-def app_over(database: Database) -> WarplineApp:
-    return WarplineApp(Feed(database.query, clock=lambda: NOW))
-
-
 async def test_an_empty_store_says_that_nothing_was_heard_of_yet(database: Database) -> None:
-    async with app_over(database).run_test(size=(80, 24)) as pilot:
+    async with app_over(database, NOW).run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         assert "no data yet" in words(pilot, "Status")
         assert pilot.app.screen.query_one("#empty").display
@@ -83,7 +80,7 @@ async def test_an_empty_store_says_that_nothing_was_heard_of_yet(database: Datab
 
 async def test_the_fleet_shows_the_newest_reading_of_each_gpu_and_marks_the_accused(database: Database) -> None:
     fill(database)
-    async with app_over(database).run_test(size=(120, 30)) as pilot:
+    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
         gpus = words(pilot, "#gpus").splitlines()
         assert len(gpus) == 2
@@ -96,7 +93,7 @@ async def test_the_fleet_shows_the_newest_reading_of_each_gpu_and_marks_the_accu
 
 async def test_one_key_leads_to_the_finding_with_evidence_and_what_to_do(database: Database) -> None:
     fill(database)
-    async with app_over(database).run_test(size=(120, 40)) as pilot:
+    async with app_over(database, NOW).run_test(size=(120, 40)) as pilot:
         await settle(pilot)
         await pilot.press("2")
         await settle(pilot)
@@ -115,7 +112,7 @@ async def test_one_key_leads_to_the_finding_with_evidence_and_what_to_do(databas
 
 async def test_the_kernel_table_follows_the_chosen_rank(database: Database) -> None:
     fill(database)
-    async with app_over(database).run_test(size=(120, 30)) as pilot:
+    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
         await pilot.press("3")
         await settle(pilot)
@@ -133,7 +130,7 @@ def test_steps_told_by_sums_alone_do_not_draw_the_median_down(database: Database
     fill(database)
     bare = {"job": "train", "rank": 1, "category": "compute", "count": 90, "sum_ns": 1, "min_ns": 1, "max_ns": 1}
     database.add("kernel_clusters", [bare | {"kernel_id": number, "grade": "sums"} for number in (7, 8)])
-    kernels = Feed(database.query, clock=lambda: NOW).take(Wanted(rank=("train", 1))).kernels
+    kernels = take(database, KernelsView(("train", 1)), NOW).kernels
     assert {kernel.name: (kernel.count, kernel.p50_ns) for kernel in kernels} == {
         "ampere_gemm": (100, 500.0),
         "kernel 8": (90, None),
@@ -142,7 +139,7 @@ def test_steps_told_by_sums_alone_do_not_draw_the_median_down(database: Database
 
 async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Database) -> None:
     fill(database)
-    async with app_over(database).run_test(size=(120, 30)) as pilot:
+    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
         await pilot.press("4")
         await settle(pilot)
@@ -159,7 +156,7 @@ async def test_what_capture_costs_a_job_is_shown_with_how_sure_it_is(database: D
         "capture_overhead", [told | sure | {"job": "train", "rank": 0}, told | older | {"job": "train", "rank": 0}]
     )
     database.add("capture_overhead", [told | {"job": "tune", "rank": 0, "mode": "full", "verdict": "cannot tell yet"}])
-    async with app_over(database).run_test(size=(120, 30)) as pilot:
+    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
         await pilot.press("4")
         await settle(pilot)
@@ -170,11 +167,11 @@ async def test_what_capture_costs_a_job_is_shown_with_how_sure_it_is(database: D
 
 async def test_when_the_collector_goes_away_the_last_picture_stays_and_says_so(database: Database) -> None:
     fill(database)
-    async with app_over(database).run_test(size=(160, 30)) as pilot:
+    async with app_over(database, NOW).run_test(size=(160, 30)) as pilot:
         await settle(pilot)
         database.down = True
         assert isinstance(pilot.app, WarplineApp)
-        pilot.app.ask()
+        pilot.app.ask(again=True)
         await settle(pilot)
         assert "no collector answers" in words(pilot, "Status")
         assert len(words(pilot, "#gpus").splitlines()) == 2
@@ -182,14 +179,14 @@ async def test_when_the_collector_goes_away_the_last_picture_stays_and_says_so(d
 
 def test_the_fleet_as_text_names_the_finding_and_every_gpu(database: Database) -> None:
     fill(database)
-    text = fleet(Feed(database.query, clock=lambda: NOW).take())
+    text = fleet(take(database, FleetView(), NOW))
     assert "CRITICAL compute_straggler: rank 1" in text
     assert "node-a" in text
     assert STRAGGLER.next_step in text
 
 
 def test_a_store_without_rows_is_not_called_healthy(database: Database) -> None:
-    assert fleet(Feed(database.query).take()) == "No data yet."
+    assert fleet(take(database, FleetView(), NOW)) == "No data yet."
 
 
 def test_a_finding_of_another_version_does_not_end_the_screen(database: Database) -> None:
@@ -198,6 +195,4 @@ def test_a_finding_of_another_version_does_not_end_the_screen(database: Database
     database.add(
         "findings", [{"id": "x", "state": "open", "updated_ns": NOW, "document": '{"kind": "invented_later"}'}]
     )
-    snapshot = Feed(database.query, clock=lambda: NOW).take()
-    assert snapshot.error is None
-    assert [incident.finding.id for incident in snapshot.incidents] == [STRAGGLER.id]
+    assert [incident.finding.id for incident in take(database, FindingsView(), NOW).incidents] == [STRAGGLER.id]

@@ -23,13 +23,15 @@ def check() -> None:
         raise ConfigError("this is no terminal to draw on", "`warpline top --once` prints the fleet as text")
 
 
-def show(query: Query, prices: Prices | None = None) -> int:
-    """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal."""
+def show(query: Query, prices: Prices | None = None, *, recorded: bool = False) -> int:
+    """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal.
+
+    Of what is `recorded` nothing newer comes.
+    """
     from warpline_tui.app import WarplineApp
-    from warpline_tui.feed import Feed
 
     check()
-    app = WarplineApp(Feed(query, prices=prices))
+    app = WarplineApp(query, prices=prices, recorded=recorded)
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:
         asyncio.run(_stay(app))

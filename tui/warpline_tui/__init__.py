@@ -1,1 +1,1 @@
-"""The terminal screen: one frozen snapshot a refresh, drawn; never a store, never a wait."""
+"""The terminal screen: views asked off its thread, pages that draw what they gave; never a store, never a wait."""

@@ -1,92 +1,247 @@
-"""The app: screens and keys, and the one worker that takes snapshots off the screen's thread."""
+"""The app: which page is in front, what time is looked at, and the questions that are asked off the screen's thread."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
 
 from textual import on, work
 from textual.app import App
 from textual.binding import Binding
 from textual.worker import get_current_worker
 
-from .feed import Feed
-from .screens import SCREENS
-from .screens.kernels import KernelsScreen
-from .screens.page import Page
-from .screens.power import PowerScreen
-from .snapshot import RankKey, Snapshot, Wanted
+from warpline_proto.errors import WarplineError
 
-REFRESH_SECONDS = 1.0
-FIRST_SCREEN = "fleet"
+from .answers import Answers
+from .moment import MomentPrompt
+from .place import Go, Place
+from .power import Prices
+from .screens import SCREENS
+from .screens.page import Page, Wants
+from .travel import LEAP_SECONDS, STEP_SECONDS, Travel
+from .view import Ask, Moment, Query, View
+from .views.headline import Headline, HeadlineView, newest
+from .widgets.status import Standing, Status
+
+FIRST_SCREEN: Final = "fleet"
+DEPTH_MAX: Final = 12
+"""So many pages lie on top of each other at most; a further one takes the place of the topmost."""
+BACK_MAX: Final = 16
+"""So many screens are remembered to go back to."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A view asked at a moment, for a page (None: for the status line)."""
+
+    view: View[Any]
+    moment: Moment
+    page: Page[Any] | None = None
+
+    @property
+    def kind(self) -> str:
+        """Of each kind one is under way at a time."""
+        return type(self.view).__name__
 
 
 class WarplineApp(App[None]):
-    """Shows what `feed` gives, once a second; a slow answer makes the data older, never the keys slower."""
+    """Asks `query` for what the page in front wants, each `refresh_seconds` while the newest is looked at, and once where a past
+    moment is. A slow answer makes the data older, never the keys slower.
+
+    `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. `operator` lets
+    pages offer what changes something.
+    """
 
     TITLE = "warpline"
     CSS_PATH = "app.tcss"
-    MODES = dict(SCREENS)
     BINDINGS = [
         *(
-            Binding(str(place), f"show('{name}')", name, id=f"show.{name}", tooltip=f"Go to {name}")
-            for place, name in enumerate(SCREENS, start=1)
+            Binding(entry.keys, f"show('{name}')", name, id=f"show.{name}", tooltip=entry.about)
+            for name, entry in SCREENS.items()
+            if entry.keys
         ),
+        Binding("escape,backspace", "back", "back", show=False, id="back", tooltip="Go back to where you came from"),
+        Binding(
+            "p", "pause", "pause", show=False, id="time.pause", tooltip="Stop time; again: let it go on from there"
+        ),
+        Binding("<", f"step(-{STEP_SECONDS})", "-10 s", show=False, id="time.back", tooltip="10 s back"),
+        Binding(">", f"step({STEP_SECONDS})", "+10 s", show=False, id="time.forward", tooltip="10 s forward"),
+        Binding("{", f"step(-{LEAP_SECONDS})", "-10 min", show=False, id="time.far_back", tooltip="10 min back"),
+        Binding("}", f"step({LEAP_SECONDS})", "+10 min", show=False, id="time.far_forward", tooltip="10 min forward"),
+        Binding("@", "go_to_moment", "at", show=False, id="time.at", tooltip="Go to a moment: -15m, 14:05 or a date"),
+        Binding("L", "live", "live", show=False, id="time.live", tooltip="Follow the newest again"),
         Binding("question_mark", "show_help_panel", "help", id="help", tooltip="Every key"),
         Binding("q", "quit", "quit", id="quit", tooltip="Leave"),
     ]
 
-    def __init__(self, feed: Feed, first: str = FIRST_SCREEN) -> None:
+    def __init__(
+        self,
+        query: Query,
+        *,
+        clock: Callable[[], int] = time.time_ns,
+        prices: Prices | None = None,
+        first: str = FIRST_SCREEN,
+        recorded: bool = False,
+        operator: bool = False,
+        refresh_seconds: float = 1.0,
+    ) -> None:
         super().__init__()
-        self._feed = feed
+        self.operator = operator
+        self._clock = clock
+        self._prices = prices
         self._first = first
-        self._rank: RankKey | None = None
-        self._latest = Snapshot()
-        self._asked: Wanted | None = None
+        self._recorded = recorded
+        self._refresh_seconds = refresh_seconds
+        self._answers = Answers(query, clock)
+        self._travel = Travel()
+        self._headline = Headline()
+        self._under_way: dict[str, tuple[Question, int]] = {}
+        self._answered: dict[str, Question] = {}
+        self._errors: dict[str, str] = {}
+        self._visited: list[str] = []
+        for name, entry in SCREENS.items():
+            self.add_mode(name, partial(entry.open, Place(name)))
 
     def on_mount(self) -> None:
         """Go to the first screen and start asking."""
         self.switch_mode(self._first)
-        self.set_interval(REFRESH_SECONDS, self.ask)
-        self.ask()
+        self.set_interval(self._refresh_seconds, self._tick)
+
+    @property
+    def page(self) -> Page[Any] | None:
+        """The page in front, whatever lies on top of it."""
+        return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, Page)), None)
 
     async def action_show(self, name: str) -> None:
-        """Go to a screen, draw what is known already, and ask for what it wants."""
+        """Go to a screen; there already, come back from whatever was opened on top of it."""
+        if name == self.current_mode:
+            while len(self.screen_stack) > 1:
+                await self.pop_screen()
+            return
+        self._visited = [*self._visited, self.current_mode][-BACK_MAX:]
         await self.switch_mode(name)
-        self._draw()
+
+    @on(Go)
+    async def go(self, message: Go) -> None:
+        """Open a page on top of this one."""
+        page = SCREENS[message.place.screen].open(message.place)
+        if len(self.screen_stack) < DEPTH_MAX:
+            await self.push_screen(page)
+        else:
+            await self.switch_screen(page)
+
+    async def action_back(self) -> None:
+        """Go back to where one came from."""
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+        elif self._visited:
+            await self.switch_mode(self._visited.pop())
+
+    def action_pause(self) -> None:
+        """Stop time, or let it go on from where it was stopped."""
+        self._go_to(self._travel.paused(self._newest_ns()))
+
+    def action_step(self, seconds: int) -> None:
+        """So far forward or back in time."""
+        self._go_to(self._travel.stepped(seconds, self._newest_ns()))
+
+    def action_live(self) -> None:
+        """Follow the newest again."""
+        self._go_to(Travel())
+
+    def action_go_to_moment(self) -> None:
+        """Ask for a moment and go there."""
+        self.push_screen(MomentPrompt(self._newest_ns()), self._came_to)
+
+    def _came_to(self, at_ns: int | None) -> None:
+        if at_ns is not None:
+            self._go_to(Travel(Moment(at_ns)))
+
+    def _go_to(self, travel: Travel) -> None:
+        self._travel = travel
         self.ask()
 
-    @on(KernelsScreen.Selected)
-    def selected(self, message: KernelsScreen.Selected) -> None:
-        """Another rank's kernels are wanted."""
-        self._rank = message.key
+    def _newest_ns(self) -> int:
+        """The time that live stands for."""
+        if self._recorded and self._headline.newest_ns is not None:
+            return self._headline.newest_ns
+        return self._clock()
+
+    def _tick(self) -> None:
+        self._travel = self._travel.ticked(int(self._refresh_seconds * 1e9), self._newest_ns())
+        self.ask(again=self._travel.moment.at_ns is None)
+
+    @on(Wants)
+    def wanted(self) -> None:
+        """A page wants something else."""
         self.ask()
 
-    @on(PowerScreen.Grouped)
-    def grouped(self) -> None:
-        """Power is to be told by something else."""
-        self.ask()
+    def ask(self, again: bool = False) -> None:
+        """Ask for what is wanted and was not answered yet, or `again`."""
+        page = self.page
+        if page is not None:
+            self._put(Question(page.wanted(), self._travel.moment, page), again)
+            self._put(Question(HeadlineView(), self._travel.moment), again)
+        self._draw_status()
 
-    def ask(self) -> None:
-        """Take a snapshot unless one is on its way."""
-        if self._asked is None:
-            self._asked = self._wanted()
-            self._take(self._asked)
-
-    def _wanted(self) -> Wanted:
-        """What is looked at now."""
-        return Wanted(self._rank, self.screen.by if isinstance(self.screen, PowerScreen) else None)
+    def _put(self, question: Question, again: bool) -> None:
+        known = self._answered.get(question.kind) == question and question.kind not in self._errors
+        if question.kind not in self._under_way and (again or not known):
+            self._under_way[question.kind] = (question, self._clock())
+            self._take(question)
 
     @work(thread=True)
-    def _take(self, wanted: Wanted) -> None:
-        snapshot = self._feed.take(wanted)
+    def _take(self, question: Question) -> None:
+        shown, error = None, None
+        try:
+            shown = question.view.take(self._ask_at(question.moment))
+        except WarplineError as failure:
+            error = str(failure)
         if not get_current_worker().is_cancelled:
-            self.call_from_thread(self._arrived, snapshot)
+            self.call_from_thread(self._arrived, question, shown, error)
 
-    def _arrived(self, snapshot: Snapshot) -> None:
-        asked, self._asked = self._asked, None
-        self._latest = snapshot
-        self._draw()
-        if asked != self._wanted():
-            self.ask()
+    def _ask_at(self, moment: Moment) -> Ask:
+        asked = Ask(self._answers, self._clock(), moment, self._prices)
+        if self._recorded and moment.at_ns is None:
+            return Ask(self._answers, newest(asked) or self._clock(), moment, self._prices)
+        return asked
 
-    def _draw(self) -> None:
-        if isinstance(self.screen, Page) and self.screen.is_mounted:
-            self.screen.snapshot = self._latest
+    def _arrived(self, question: Question, shown: Any, error: str | None) -> None:
+        del self._under_way[question.kind]
+        self._answered[question.kind] = question
+        if error is None:
+            self._errors.pop(question.kind, None)
+            self._show(question, shown)
+        else:
+            self._errors[question.kind] = error
+        wanted = Question(
+            question.view if question.page is None else question.page.wanted(), self._travel.moment, question.page
+        )
+        if wanted != question and (question.page is None or question.page is self.page):
+            self._put(wanted, again=True)
+        self._draw_status()
+
+    def _show(self, question: Question, shown: Any) -> None:
+        if question.page is None:
+            self._headline = shown
+        elif question.page.wanted() == question.view and question.moment == self._travel.moment:
+            question.page.show(shown)
+
+    def _draw_status(self) -> None:
+        page = self.page
+        if page is None or not page.is_mounted:
+            return
+        now_ns = self._clock()
+        since = {kind: (now_ns - put_ns) / 1e9 for kind, (_, put_ns) in self._under_way.items()}
+        kind = type(page.wanted()).__name__
+        page.query_one(Status).standing = Standing(
+            headline=self._headline,
+            travel=self._travel,
+            now_ns=self._newest_ns(),
+            recorded=self._recorded,
+            waiting=(page.place.screen, since[kind]) if kind in since else None,
+            error=self._errors.get(kind) or self._errors.get(HeadlineView.__name__),
+        )

@@ -30,7 +30,8 @@ class Prices(Protocol):
 
 @dataclass(frozen=True)
 class Live:
-    """The newest readings, over GPUs. `idle` hold a program and do nothing; `unknown` do nothing and may hold one."""
+    """The newest readings, over GPUs, the last of them at `newest_ns`. `idle` hold a program and do nothing; `unknown` do nothing
+    and may hold one."""
 
     gpus: int
     metered: int
@@ -38,6 +39,7 @@ class Live:
     idle: int
     idle_watts: float | None
     unknown: int
+    newest_ns: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,8 @@ class Drawer:
 
 @dataclass(frozen=True)
 class Power:
-    """The live readings, and the last hour of the account; `error` says why these are not newer, `groups` how many there are."""
+    """The live readings, and the last hour of the account; `error` says why these are not newer, `groups` how many
+    there are, `now_ns` is what ages are told against."""
 
     by: str = BY[0]
     live: Live | None = None
@@ -96,6 +99,7 @@ class Power:
     idle_cost: float | None = None
     unknown_cost: float | None = None
     error: str | None = None
+    now_ns: int = 0
 
     def of(self, state: str) -> StateSum:
         """One state, zero where it did not occur."""

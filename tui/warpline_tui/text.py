@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from .grid import grid
-from .snapshot import Snapshot
+from .incident import open_ones
+from .views.fleet import Fleet
 from .words import UNKNOWN, accused, cost, duration, number, share, since
 
 
-def fleet(snapshot: Snapshot) -> str:
+def fleet(shown: Fleet) -> str:
     """Findings first, then GPUs, then ranks."""
-    parts = [_findings(snapshot)]
-    if snapshot.gpus:
+    parts = [_findings(shown)]
+    if shown.gpus:
         gpu_heading = ("NODE", "GPU", "WATTS", "UTIL", "MHZ", "C", "JOB")
         rows = [
             (
@@ -22,10 +23,10 @@ def fleet(snapshot: Snapshot) -> str:
                 number(gpu.temperature_celsius),
                 gpu.job or UNKNOWN,
             )
-            for gpu in snapshot.gpus
+            for gpu in shown.gpus
         ]
         parts.append("\n".join(grid([gpu_heading, *rows])))
-    if snapshot.ranks:
+    if shown.ranks:
         rank_heading = ("JOB", "RANK", "STAGE", "DP", "STEP", "STEP TIME", "COMPUTE", "NODE")
         rows_of_ranks = [
             (
@@ -38,18 +39,19 @@ def fleet(snapshot: Snapshot) -> str:
                 share(rank.compute_ns, rank.step_ns),
                 rank.node or UNKNOWN,
             )
-            for rank in snapshot.ranks
+            for rank in shown.ranks
         ]
         parts.append("\n".join(grid([rank_heading, *rows_of_ranks])))
     return "\n\n".join(parts)
 
 
-def _findings(snapshot: Snapshot) -> str:
-    if not snapshot.open_incidents:
-        return "No finding is open." if snapshot.gpus or snapshot.ranks else "No data yet."
+def _findings(shown: Fleet) -> str:
+    incidents = open_ones(shown.incidents)
+    if not incidents:
+        return "No finding is open." if shown.gpus or shown.ranks else "No data yet."
     return "\n".join(
         f"{incident.finding.severity.upper()} {incident.finding.kind}: {accused(incident.finding.subject)}"
         f" | since {since(incident.finding)} | cost {cost(incident.finding)}\n  {incident.finding.summary}"
         f"\n  next: {incident.finding.next_step}"
-        for incident in snapshot.open_incidents
+        for incident in incidents
     )

@@ -1,18 +1,38 @@
-"""Every screen by name. One line each."""
+"""Every screen by name, one line each; its module is loaded when somebody first goes there."""
 
 from __future__ import annotations
 
-from .findings import FindingsScreen
-from .fleet import FleetScreen
-from .kernels import KernelsScreen
-from .page import Page
-from .power import PowerScreen
-from .sources import SourcesScreen
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-SCREENS: dict[str, type[Page]] = {
-    "fleet": FleetScreen,
-    "findings": FindingsScreen,
-    "kernels": KernelsScreen,
-    "sources": SourcesScreen,
-    "power": PowerScreen,
+if TYPE_CHECKING:
+    from ..place import Place
+    from .page import Page
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`screens/MODULE.py` has the page; `about` is what the help says.
+
+    Where there are `keys`, they lead to it from everywhere; else it is of one thing (a node, a job), and a `Go` leads there.
+    """
+
+    module: str
+    page: str
+    about: str
+    keys: str = ""
+
+    def open(self, place: Place) -> Page[Any]:
+        """A new page at `place`."""
+        made: Page[Any] = getattr(import_module(f".{self.module}", __package__), self.page)(place)
+        return made
+
+
+SCREENS: Final = {
+    "fleet": Entry("fleet", "FleetPage", "Every GPU and every rank", "1,F"),
+    "findings": Entry("findings", "FindingsPage", "What was found, with evidence and what to do", "2,I"),
+    "kernels": Entry("kernels", "KernelsPage", "Where the GPU time of a rank goes", "3,K"),
+    "sources": Entry("sources", "SourcesPage", "What is read, and what is missing", "4,S"),
+    "power": Entry("power", "PowerPage", "What is drawn, what for, and by whom", "5,P"),
 }

@@ -13,7 +13,8 @@ from textual.widgets import DataTable, Static
 
 from warpline_proto.finding import OPEN
 
-from ..snapshot import Incident, Snapshot
+from ..incident import Incident, open_ones
+from ..views.findings import Findings, FindingsView
 from ..widgets.table import Cell, LiveTable
 from ..words import UNKNOWN, accused, cost, moment, since, since_when, who
 from .page import Page
@@ -23,7 +24,7 @@ NOTHING = "No finding is open. `sources` (key 4) tells whether everything is bei
 STYLES = {"critical": "bold white on red", "warning": "bold black on yellow", "info": "dim"}
 
 
-class FindingsScreen(Page):
+class FindingsPage(Page[Findings]):
     """List above, the chosen one below."""
 
     def content(self) -> ComposeResult:
@@ -32,11 +33,15 @@ class FindingsScreen(Page):
         with VerticalScroll(id="detail"):
             yield Static(NOTHING, id="evidence")
 
-    def draw(self, snapshot: Snapshot) -> None:
+    def wanted(self) -> FindingsView:
+        """All of them."""
+        return FindingsView()
+
+    def draw(self, shown: Findings) -> None:
         """Open findings first, resolved ones after."""
         table = self.query_one("#findings", LiveTable)
-        table.show([(incident.finding.id, _row(incident)) for incident in _ordered(snapshot)])
-        table.set_class(not snapshot.incidents, "empty")
+        table.show([(incident.finding.id, _row(incident)) for incident in _ordered(shown)])
+        table.set_class(not shown.incidents, "empty")
         self._show(table.selected_key)
 
     @on(DataTable.RowHighlighted, "#findings")
@@ -45,7 +50,9 @@ class FindingsScreen(Page):
         self._show(None if event.row_key is None else event.row_key.value)
 
     def _show(self, key: str | None) -> None:
-        chosen = next((each for each in self.snapshot.incidents if each.finding.id == key), None)
+        chosen = next(
+            (each for each in (() if self.shown is None else self.shown.incidents) if each.finding.id == key), None
+        )
         self.query_one("#evidence", Static).update(NOTHING if chosen is None else detail(chosen))
 
 
@@ -73,9 +80,9 @@ def detail(incident: Incident) -> RenderableType:
     return Group(*parts)
 
 
-def _ordered(snapshot: Snapshot) -> list[Incident]:
-    shown = list(snapshot.open_incidents)
-    return shown + [incident for incident in snapshot.incidents if incident not in shown]
+def _ordered(findings: Findings) -> list[Incident]:
+    shown = list(open_ones(findings.incidents))
+    return shown + [incident for incident in findings.incidents if incident not in shown]
 
 
 def _row(incident: Incident) -> list[Cell]:

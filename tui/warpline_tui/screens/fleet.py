@@ -6,7 +6,8 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Static
 
-from ..snapshot import Gpu, Rank, Snapshot
+from ..incident import troubled
+from ..views.fleet import Fleet, FleetView, Gpu, Rank
 from ..widgets.table import Cell, LiveTable
 from ..words import UNKNOWN, bar, duration, number, share, size
 from .page import Page
@@ -16,7 +17,7 @@ RANK_COLUMNS = ("job", "rank", "stage", "dp", "step", "step time", "compute", "c
 EMPTY = "No GPU or rank has been heard of yet. Is `warpline agent` running? `warpline doctor` tells what works here."
 
 
-class FleetScreen(Page):
+class FleetPage(Page[Fleet]):
     """GPUs above, ranks below."""
 
     def content(self) -> ComposeResult:
@@ -25,17 +26,21 @@ class FleetScreen(Page):
         yield LiveTable(GPU_COLUMNS, id="gpus")
         yield LiveTable(RANK_COLUMNS, id="ranks")
 
-    def draw(self, snapshot: Snapshot) -> None:
+    def wanted(self) -> FleetView:
+        """Everything that is recent."""
+        return FleetView()
+
+    def draw(self, shown: Fleet) -> None:
         """Fill both tables; a table without rows is not shown."""
-        marks = snapshot.troubled()
+        marks = troubled(shown.incidents)
         gpus, ranks = self.query_one("#gpus", LiveTable), self.query_one("#ranks", LiveTable)
         gpus.show(
-            [(f"{gpu.node}/{gpu.uuid or gpu.index}", _gpu(gpu, ("gpu", gpu.uuid) in marks)) for gpu in snapshot.gpus]
+            [(f"{gpu.node}/{gpu.uuid or gpu.index}", _gpu(gpu, ("gpu", gpu.uuid) in marks)) for gpu in shown.gpus]
         )
-        ranks.show([(f"{rank.job}/{rank.rank}", _rank(rank, ("rank", rank.key) in marks)) for rank in snapshot.ranks])
-        gpus.set_class(not snapshot.gpus, "empty")
-        ranks.set_class(not snapshot.ranks, "empty")
-        self.query_one("#empty").set_class(bool(snapshot.gpus or snapshot.ranks), "empty")
+        ranks.show([(f"{rank.job}/{rank.rank}", _rank(rank, ("rank", rank.key) in marks)) for rank in shown.ranks])
+        gpus.set_class(not shown.gpus, "empty")
+        ranks.set_class(not shown.ranks, "empty")
+        self.query_one("#empty").set_class(bool(shown.gpus or shown.ranks), "empty")
 
 
 def _gpu(gpu: Gpu, marked: bool) -> list[Cell]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.message import Message
 from textual.widgets import Static
 
-from ..snapshot import Kernel, RankKey, Snapshot
+from ..place import Place
+from ..views.kernels import Kernel, Kernels, KernelsView, RankKey
 from ..widgets.table import Cell, LiveTable
 from ..words import duration
 from .page import Page
@@ -20,7 +20,7 @@ EMPTY = (
 STYLES = {"communication": "cyan", "memcpy": "magenta", "memset": "magenta"}
 
 
-class KernelsScreen(Page):
+class KernelsPage(Page[Kernels]):
     """The kernel table of the chosen rank."""
 
     BINDINGS = [
@@ -30,39 +30,40 @@ class KernelsScreen(Page):
         Binding("right_square_bracket", "step(1)", "next rank", id="kernels.next", tooltip="Show the rank after"),
     ]
 
-    class Selected(Message):
-        """Another rank was chosen; whoever feeds the screen should ask for its kernels."""
-
-        def __init__(self, key: RankKey) -> None:
-            super().__init__()
-            self.key = key
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._rank: RankKey | None = None if place.job is None else (place.job, place.rank)
 
     def content(self) -> ComposeResult:
         """Heading and table."""
         yield Static("", id="heading")
         yield LiveTable(COLUMNS, id="kernels")
 
-    def draw(self, snapshot: Snapshot) -> None:
+    def wanted(self) -> KernelsView:
+        """Those of the rank that was chosen."""
+        return KernelsView(self._rank)
+
+    def draw(self, shown: Kernels) -> None:
         """Name the rank, list its kernels."""
-        self.query_one("#heading", Static).update(_heading(snapshot))
+        self.query_one("#heading", Static).update(_heading(shown))
         self.query_one("#kernels", LiveTable).show(
-            [(f"{place}", _row(kernel)) for place, kernel in enumerate(snapshot.kernels)]
+            [(f"{place}", _row(kernel)) for place, kernel in enumerate(shown.kernels)]
         )
 
     def action_step(self, by: int) -> None:
         """Go to the rank before or after, around the ends."""
-        keys = [rank.key for rank in self.snapshot.ranks]
-        if keys:
-            here = keys.index(self.snapshot.selected) if self.snapshot.selected in keys else 0
-            self.post_message(self.Selected(keys[(here + by) % len(keys)]))
+        if self.shown is not None and self.shown.ranks:
+            keys, here = self.shown.ranks, self._rank or self.shown.selected
+            self._rank = keys[((keys.index(here) if here in keys else 0) + by) % len(keys)]
+            self.want()
 
 
-def _heading(snapshot: Snapshot) -> Text:
-    if snapshot.selected is None:
+def _heading(shown: Kernels) -> Text:
+    if shown.selected is None:
         return Text("No rank is known yet.")
-    job, rank = snapshot.selected
+    job, rank = shown.selected
     title = Text.assemble((f"rank {rank}" if rank is not None else "rank not known", "bold"), f" of {job}   ")
-    title.append("[ and ] change the rank" if snapshot.kernels else EMPTY, "dim")
+    title.append("[ and ] change the rank" if shown.kernels else EMPTY, "dim")
     return title
 
 

@@ -1,20 +1,35 @@
-"""What every screen has: a title line with verdict and age of the data, its own content, and the keys below."""
+"""What every screen has: a status line on top, its own content, and the keys below; it says what it wants, and draws it."""
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from textual.app import ComposeResult
-from textual.reactive import reactive
+from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import Footer
 
-from ..snapshot import Snapshot
+from ..place import Place
+from ..view import View
 from ..widgets.status import Status
 
+Shown = TypeVar("Shown")
 
-class Page(Screen[None]):
-    """A screen that is redrawn whenever `snapshot` is set; it asks nobody for anything."""
 
-    snapshot: reactive[Snapshot] = reactive(Snapshot, init=False)
+class Wants(Message):
+    """A page wants something else than before, or came to the front; whoever feeds it should ask soon."""
+
+
+class Page(Screen[None], Generic[Shown]):
+    """A screen at a place. It asks nobody for anything: the app asks `wanted()` and hands the answer to `show`.
+
+    Write `wanted` and `draw`, and call `want` when what the user chose changes. `shown` is the last answer, None before any.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
+        self.shown: Shown | None = None
 
     def compose(self) -> ComposeResult:
         """Status above, content between, keys below."""
@@ -26,10 +41,29 @@ class Page(Screen[None]):
         """The widgets of this screen."""
         yield from ()
 
-    def draw(self, snapshot: Snapshot) -> None:
-        """Bring the widgets up to `snapshot`."""
+    def wanted(self) -> View[Shown]:
+        """What is to be asked for now; frozen, compared by its fields."""
+        raise NotImplementedError
 
-    def watch_snapshot(self, snapshot: Snapshot) -> None:
-        """A new snapshot arrived."""
-        self.query_one(Status).snapshot = snapshot
-        self.draw(snapshot)
+    def draw(self, shown: Shown) -> None:
+        """Bring the widgets up to an answer."""
+        raise NotImplementedError
+
+    def want(self) -> None:
+        """Say that something else is wanted now."""
+        self.post_message(Wants())
+
+    def show(self, shown: Shown) -> None:
+        """An answer arrived."""
+        self.shown = shown
+        if self.is_mounted:
+            self.draw(shown)
+
+    def on_mount(self) -> None:
+        """Draw what arrived before there were widgets."""
+        if self.shown is not None:
+            self.draw(self.shown)
+
+    def on_screen_resume(self) -> None:
+        """It came to the front."""
+        self.want()

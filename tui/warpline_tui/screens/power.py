@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Final
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.message import Message
 from textual.widgets import Static
 
 from ..grid import grid
 from ..power import BY, Drawer, Live, Power, bounds
-from ..snapshot import Snapshot
+from ..views.power import PowerView
 from ..widgets.status import STALE_SECONDS
 from ..widgets.table import Cell, LiveTable
 from ..words import UNKNOWN, UUID_CHARS, age, clock, energy, money, number, share
@@ -62,15 +62,12 @@ NOTHING: Final = (
 )
 
 
-class PowerScreen(Page):
+class PowerPage(Page[Power]):
     """Sentences, sums by state and cause, and who drew."""
 
     BINDINGS = [Binding("b", "next_by", "by", show=False, id="power.by", tooltip="Tell it by job, user, node or GPU")]
 
     by: str = BY[0]
-
-    class Grouped(Message):
-        """Power is to be told by something else; whoever feeds the screen should ask for it."""
 
     def content(self) -> ComposeResult:
         """Two texts, and a table under a line that says of what."""
@@ -79,10 +76,20 @@ class PowerScreen(Page):
         yield Static("", id="by")
         yield LiveTable(_columns(Power()), id="drawers")
 
-    def draw(self, snapshot: Snapshot) -> None:
+    def wanted(self) -> PowerView:
+        """Told by what was chosen."""
+        return PowerView(self.by)
+
+    def show(self, shown: Power) -> None:
+        """An answer arrived; of an account that cannot be had the last sums stay."""
+        if shown.error is not None and self.shown is not None and self.shown.by == shown.by:
+            shown = replace(self.shown, live=shown.live, now_ns=shown.now_ns, error=shown.error)
+        super().show(shown)
+
+    def draw(self, shown: Power) -> None:
         """Say it, and list who drew."""
-        power = snapshot.power
-        self.query_one("#power", Static).update(Text("\n").join(_sentences(snapshot)))
+        power = shown
+        self.query_one("#power", Static).update(Text("\n").join(_sentences(power)))
         sums, by = self.query_one("#sums", Static), self.query_one("#by", Static)
         sums.display = by.display = bool(power.states)
         sums.update(_sums(power, self.size.width))
@@ -95,19 +102,18 @@ class PowerScreen(Page):
     def action_next_by(self) -> None:
         """Tell it by the next of job, user, node and GPU."""
         self.by = BY[(BY.index(self.by) + 1) % len(BY)]
-        self.post_message(self.Grouped())
+        self.want()
 
 
-def _sentences(snapshot: Snapshot) -> Iterator[Text]:
-    power = snapshot.power
+def _sentences(power: Power) -> Iterator[Text]:
     if power.error is not None:
         yield Text(f"Power cannot be asked for: {power.error}", "bold red")
-    yield _live(power.live, snapshot)
+    yield _live(power.live, power.now_ns)
     if power.end_ns is None:
         if power.error is None:
             yield Text(NOTHING, "dim")
         return
-    yield _hour(power, snapshot)
+    yield _hour(power)
     yield _idle(power)
     if power.of("low_unknown").seconds > 0:
         yield Text("Residency unknown: if a program held these GPUs, they were execution-idle.", "dim")
@@ -118,11 +124,11 @@ def _sentences(snapshot: Snapshot) -> Iterator[Text]:
         )
 
 
-def _live(live: Live | None, snapshot: Snapshot) -> Text:
-    if live is None or snapshot.newest_ns is None:
+def _live(live: Live | None, now_ns: int) -> Text:
+    if live is None:
         return Text(EMPTY, "dim")
-    fresh = snapshot.taken_ns - snapshot.newest_ns <= STALE_SECONDS * 10**9
-    said = Text("Now: " if fresh else f"Last heard {age(snapshot.newest_ns, snapshot.taken_ns)}: ", "bold")
+    fresh = now_ns - live.newest_ns <= STALE_SECONDS * 10**9
+    said = Text("Now: " if fresh else f"Last heard {age(live.newest_ns, now_ns)}: ", "bold")
     said.append(f"{live.watts:,.0f} W" if live.watts is not None else "power not told", "bold")
     said.append(
         f" by {live.metered} of {live.gpus} GPUs. " if live.metered < live.gpus else f" by {live.gpus} GPUs. ",
@@ -138,9 +144,9 @@ def _live(live: Live | None, snapshot: Snapshot) -> Text:
     return said
 
 
-def _hour(power: Power, snapshot: Snapshot) -> Text:
+def _hour(power: Power) -> Text:
     assert power.start_ns is not None and power.end_ns is not None
-    now_ns = snapshot.taken_ns
+    now_ns = power.now_ns
     said = Text.assemble(
         (f"{_span(power.end_ns - power.start_ns)} accounted to {clock(power.end_ns, now_ns)}", "bold"),
         f" ({age(power.end_ns, now_ns)}): ",
@@ -148,7 +154,7 @@ def _hour(power: Power, snapshot: Snapshot) -> Text:
         f", {money(power.cost)} {power.currency}" if power.currency else "",
     )
     said.append(".")
-    late_seconds = ((snapshot.newest_ns or power.end_ns) - power.end_ns) / 1e9
+    late_seconds = ((power.live.newest_ns if power.live else power.end_ns) - power.end_ns) / 1e9
     if late_seconds > BEHIND_SECONDS:
         said.append(f" The account is {late_seconds / 60:.0f} min behind the readings.", "yellow")
     if not power.currency:

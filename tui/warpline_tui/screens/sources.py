@@ -6,7 +6,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.widgets import Static
 
-from ..snapshot import CaptureCost, Snapshot, SourceState
+from ..views.sources import CaptureCost, Sources, SourceState, SourcesView
 from ..widgets.table import Cell, LiveTable
 from ..words import age
 from .page import Page
@@ -16,7 +16,7 @@ STYLES = {"fresh": "green", "unsupported": "dim", "stale": "yellow", "busy": "ye
 COST_STYLES = {"within": "green", "over": "bold red"}
 
 
-class SourcesScreen(Page):
+class SourcesPage(Page[Sources]):
     """One row a source and subject, those with trouble first."""
 
     def content(self) -> ComposeResult:
@@ -24,13 +24,17 @@ class SourcesScreen(Page):
         yield Static("", id="costs")
         yield LiveTable(COLUMNS, id="sources")
 
-    def draw(self, snapshot: Snapshot) -> None:
+    def wanted(self) -> SourcesView:
+        """Every source of every node."""
+        return SourcesView()
+
+    def draw(self, shown: Sources) -> None:
         """Fill them."""
         costs = self.query_one("#costs", Static)
-        costs.display = bool(snapshot.costs)
-        costs.update(Text("\n").join(map(_cost, snapshot.costs)))
+        costs.display = bool(shown.costs)
+        costs.update(Text("\n").join(map(_cost, shown.costs)))
         self.query_one("#sources", LiveTable).show(
-            [(f"{each.node}/{each.source}/{each.subject}", _row(each, snapshot.taken_ns)) for each in snapshot.sources]
+            [(f"{each.node}/{each.source}/{each.subject}", _row(each, shown.now_ns)) for each in shown.sources]
         )
 
 

@@ -1,55 +1,97 @@
-"""The line on top: what is watched, how many findings are open, how old the data is."""
+"""The line on top: what is watched, how many findings are open, what time is looked at, how old the data is and why."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
 
 from rich.text import Text
 from textual.reactive import reactive
 from textual.widgets import Static
 
-from ..snapshot import Snapshot
-from ..words import age
+from ..travel import Travel
+from ..views.headline import Headline
+from ..words import age, moment
 
-STALE_SECONDS = 30
+STALE_SECONDS: Final = 30
 """From this age on, the data's age is shown as a warning."""
+FRESH_SECONDS: Final = 5
+"""Data younger than this is called live without its age: a line that does not change costs no bytes."""
+SLOW_SECONDS: Final = 1.0
+"""A question that takes longer is told of."""
+STYLES: Final = {"critical": "bold white on red", "warning": "bold black on yellow"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How things stand. `now_ns` is the viewer's clock, `waiting` what is asked for since how many seconds, `error` why nothing
+    newer is shown. `recorded` says that nothing newer will come."""
+
+    headline: Headline = field(default_factory=Headline)
+    travel: Travel = field(default_factory=Travel)
+    now_ns: int = 0
+    recorded: bool = False
+    waiting: tuple[str, float] | None = None
+    error: str | None = None
 
 
 class Status(Static):
-    """Redrawn with each snapshot."""
+    """Written anew when it would say something else."""
 
-    snapshot: reactive[Snapshot] = reactive(Snapshot)
+    standing: reactive[Standing] = reactive(Standing)
 
-    def watch_snapshot(self, snapshot: Snapshot) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: Text | None = None
+
+    def watch_standing(self, standing: Standing) -> None:
         """Write the line."""
-        self.update(line(snapshot))
+        said = line(standing)
+        if said != self._said:
+            self._said = said
+            self.update(said)
 
 
-def line(snapshot: Snapshot) -> Text:
+def line(standing: Standing) -> Text:
     """The words of the line."""
-    nodes = {gpu.node for gpu in snapshot.gpus} | {rank.node for rank in snapshot.ranks if rank.node}
-    jobs = {rank.job for rank in snapshot.ranks} | {gpu.job for gpu in snapshot.gpus if gpu.job}
-    text = Text.assemble(
-        (" warpline ", "bold reverse"),
-        f"  {len(nodes)} nodes  {len(snapshot.gpus)} GPUs  {len(jobs)} jobs  {len(snapshot.ranks)} ranks  ",
-    )
-    text.append_text(_verdict(snapshot))
-    text.append_text(_freshness(snapshot))
+    headline = standing.headline
+    text = Text(" ").append(" warpline ", "bold reverse").append("  ")
+    text.append("  ".join(_counted(headline)) + "  ")
+    text.append_text(_verdict(headline)).append("  ").append_text(_time(standing))
+    if standing.waiting is not None and standing.waiting[1] >= SLOW_SECONDS:
+        what, seconds = standing.waiting
+        text.append(f"  asking for {what} for {seconds:.0f} s", "yellow")
+    if standing.error is not None:
+        text.append(f"  {standing.error}", "bold red")
     return text
 
 
-def _verdict(snapshot: Snapshot) -> Text:
-    worst = [str(incident.finding.severity) for incident in snapshot.open_incidents]
-    if worst:
-        style = {"critical": "bold white on red", "warning": "bold black on yellow"}.get(worst[0], "bold")
-        return Text(f" {len(worst)} open: {worst[0]} ", style)
-    if snapshot.gpus or snapshot.ranks:
+def _counted(headline: Headline) -> list[str]:
+    counts = ((headline.nodes, "node"), (headline.gpus, "GPU"), (headline.jobs, "job"), (headline.ranks, "rank"))
+    return [f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts]
+
+
+def _verdict(headline: Headline) -> Text:
+    if headline.open:
+        worst = next(iter(headline.open))
+        return Text(f" {sum(headline.open.values())} open: {worst} ", STYLES.get(worst, "bold"))
+    if headline.gpus or headline.ranks:
         return Text(" nothing is accused ", "bold green")
     return Text(" no data yet ", "bold")
 
 
-def _freshness(snapshot: Snapshot) -> Text:
-    if snapshot.error is not None:
-        return Text(f"  {snapshot.error}", "bold red")
-    if snapshot.newest_ns is None:
-        return Text("")
-    stale = snapshot.taken_ns - snapshot.newest_ns > STALE_SECONDS * 1_000_000_000
-    return Text(f"  data {age(snapshot.newest_ns, snapshot.taken_ns)}", "yellow" if stale else "dim")
+def _time(standing: Standing) -> Text:
+    at_ns, newest_ns = standing.travel.moment.at_ns, standing.headline.newest_ns
+    if at_ns is not None:
+        said = "PLAYING FROM" if standing.travel.playing else "PAUSED AT"
+        return Text.assemble(
+            (f" {said} {moment(at_ns)} ", "bold black on cyan"), f" {age(at_ns, standing.now_ns)}; L: live"
+        )
+    if standing.recorded:
+        return Text("" if newest_ns is None else f"RECORDED to {moment(newest_ns)}", "bold")
+    if newest_ns is None:
+        return Text("LIVE", "bold")
+    old_seconds = (standing.now_ns - newest_ns) / 1e9
+    if old_seconds < FRESH_SECONDS:
+        return Text("LIVE", "bold green")
+    return Text(f"LIVE, data {age(newest_ns, standing.now_ns)}", "yellow" if old_seconds > STALE_SECONDS else "dim")

@@ -1,23 +1,22 @@
-"""Asks for what the power page shows: the newest readings each time, the energy account rarely, for it changes rarely."""
+"""What the power screen shows: the newest readings each time, the energy account rarely, for it changes rarely."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
-
-import pyarrow as pa
 
 from warpline_proto.errors import WarplineError
 from warpline_proto.power_tables import FORGOTTEN_SECONDS, WINDOW_NS
 
-from .power import CauseSum, Drawer, Live, Power, Prices, StateSum
+from ..power import BY, CauseSum, Drawer, Live, Power, Prices, StateSum
+from ..view import Ask
 
 WINDOWS: Final = 6
 """An hour is shown."""
 WINDOWS_BEFORE: Final = 3
 """An idle time that began before these lasts for more than half an hour: longer ones are sessions that were forgotten."""
-ACCOUNT_NS: Final = 60 * 10**9
+ACCOUNT_SECONDS: Final = 60.0
 """The account is asked again after so long: it grows each ten minutes, and of 10,000 GPUs an answer takes seconds."""
 LIVE_NS: Final = 120 * 10**9
 """A GPU that was not heard of for so long before the newest reading does not count; some sources tell programs every 30 s."""
@@ -26,18 +25,6 @@ LOW_PERCENT: Final = 5
 DRAWERS_MAX: Final = 200
 CAUSES_MAX: Final = 12
 
-LIVE: Final = f"""
-WITH newest AS (
-    SELECT arg_max(power_watts, time_ns) AS watts, arg_max(resident_processes, time_ns) AS programs,
-           arg_max(coalesce(sm_active_percent, gpu_utilization_percent), time_ns) < {LOW_PERCENT} AS low
-    FROM device_samples WHERE time_ns >= (SELECT max(time_ns) FROM device_samples) - {LIVE_NS}
-    GROUP BY node, coalesce(gpu_uuid, bus_id, gpu_index::VARCHAR)
-)
-SELECT count(*) AS gpus, count(watts) AS metered, sum(watts) AS watts, count(*) FILTER (low AND programs > 0) AS idle,
-       sum(watts) FILTER (low AND programs > 0) AS idle_watts, count(*) FILTER (low AND programs IS NULL) AS unknown
-FROM newest
-"""
-LAST: Final = "SELECT max(window_ns) AS window_ns FROM energy_intervals"
 _KEYS: Final[Mapping[str, str]] = {
     "job": "job",
     "user": '"user"',
@@ -47,6 +34,11 @@ _KEYS: Final[Mapping[str, str]] = {
 _GROUPS: Final[Mapping[str, str]] = {**_KEYS, "gpu": "node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)), gpu_uuid"}
 
 
+def within(first_ns: int) -> str:
+    """SQL: the window belongs to the hour."""
+    return f"window_ns BETWEEN {first_ns} AND {first_ns + (WINDOWS - 1) * WINDOW_NS}"
+
+
 def states(first_ns: int, prices: str) -> str:
     """SQL: seconds, joules and priced joules by state, of windows from `first_ns` on."""
     return f"""
@@ -54,7 +46,7 @@ WITH prices(window_ns, price) AS (VALUES {prices})
 SELECT state, sum(seconds) AS seconds, sum(joules) AS joules, sum(unmeasured_seconds) AS unmeasured_seconds,
        sum(joules * price) AS priced, min(start_ns) AS start_ns, max(end_ns) AS end_ns
 FROM energy_states LEFT JOIN prices USING (window_ns)
-WHERE window_ns >= {first_ns} GROUP BY state ORDER BY seconds DESC
+WHERE {within(first_ns)} GROUP BY state ORDER BY seconds DESC
 """
 
 
@@ -66,14 +58,15 @@ WITH numbered AS (
         PARTITION BY node, coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) ORDER BY start_ns
     ) AS run
     FROM energy_states
-    WHERE window_ns >= {first_ns - WINDOWS_BEFORE * WINDOW_NS} AND state = 'execution_idle'
+    WHERE window_ns BETWEEN {first_ns - WINDOWS_BEFORE * WINDOW_NS} AND {first_ns + (WINDOWS - 1) * WINDOW_NS}
+      AND state = 'execution_idle'
 ), told AS (
     SELECT window_ns, seconds, joules, CASE WHEN sum(seconds) OVER whole >= {FORGOTTEN_SECONDS} THEN 'forgotten_session'
         ELSE max(cause) OVER whole END AS cause
     FROM numbered WINDOW whole AS (PARTITION BY node, gpu, run)
 )
 SELECT cause, sum(seconds) AS seconds, sum(joules) AS joules FROM told
-WHERE window_ns >= {first_ns} GROUP BY cause ORDER BY seconds DESC LIMIT {CAUSES_MAX}
+WHERE {within(first_ns)} GROUP BY cause ORDER BY seconds DESC LIMIT {CAUSES_MAX}
 """
 
 
@@ -94,79 +87,91 @@ SELECT {_KEYS[by]} AS key, count(DISTINCT coalesce(node, '?') || coalesce(gpu_uu
        sum(joules * price) FILTER (state = 'execution_idle') AS idle_priced,
        sum(joules * price) FILTER (state = 'low_unknown') AS unknown_priced
 FROM energy_states LEFT JOIN prices USING (window_ns)
-WHERE window_ns >= {first_ns} GROUP BY {_GROUPS[by]}
+WHERE {within(first_ns)} GROUP BY {_GROUPS[by]}
 ORDER BY sum(joules) FILTER (state IN ('execution_idle', 'low_unknown', 'spinning')) DESC NULLS LAST,
          joules DESC NULLS LAST, key LIMIT {DRAWERS_MAX}
 """
 
 
-class PowerFeed:
-    """Makes a Power; `prices` is None where no price is set, `clock` gives ns since the epoch."""
+def live(ask: Ask) -> str:
+    """SQL: the newest readings, over GPUs."""
+    return f"""
+WITH newest AS (
+    SELECT max(time_ns) AS time_ns, arg_max(power_watts, time_ns) AS watts, arg_max(resident_processes, time_ns) AS programs,
+           arg_max(coalesce(sm_active_percent, gpu_utilization_percent), time_ns) < {LOW_PERCENT} AS low
+    FROM device_samples
+    WHERE {ask.until()} AND time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {LIVE_NS}
+    GROUP BY node, coalesce(gpu_uuid, bus_id, gpu_index::VARCHAR)
+)
+SELECT count(*) AS gpus, count(watts) AS metered, sum(watts) AS watts, count(*) FILTER (low AND programs > 0) AS idle,
+       sum(watts) FILTER (low AND programs > 0) AS idle_watts, count(*) FILTER (low AND programs IS NULL) AS unknown,
+       max(time_ns) AS newest_ns
+FROM newest
+"""
 
-    def __init__(self, query: Callable[[str], pa.Table], clock: Callable[[], int], prices: Prices | None) -> None:
-        self._query = query
-        self._clock = clock
-        self._prices = prices
-        self._live: Live | None = None
-        self._account = Power()
-        self._asked: tuple[str, int] | None = None
 
-    def take(self, by: str) -> Power:
-        """The newest there is; where it cannot be had the last one, with the reason, and the other pages go on."""
-        account = self._renewed(by)
+def last(ask: Ask) -> str:
+    """SQL: the last window that is accounted."""
+    return f"SELECT max(window_ns) AS window_ns FROM energy_intervals WHERE {ask.until('window_ns')}"
+
+
+@dataclass(frozen=True)
+class PowerView:
+    """Power, told by job, user, node or gpu."""
+
+    by: str = BY[0]
+
+    def take(self, ask: Ask) -> Power:
+        """The newest there is; an account that cannot be had keeps nobody from what is drawn now."""
+        [row] = ask.rows(live(ask)).to_pylist()
+        readings = Live(**row) if row["gpus"] else None
         try:
-            [row] = self._query(LIVE).to_pylist()
+            account = self._account(ask)
         except WarplineError as error:
-            return replace(account, live=self._live, error=str(error))
-        self._live = Live(**row) if row["gpus"] else None
-        return replace(account, live=self._live)
+            account = Power(by=self.by, error=str(error))
+        return replace(account, live=readings, now_ns=ask.now_ns)
 
-    def _renewed(self, by: str) -> Power:
-        """The account, asked again when it is time; also after a failure, which may have taken long."""
-        now_ns = self._clock()
-        if self._asked is None or self._asked[0] != by or not 0 <= now_ns - self._asked[1] < ACCOUNT_NS:
-            try:
-                self._account = self._ask(by)
-            except WarplineError as error:
-                self._account = replace(self._account, error=str(error))
-            self._asked = (by, now_ns)
-        return self._account
-
-    def _ask(self, by: str) -> Power:
-        last_ns = self._query(LAST)["window_ns"][0].as_py()
+    def _account(self, ask: Ask) -> Power:
+        last_ns = ask.rows(last(ask), ACCOUNT_SECONDS)["window_ns"][0].as_py()
         if last_ns is None:
-            return Power(by=by)
+            return Power(by=self.by)
         first_ns = last_ns - (WINDOWS - 1) * WINDOW_NS
         prices = ", ".join(
-            f"({window_ns}, {self._price(window_ns)!r}::DOUBLE)"
+            f"({window_ns}, {_price(ask.prices, window_ns)!r}::DOUBLE)"
             for window_ns in range(first_ns, last_ns + 1, WINDOW_NS)
         )
-        by_state = self._query(states(first_ns, prices)).to_pylist()
-        rows = self._query(drawers(by, first_ns, prices)).to_pylist()
+        by_state = ask.rows(states(first_ns, prices), ACCOUNT_SECONDS).to_pylist()
+        rows = ask.rows(drawers(self.by, first_ns, prices), ACCOUNT_SECONDS).to_pylist()
+        followed = ask.rows(causes(first_ns), ACCOUNT_SECONDS).to_pylist()
         return Power(
-            by=by,
+            by=self.by,
             start_ns=min(row["start_ns"] for row in by_state),
             end_ns=max(row["end_ns"] for row in by_state),
             states=tuple(_state(row) for row in by_state),
-            causes=tuple(CauseSum(**row) for row in self._query(causes(first_ns)).to_pylist()),
-            drawers=tuple(self._drawer(row) for row in rows),
+            causes=tuple(CauseSum(**row) for row in followed),
+            drawers=tuple(_drawer(row, ask.prices) for row in rows),
             groups=rows[0]["groups"] if rows else 0,
-            currency=None if self._prices is None else self._prices.currency,
-            cost=self._cost(sum(row["priced"] or 0.0 for row in by_state)),
-            idle_cost=self._cost(_priced(by_state, "execution_idle")),
-            unknown_cost=self._cost(_priced(by_state, "low_unknown")),
+            currency=None if ask.prices is None else ask.prices.currency,
+            cost=_cost(ask.prices, sum(row["priced"] or 0.0 for row in by_state)),
+            idle_cost=_cost(ask.prices, _priced(by_state, "execution_idle")),
+            unknown_cost=_cost(ask.prices, _priced(by_state, "low_unknown")),
         )
 
-    def _price(self, time_ns: int) -> float:
-        return 0.0 if self._prices is None else float(self._prices.price_at(time_ns))
 
-    def _cost(self, priced: float | None) -> float | None:
-        """Money of joules that were multiplied by their price."""
-        return None if self._prices is None else self._prices.cost(priced or 0.0, 1.0)
+def _price(prices: Prices | None, time_ns: int) -> float:
+    return 0.0 if prices is None else float(prices.price_at(time_ns))
 
-    def _drawer(self, row: dict[str, Any]) -> Drawer:
-        told = {name: value for name, value in row.items() if name != "groups" and not name.endswith("priced")}
-        return Drawer(**told, idle_cost=self._cost(row["idle_priced"]), unknown_cost=self._cost(row["unknown_priced"]))
+
+def _cost(prices: Prices | None, priced: float | None) -> float | None:
+    """Money of joules that were multiplied by their price."""
+    return None if prices is None else prices.cost(priced or 0.0, 1.0)
+
+
+def _drawer(row: dict[str, Any], prices: Prices | None) -> Drawer:
+    told = {name: value for name, value in row.items() if name != "groups" and not name.endswith("priced")}
+    return Drawer(
+        **told, idle_cost=_cost(prices, row["idle_priced"]), unknown_cost=_cost(prices, row["unknown_priced"])
+    )
 
 
 def _priced(rows: list[dict[str, Any]], state: str) -> float:

@@ -1,0 +1,73 @@
+"""The headline of every screen: how many are watched, how many findings are open, how new the data is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from warpline_proto.finding import GRAVITY
+
+from ..view import Ask
+
+RECENT_NS: Final = 120 * 10**9
+"""A GPU that was not heard of for so long before the newest reading is not counted."""
+RECENT_STEPS_NS: Final = 600 * 10**9
+"""A rank whose newest step began so long before its job's newest is not counted."""
+COUNTED_SECONDS: Final = 10.0
+"""Counting goes through all that is recent: it is done so rarely."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """Counts of what is watched, open findings by severity (the gravest first), and the time of the newest reading."""
+
+    nodes: int = 0
+    gpus: int = 0
+    jobs: int = 0
+    ranks: int = 0
+    open: dict[str, int] = field(default_factory=dict)
+    newest_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class HeadlineView:
+    """Asked beside every screen."""
+
+    def take(self, ask: Ask) -> Headline:
+        """Small questions each time, the counts now and then."""
+        newest_ns = newest(ask)
+        found = ask.rows(f"""
+SELECT severity, count(*) AS open FROM (
+    SELECT severity, state FROM findings WHERE {ask.until("updated_ns")}
+    QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
+) WHERE state = 'open' GROUP BY severity
+""")
+        by_severity = {str(row["severity"]): int(row["open"]) for row in found.to_pylist()}
+        gravest_first = sorted(by_severity, key=lambda each: [str(severity) for severity in GRAVITY].index(each))
+        [counts] = ask.rows(_counts(ask), COUNTED_SECONDS).to_pylist()
+        return Headline(**counts, open={each: by_severity[each] for each in gravest_first}, newest_ns=newest_ns)
+
+
+def newest(ask: Ask) -> int | None:
+    """Time of the newest reading of any GPU, ns."""
+    found: int | None = ask.rows(f"SELECT max(time_ns) AS newest FROM device_samples WHERE {ask.until()}")["newest"][
+        0
+    ].as_py()
+    return found
+
+
+def _counts(ask: Ask) -> str:
+    return f"""
+WITH newest AS (SELECT max(time_ns) AS newest_ns FROM device_samples WHERE {ask.until()}),
+gpus AS (
+    SELECT DISTINCT coalesce(node, '-') AS node, coalesce(gpu_uuid, gpu_index::VARCHAR) AS gpu, job
+    FROM device_samples, newest WHERE (time_ns IS NULL OR time_ns >= newest_ns - {RECENT_NS}) AND {ask.until()}
+), last AS (SELECT job, max(start_ns) AS newest_ns FROM steps WHERE {ask.until("start_ns")} GROUP BY job),
+ranks AS (
+    SELECT DISTINCT steps.job, steps.rank, steps.node FROM steps JOIN last USING (job)
+    WHERE (start_ns IS NULL OR start_ns > newest_ns - {RECENT_STEPS_NS}) AND {ask.until("start_ns")}
+), nodes AS (SELECT node FROM gpus UNION SELECT node FROM ranks WHERE node IS NOT NULL),
+jobs AS (SELECT job FROM gpus WHERE job IS NOT NULL UNION SELECT job FROM ranks)
+SELECT (SELECT count(*) FROM nodes) AS nodes, (SELECT count(DISTINCT (node, gpu)) FROM gpus) AS gpus,
+       (SELECT count(*) FROM jobs) AS jobs, (SELECT count(DISTINCT (job, rank)) FROM ranks) AS ranks
+"""
