@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import pyarrow as pa
+
 from warpline_analysis.energy.account import AROUND_SECONDS, SOURCE, account
 from warpline_analysis.energy.floors import Floor, stored_floors, watts
 from warpline_analysis.parts import by_part
@@ -30,6 +32,8 @@ LATE_SECONDS: Final = 900.0
 """A window whose node went silent in it is accounted once it has been over for so long."""
 AGAIN_WINDOWS: Final = 12
 """So many of the newest windows are accounted anew after a start: samples may have come before the last account was written."""
+TOLD_NS: Final = 3 * WINDOW_NS
+"""A node whose newest window is so much older than that of others is no part of what the fleet draws now."""
 _COUNTS: Final = (
     f"SELECT node, time_ns // {WINDOW_NS} * {WINDOW_NS} AS window_ns, count(*) AS samples, max(time_ns) AS newest_ns "
     "FROM device_samples WHERE node IS NOT NULL AND time_ns > 0 GROUP BY ALL"
@@ -59,6 +63,9 @@ class Accounting:
         self._clock = clock
         self._accounted: dict[Key, int] | None = None
         self._updated_ns = 0
+        self._drawn: dict[str, tuple[int, dict[str, float]]] = {}
+        self.newest: Mapping[str, float] = {}
+        """Watts in each state in the newest window of each node, for any thread to read."""
         self._passes = Passes("energy", self._turn, reader.interrupt, lambda took: max(PERIOD_SECONDS, took))
 
     def start(self) -> None:
@@ -93,6 +100,24 @@ class Accounting:
         rows = account(self._reader, window_ns, watts(floors), self._updated_ns, nodes)
         if rows.num_rows:
             self._store.write([Batch(ENERGY_INTERVALS.name, SOURCE, rows)])
+            self._tell(window_ns, rows)
+
+    def _tell(self, window_ns: int, rows: pa.RecordBatch) -> None:
+        drawn = pa.Table.from_batches([rows]).group_by(["node", "state"]).aggregate([("joules", "sum")])
+        told: dict[str, dict[str, float]] = defaultdict(dict)
+        for row in drawn.to_pylist():
+            if row["joules_sum"] is not None:
+                told[row["node"]][row["state"]] = row["joules_sum"] / (WINDOW_NS / 1e9)
+        for node, watts_of in told.items():
+            if self._drawn.get(node, (0, {}))[0] <= window_ns:
+                self._drawn[node] = (window_ns, watts_of)
+        newest_ns = max((each for each, _ in self._drawn.values()), default=0)
+        self._drawn = {node: each for node, each in self._drawn.items() if newest_ns - each[0] < TOLD_NS}
+        totals: dict[str, float] = defaultdict(float)
+        for _, watts_of in self._drawn.values():
+            for state, drawn_watts in watts_of.items():
+                totals[state] += drawn_watts
+        self.newest = dict(totals)
 
     def _fuller(self, window_ns: int, nodes: Sequence[str], counts: Mapping[Key, int]) -> list[str]:
         """Nodes of whose window no account was made of more samples than are left of it, nor one of its whole hour."""

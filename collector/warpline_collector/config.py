@@ -13,6 +13,7 @@ from warpline_proto.tls import SECTION, Tls
 
 from . import accounting, closer_look, continuous, limits, pool, retention, standing
 from .metrics import config as metrics_config
+from .notify import config as notify_config
 from .postgres import config as postgres_config
 from .stores import duckdb as duckdb_store
 
@@ -47,6 +48,7 @@ class Settings:
     retention: retention.Config = field(default_factory=retention.Config)
     tls: Tls = field(default_factory=Tls)
     postgres: postgres_config.Config = field(default_factory=postgres_config.Config)
+    notify: notify_config.Config = field(default_factory=notify_config.Config)
 
 
 def sections() -> dict[str, type[Any]]:
@@ -65,6 +67,7 @@ def sections() -> dict[str, type[Any]]:
         "collector.retention": retention.Config,
         SECTION: Tls,
         "collector.postgres": postgres_config.Config,
+        "collector.notify": notify_config.Config,
     }
 
 

@@ -132,6 +132,11 @@ class Continuous:
         """Stop the pass that runs, and let the thread end."""
         self._passes.close()
 
+    @property
+    def known(self) -> incidents.Incidents:
+        """The incidents as the newest pass left them in the store; replaced as a whole, for any thread to read."""
+        return self._known
+
     def one_pass(self) -> Report:
         """Ask every detector, and make what changed durable."""
         started_ns = self._clock()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warpline_proto.batch import Batch, Frame
-from warpline_proto.tables import DEVICE_SAMPLES, METRICS, NODE_CLOCKS, SOURCE_HEALTH
+from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS, METRICS, NODE_CLOCKS, SOURCE_HEALTH
 
 from .inventory import Inventory
 
@@ -19,6 +19,9 @@ AGENTS_MAX: Final = 10_000
 """Agents that are remembered; further ones are counted and left out."""
 SOURCES_MAX: Final = 8
 """Sources of one agent whose newest readings of GPUs are kept."""
+GPU_ERRORS: Final = frozenset({"xid", "sxid", "off_bus"})
+GPU_ERRORS_MAX: Final = 32
+"""Kinds and codes of GPU errors that are remembered of one agent."""
 READINGS_MAX: Final = 512
 """Rows kept of one batch of readings, the last ones."""
 FORGET_NS: Final = 24 * 3_600 * 10**9
@@ -110,6 +113,8 @@ class Seen:
     clock: Clock | None = None
     jump: Jump | None = None
     clock_jumps: int | None = None
+    gpu_errors: dict[tuple[str, int | None], int] = field(default_factory=dict)
+    """Kind and code of errors that its logs speak of -> when the newest was written, never later than it was heard."""
 
     @property
     def measured(self) -> Clock | None:
@@ -231,6 +236,8 @@ def _note(seen: Seen, batch: Batch, heard_ns: int) -> None:
         if batch.source in seen.readings or len(seen.readings) < SOURCES_MAX:
             first = max(rows.num_rows - READINGS_MAX, 0)
             seen.readings[batch.source] = rows.take(pa.array(range(first, rows.num_rows))) if first else rows
+    elif batch.table == LOG_EVENTS.name:
+        _note_errors(seen, rows, heard_ns)
     elif batch.table == NODE_CLOCKS.name:
         for row in rows.to_pylist():
             _time(seen, row, heard_ns)
@@ -243,6 +250,15 @@ def _note(seen: Seen, batch: Batch, heard_ns: int) -> None:
         for metric, value in zip(rows.column("metric").to_pylist(), rows.column("value").to_pylist(), strict=True):
             if metric in _OWN_COUNTS:
                 setattr(seen, _OWN_COUNTS[metric], None if value is None or not 0 <= value < 2**62 else int(value))
+
+
+def _note_errors(seen: Seen, rows: pa.RecordBatch, heard_ns: int) -> None:
+    columns = [rows.column(name).to_pylist() for name in ("kind", "code", "time_ns")]
+    for kind, code, time_ns in zip(*columns, strict=True):
+        known = (kind, code) in seen.gpu_errors
+        if kind in GPU_ERRORS and (known or len(seen.gpu_errors) < GPU_ERRORS_MAX):
+            written_ns = heard_ns if time_ns is None else min(max(time_ns, 0), heard_ns)
+            seen.gpu_errors[kind, code] = max(written_ns, seen.gpu_errors.get((kind, code), 0))
 
 
 def _time(seen: Seen, row: Mapping[str, Any], heard_ns: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from warpline_proto.notify import Supervisor
 
 from . import continuous, memory, pool, server
 from .accounting import Accounting
-from .admission import Admission
+from .admission import Admission, Doors
 from .audit import Audit
 from .captures import CaptureBoard
 from .certificates import Certificates, needed
@@ -30,6 +30,7 @@ from .limits import Limits
 from .metrics.door import HttpsDoor
 from .metrics.endpoint import Endpoint
 from .metrics.snapshot import Watch
+from .notify.couriers import Couriers
 from .postgres import endpoint as postgres
 from .reader import CatalogReader
 from .standing import Keeper
@@ -55,66 +56,143 @@ async def serve(
     `watched` is told where metrics are served, where they are, and `opened` where PostgreSQL's clients may connect. StoreError
     or ConfigError if it cannot start.
     """
-    directory = Path(settings.collector.directory)
-    secure = needed(settings.tls, settings.collector.listen)
-    https = needed(replace(settings.tls, always=False), settings.metrics.listen, settings.metrics.insecure)
-    tls_sql = needed(settings.tls, settings.postgres.listen)
-    certificates = Certificates(settings.tls) if secure or https or tls_sql else None
     async with contextlib.AsyncExitStack() as stack:
-        store = TendedStore(directory, settings.store, clock, settings.retention)
-        stack.callback(store.close)
-        audit = Audit(store.write, clock)
-        stack.callback(audit.close)
-        audit.start()
-        workers = pool.WorkerPool(directory, settings.sql, audit)
-        stack.callback(workers.close)
-        fleet = Fleet()
-        keeper = Keeper(fleet, store, settings.agents, clock)
-        limits = Limits(settings.limits, clock, fleet.refuse)
-        ingest, board = Ingest(store, clock, heard=fleet.hear, sift=limits.sift), CaptureBoard(store, clock=clock)
-        storing = asyncio.create_task(ingest.run())
-        stack.push_async_callback(_finish, ingest, storing)
-        polling = asyncio.create_task(board.run())
-        stack.push_async_callback(_cancel, polling)
-        admission = Admission(certificates if secure else None, audit, clock)
-        service = server.Service(ingest, workers, board, clock, admission, limits)
-        stack.callback(service.close)
-        rim, address = await server.start(service, settings.collector.listen, certificates if secure else None)
-        stack.push_async_callback(rim.stop, server.STOP_SECONDS)
-        sql_door = postgres.Endpoint(settings.postgres, workers, audit, directory, certificates if tls_sql else None)
-        stack.push_async_callback(sql_door.close)
-        for place in await sql_door.start():
-            opened(place)
-        reader, accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(3))
-        closer = CloserLook(store, settings.captures)
-        analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)
-        stack.callback(analysis.close)
-        analysis.start()
-        accounting = Accounting(store, accounts, settings.energy, clock)
-        stack.callback(accounting.close)
-        accounting.start()
-        history = History(store, histories, clock)
-        stack.callback(history.close)
-        history.start()
-        stack.callback(keeper.close)
-        keeper.start()
-        held = partial(_held, store, (reader, accounts, histories))
-        doors = partial(admission.doors, certificates)
-        watch = Watch(directory, ingest, fleet, keeper, analysis, workers, clock, held, doors)
+        settings.notify.check_files()
+        secured = _secured(settings)
+        inside = _inside(stack, settings, clock)
+        doors = await _doors(stack, inside, settings, secured, opened)
+        watch = _passes(stack, inside, doors, settings, detectors)
         if settings.metrics.listen:
-            door = HttpsDoor(certificates, admission) if https and certificates else None
+            door = HttpsDoor(secured.metrics, doors.admission) if secured.metrics else None
             endpoint = Endpoint(settings.metrics, watch.take, door=door)
             stack.push_async_callback(endpoint.close)
             watched(await endpoint.start())
         living = asyncio.create_task(_live(supervisor, watch))
         stack.push_async_callback(_cancel, living)
-        ready(address)
-        supervisor.ready(f"listens on {address}, store {directory}")
+        ready(doors.address)
+        supervisor.ready(f"listens on {doors.address}, store {inside.directory}")
         stack.callback(supervisor.stopping)
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait((stopped, storing), return_when=asyncio.FIRST_COMPLETED)
-        if storing.done():
-            storing.result()
+        await asyncio.wait((stopped, inside.storing), return_when=asyncio.FIRST_COMPLETED)
+        if inside.storing.done():
+            inside.storing.result()
+
+
+@dataclass(frozen=True)
+class _Secured:
+    """The collector's certificates, the same for every door that is to speak TLS; None for one that speaks plain text."""
+
+    any: Certificates | None
+    rim: Certificates | None
+    metrics: Certificates | None
+    sql: Certificates | None
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """What takes rows in, keeps them and answers questions, whoever comes through which door."""
+
+    directory: Path
+    clock: Callable[[], int]
+    store: TendedStore
+    audit: Audit
+    workers: pool.WorkerPool
+    fleet: Fleet
+    keeper: Keeper
+    limits: Limits
+    ingest: Ingest
+    storing: asyncio.Task[None]
+    board: CaptureBoard
+
+
+@dataclass(frozen=True)
+class _Doors:
+    """Where callers are let in, and what is known of them."""
+
+    address: str
+    admission: Admission
+    told: Callable[[], Doors]
+
+
+def _secured(settings: Settings) -> _Secured:
+    rim = needed(settings.tls, settings.collector.listen)
+    metrics = needed(replace(settings.tls, always=False), settings.metrics.listen, settings.metrics.insecure)
+    sql = needed(settings.tls, settings.postgres.listen)
+    certificates = Certificates(settings.tls) if rim or metrics or sql else None
+    return _Secured(certificates, *(certificates if door else None for door in (rim, metrics, sql)))
+
+
+def _inside(stack: contextlib.AsyncExitStack, settings: Settings, clock: Callable[[], int]) -> _Inside:
+    directory = Path(settings.collector.directory)
+    store = TendedStore(directory, settings.store, clock, settings.retention)
+    stack.callback(store.close)
+    audit = Audit(store.write, clock)
+    stack.callback(audit.close)
+    audit.start()
+    workers = pool.WorkerPool(directory, settings.sql, audit)
+    stack.callback(workers.close)
+    fleet = Fleet()
+    keeper = Keeper(fleet, store, settings.agents, clock)  # it remembers who was heard before anybody is
+    limits = Limits(settings.limits, clock, fleet.refuse)
+    ingest, board = Ingest(store, clock, heard=fleet.hear, sift=limits.sift), CaptureBoard(store, clock=clock)
+    storing = asyncio.create_task(ingest.run())
+    stack.push_async_callback(_finish, ingest, storing)
+    polling = asyncio.create_task(board.run())
+    stack.push_async_callback(_cancel, polling)
+    return _Inside(directory, clock, store, audit, workers, fleet, keeper, limits, ingest, storing, board)
+
+
+async def _doors(
+    stack: contextlib.AsyncExitStack,
+    inside: _Inside,
+    settings: Settings,
+    secured: _Secured,
+    opened: Callable[[str], None],
+) -> _Doors:
+    """gRPC and PostgreSQL."""
+    admission = Admission(secured.rim, inside.audit, inside.clock)
+    service = server.Service(inside.ingest, inside.workers, inside.board, inside.clock, admission, inside.limits)
+    stack.callback(service.close)
+    rim, address = await server.start(service, settings.collector.listen, secured.rim)
+    stack.push_async_callback(rim.stop, server.STOP_SECONDS)
+    sql_door = postgres.Endpoint(settings.postgres, inside.workers, inside.audit, inside.directory, secured.sql)
+    stack.push_async_callback(sql_door.close)
+    for place in await sql_door.start():
+        opened(place)
+    return _Doors(address, admission, partial(admission.doors, secured.any))
+
+
+def _passes(
+    stack: contextlib.AsyncExitStack,
+    inside: _Inside,
+    doors: _Doors,
+    settings: Settings,
+    detectors: Mapping[str, Detector],
+) -> Watch:
+    """What goes over the store again and again, each in a thread of its own."""
+    directory, store, clock = inside.directory, inside.store, inside.clock
+    reader, accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(3))
+    closer = CloserLook(store, settings.captures)
+    analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)
+    couriers = Couriers(settings.notify, directory, lambda: analysis.known, store, clock)
+    accounting = Accounting(store, accounts, settings.energy, clock)
+    for each in (analysis, accounting, History(store, histories, clock), inside.keeper, couriers):
+        stack.callback(each.close)
+        each.start()
+    held = partial(_held, store, (reader, accounts, histories))
+    return Watch(
+        directory,
+        inside.ingest,
+        inside.fleet,
+        inside.keeper,
+        analysis,
+        inside.workers,
+        clock,
+        held,
+        doors.told,
+        couriers.standings,
+        lambda: accounting.newest,
+    )
 
 
 def _held(store: TendedStore, readers: Sequence[CatalogReader]) -> memory.Held:

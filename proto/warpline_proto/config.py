@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses filled from TOML, environment and flags; a bad key names the nearest known one.
 
-A component's settings are a frozen dataclass with a default for each field; its section of the TOML file has the same name.
+A component's settings are a frozen dataclass with a default for each field; its section of the TOML file has the same name. A
+field that is a tuple of dataclasses is an array of tables there: `[[collector.notify.receivers]]`.
 Precedence: flag > WARPLINE_<SECTION>_<KEY> > user file > system file > default.
 """
 
@@ -62,8 +63,9 @@ def variable(section: str, key: str) -> str:
 def fill(kind: type[Settings], values: Mapping[str, Any], where: str) -> Settings:
     """One dataclass from plain values; unknown keys and wrong types are ConfigErrors."""
     _check_section(kind, values, where)
+    hints = typing.get_type_hints(kind)
     try:
-        return kind(**{key: _freeze(value) for key, value in values.items()})
+        return kind(**{key: _freeze(hints[key], value, f"{where} {key}") for key, value in values.items()})
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -91,10 +93,23 @@ def render(sections: Mapping[str, Any]) -> str:
     lines = [f"schema_version = {SCHEMA_VERSION}"]
     for name, settings in sections.items():
         lines += ["", f"[{name}]"]
+        lines += _keys(settings)
         for field in dataclasses.fields(settings):
-            value = getattr(settings, field.name)
-            lines.append(f"# {field.name} = (not set)" if value is None else f"{field.name} = {_toml(value)}")
+            for inner in _tables(getattr(settings, field.name)):
+                lines += ["", f"[[{name}.{field.name}]]", *_keys(inner)]
     return "\n".join(lines) + "\n"
+
+
+def _keys(settings: Any) -> Iterable[str]:
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not _tables(value):
+            yield f"# {field.name} = (not set)" if value is None else f"{field.name} = {_toml(value)}"
+
+
+def _tables(value: Any) -> tuple[Any, ...]:
+    """What a value says as an array of tables, behind the plain keys of its section."""
+    return value if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]) else ()
 
 
 def _read(path: Path, sections: Sections) -> dict[str, dict[str, Any]]:
@@ -171,6 +186,15 @@ def _check_section(kind: type[Any], values: Mapping[str, Any], where: str) -> No
 def _check(wanted: Any, value: Any, where: str) -> None:
     if not _fits(wanted, value):
         raise ConfigError(f"{where}: {value!r} is not {_words(wanted)}")
+    if (inner := _table(wanted)) is not None:
+        for number, each in enumerate(value, 1):
+            _check_section(inner, each, f"{where} {number}")
+
+
+def _table(wanted: Any) -> type[Any] | None:
+    """The dataclass of which a setting is a list: an array of tables in the file."""
+    inner = typing.get_args(wanted)[0] if typing.get_origin(wanted) is tuple else None
+    return inner if isinstance(inner, type) and dataclasses.is_dataclass(inner) else None
 
 
 def _fits(wanted: Any, value: Any) -> bool:
@@ -183,6 +207,8 @@ def _fits(wanted: Any, value: Any) -> bool:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if wanted is int:
         return isinstance(value, int) and not isinstance(value, bool)
+    if dataclasses.is_dataclass(wanted):
+        return isinstance(value, Mapping)
     return wanted is not type(None) and isinstance(value, wanted)
 
 
@@ -192,12 +218,16 @@ def _words(wanted: Any) -> str:
         return " or ".join(_words(each) for each in typing.get_args(wanted) if each is not type(None))
     if origin is tuple:
         return f"a list of {_words(typing.get_args(wanted)[0])}"
+    if dataclasses.is_dataclass(wanted):
+        return "tables"
     return {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}.get(
         wanted, str(wanted)
     )
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(wanted: Any, value: Any, where: str) -> Any:
+    if (inner := _table(wanted)) is not None:
+        return tuple(fill(inner, each, f"{where} {number}") for number, each in enumerate(value, 1))
     return tuple(value) if isinstance(value, list) else value
 
 

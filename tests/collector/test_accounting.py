@@ -76,6 +76,15 @@ def test_windows_that_are_over_are_accounted_once_and_add_up(store: DuckDBStore,
     assert accounting.one_pass() == 2
     assert totals(reader) == {"active": (600.0, 360_000.0), "execution_idle": (600.0, 72_000.0)}
     assert accounting.one_pass() == 0
+    assert accounting.newest == {"active": pytest.approx(300.0), "execution_idle": pytest.approx(60.0)}
+
+
+def test_what_the_fleet_draws_now_is_the_newest_window_of_each_node(store: DuckDBStore, reader: CatalogReader) -> None:
+    """But for nodes that were last heard of long before."""
+    store.write([samples("gone", range(600)), samples("a", range(4_800, 5_400)), samples("b", range(4_200, 4_800))])
+    accounting = Accounting(store, reader, clock=lambda: at(9_000))
+    accounting.one_pass()
+    assert sum(accounting.newest.values()) == pytest.approx(2 * 360.0, rel=0.01)
 
 
 def test_a_window_whose_samples_come_late_is_accounted_again(store: DuckDBStore, reader: CatalogReader) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from warpline_collector import fleet as fleet_module
 from warpline_collector.continuous import Pass
 from warpline_collector.fleet import Fleet
 from warpline_collector.metrics import endpoint, families, text
@@ -27,12 +28,13 @@ from warpline_collector.metrics.config import Config
 from warpline_collector.metrics.disk import Disk, Size
 from warpline_collector.metrics.endpoint import Endpoint
 from warpline_collector.metrics.snapshot import Snapshot, health
+from warpline_collector.notify.courier import Standing as Receiver
 from warpline_collector.standing import Config as Bounds
 from warpline_collector.standing import judge
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import ConfigError
-from warpline_proto.tables import DEVICE_SAMPLES
+from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS
 
 NOW_NS = 1_700_000_000 * 10**9
 ANYWHERE = Config("127.0.0.1:0")
@@ -220,6 +222,43 @@ def test_one_late_agent_is_no_stale_collector_but_all_of_them_are() -> None:
     # A pass that takes long may take five times that until the next one is overdue.
     long = replace(snapshot(fresh), newest=Pass(NOW_NS - 500 * 10**9, 110.0, "", {}))
     assert health(long).red == ()
+
+
+def test_a_receiver_that_is_not_reached_is_told_and_makes_nothing_stale() -> None:
+    """Its name is a label; where it is is nowhere."""
+    receiver = Receiver("ops", messages=3, failures=2, dropped=1, waiting=4, taken_ns=NOW_NS, failure="answered 500")
+    at = replace(snapshot(readings_of("node-1", 1, NOW_NS)), receivers=[receiver])
+    told = values(text.text(families.families(at)))
+    assert [
+        told[f"warpline_notify_{name}", "ops"] for name in ("messages_total", "failures_total", "dropped_total")
+    ] == [3, 2, 1]
+    assert [told[f"warpline_notify_{name}", "ops"] for name in ("waiting", "failing")] == [4, 1]
+    assert told["warpline_notify_taken_timestamp_seconds", "ops"] == 1.7e9
+    well = health(at)
+    assert (well.red, well.amber) == ((), ("receiver ops answered 500; incidents that it was not told of: 4",))
+
+
+def test_gpu_errors_of_a_log_are_told_by_node_kind_and_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the newest was written, and never a moment that is still to come; of a few codes, whatever a node sends."""
+    monkeypatch.setattr(fleet_module, "GPU_ERRORS_MAX", 2)
+    lines = [
+        ("xid", 79, NOW_NS - 9),
+        ("xid", 79, NOW_NS - 5),
+        ("oom", None, NOW_NS),
+        ("off_bus", None, NOW_NS + 99),
+        ("xid", 13, 1),
+    ]
+    rows = LOG_EVENTS.from_rows([{"kind": kind, "code": code, "time_ns": time_ns} for kind, code, time_ns in lines])
+    frame = Frame("node-1", "boot", 1, NOW_NS, (Batch("log_events", "kernel_log", rows),))
+    told = values(text.text(families.families(snapshot(frame))))
+    found = {key[1:]: value for key, value in told.items() if key[0] == "warpline_agent_gpu_error_timestamp_seconds"}
+    assert found == {("79", "xid", "node-1"): (NOW_NS - 5) / 1e9, ("", "off_bus", "node-1"): NOW_NS / 1e9}
+
+
+def test_power_is_told_by_state() -> None:
+    at = replace(snapshot(), watts={"active": 600.0, "execution_idle": 90.5})
+    told = values(text.text(families.families(at)))
+    assert told["warpline_state_power_watts", "execution_idle"] == 90.5
 
 
 async def test_a_store_that_does_not_answer_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ VERBS = {
     "power": "joules and money: who drew what, in which state, and what can be done about it",
     "capture": "fetch the raw kernels of a rank and a time from its node",
     "export": "what is kept of a rank and a time, as a trace for the Perfetto UI",
+    "notify": "who is told of incidents; a made-up one, to see that they hear",
     "store": "look after what is kept: check, repair, compact, backup",
     "doctor": "what works on this machine and what does not",
     "pki": "certificates for agents, people and the collector, where there is no authority",
@@ -41,7 +42,7 @@ VERBS = {
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
-    "status": "collector", "store": "collector", "pki": "pki", "explain": "collector",
+    "status": "collector", "store": "collector", "notify": "collector", "pki": "pki", "explain": "collector",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""

@@ -77,6 +77,14 @@ _AGENT: Final[tuple[tuple[str, str, Value], ...]] = (
     ("detail_level", "How much it tells: 0 everything, up to 3 the least.", lambda seen: seen.detail_level),
     ("left_out_kernels_total", "Kernels that it did not tell since its start.", lambda seen: seen.kernels_left_out),
 )  # fmt: skip
+_RECEIVER: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("messages_total", "Messages that the receiver took since the collector was started.", lambda at: at.messages),
+    ("failures_total", "Attempts that failed.", lambda at: at.failures),
+    ("dropped_total", "Incidents given up: too many waited, or the receiver called the message faulty.", lambda at: at.dropped),
+    ("waiting", "Incidents that it was not told of yet.", lambda at: at.waiting),
+    ("failing", "1 where the newest attempt failed.", lambda at: float(bool(at.failure))),
+    ("taken_timestamp_seconds", "When it took the newest message, in seconds since 1970.", lambda at: _scaled(at.taken_ns, 1e-9)),
+)  # fmt: skip
 _GPU: Final[tuple[tuple[str, str, Value], ...]] = (
     ("power_watts", "Board power.", lambda row: row["power_watts"]),
     ("energy_joules_total", "Energy counter since the driver was loaded.", lambda row: row["energy_joules"]),
@@ -102,8 +110,13 @@ def families(at: Snapshot) -> Iterator[Family]:
     yield from _each("warpline_", _PASS, [("", at.newest)] if at.newest else [])
     yield from _each("warpline_store_", _STORE, [("", at.size)] if at.size else [])
     yield _findings(at)
+    yield from _each(
+        "warpline_notify_", _RECEIVER, [(said(("receiver",), (each.receiver,)), each) for each in at.receivers]
+    )
+    yield _watts(at)
     yield from _each("warpline_agent_", _AGENT, [(said(("node",), _agent(each)), each.seen) for each in at.standings])
     yield from _troubles(at)
+    yield _gpu_errors(at)
     gpus, left_out = _gpus(at)
     yield from _each("warpline_gpu_", _GPU, gpus)
     lost = Family("warpline_left_out", "What is not told of, because there is too much.", ["what"])
@@ -151,6 +164,30 @@ def _findings(at: Snapshot) -> Family:
     for kind in FindingKind if at.newest else ():
         for severity in Severity:
             family.add([kind, severity], at.newest.open.get((kind, severity), 0) if at.newest else 0)
+    return family
+
+
+def _watts(at: Snapshot) -> Family:
+    family = Family(
+        "warpline_state_power_watts",
+        "Mean power of GPUs in each state, over the newest ten minutes accounted.",
+        ["state"],
+    )
+    for state, watts in sorted(at.watts.items()):
+        family.add([state], watts)
+    return family
+
+
+def _gpu_errors(at: Snapshot) -> Family:
+    family = Family(
+        "warpline_agent_gpu_error_timestamp_seconds",
+        "When the newest error of this kind and code was written to a log of the node, in seconds since 1970.",
+        ["node", "kind", "code"],
+    )
+    for standing in at.standings:
+        node = _label(standing.seen.agent)
+        for (kind, code), time_ns in list(standing.seen.gpu_errors.items()):
+            family.add([node, kind, "" if code is None else str(code)], time_ns / 1e9)
     return family
 
 

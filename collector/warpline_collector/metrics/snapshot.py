@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from ..continuous import Continuous, Pass
 from ..fleet import Fleet
 from ..ingest import Ingest
 from ..memory import Held
+from ..notify.courier import Standing as Receiver
 from ..pool import WorkerPool
 from ..standing import LATE, Keeper, Standing
 from .disk import Disk, Size
@@ -33,7 +34,10 @@ NAMED_MAX: Final = 10
 
 @dataclass(frozen=True)
 class Snapshot:
-    """`size` is None, and `unreadable` says why, where the store cannot be looked at. Times are ns of the collector's clock."""
+    """`size` is None, and `unreadable` says why, where the store cannot be looked at. Times are ns of the collector's clock.
+
+    `receivers`: how those fare who are told of incidents. `watts`: power by state, over the newest time that was accounted.
+    """
 
     now_ns: int
     started_ns: int
@@ -55,6 +59,8 @@ class Snapshot:
     questions_failed: int
     held: Held | None = None
     doors: Doors | None = None
+    receivers: Sequence[Receiver] = ()
+    watts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,8 @@ class Watch:
         clock: Callable[[], int],
         held: Callable[[], Held],
         doors: Callable[[], Doors],
+        receivers: Callable[[], Sequence[Receiver]] = tuple,
+        watts: Callable[[], Mapping[str, float]] = dict,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._disk = Disk(directory)
@@ -95,6 +103,8 @@ class Watch:
         self._clock = clock
         self._held = held
         self._doors = doors
+        self._receivers = receivers
+        self._watts = watts
         self._monotonic = monotonic
         self._started_ns = clock()
 
@@ -123,6 +133,8 @@ class Watch:
             questions_failed=self._workers.failed,
             held=self._held(),
             doors=self._doors(),
+            receivers=self._receivers(),
+            watts=self._watts(),
         )
 
     @property
@@ -168,6 +180,9 @@ def _amber(snapshot: Snapshot) -> Iterator[str]:
         more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
         listed = ", ".join(names[:NAMED_MAX])
         yield f"{len(names)} of {len(snapshot.standings)} agents {trouble.replace('_', ' ')}: {listed}{more}"
+    for receiver in snapshot.receivers:
+        if receiver.failure:
+            yield f"receiver {receiver.receiver} {receiver.failure}; incidents that it was not told of: {receiver.waiting}"
     yield from _certificate(snapshot)
     if snapshot.size is not None and snapshot.size.damaged:
         yield f"{snapshot.size.damaged} files of the store are damaged and left out"

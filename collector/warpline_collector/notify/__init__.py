@@ -1,0 +1,1 @@
+"""Telling receivers of incidents: settings, the book of what was told, the way there."""
