@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from warpline_proto.errors import ConfigError, QueryError
-from warpline_proto.finding import GRAVITY, OPEN, FindingState, Subject, from_json
+from warpline_proto.finding import GRAVITY, OPEN, FindingState, Subject
 from warpline_proto.plain import plain
 from warpline_tui.incident_text import Beside, markdown
 from warpline_tui.words import accused
 from warpline_tui.words import money as amount
 
+from . import states
 from .asking import Query, text
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ STEPS_BACK: Final = 50
 KERNEL_STEPS_BACK: Final = 20
 KERNELS_SHOWN: Final = 8
 TROUBLES_SHOWN: Final = 10
-_NEWEST: Final = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1"
-_COLUMNS: Final = "document, state, opened_ns, updated_ns, detector"
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def explain(query: Query, wanted: str, prices: Money | None) -> Explained:
 
 
 def _only(query: Query, wanted: str) -> FindingState:
-    found = _states(query, f"WHERE starts_with(id, {text(wanted)}) {_NEWEST} ORDER BY id LIMIT {RELATED_MAX}")
+    found = _states(query, f"WHERE starts_with(id, {text(wanted)}) {states.NEWEST} ORDER BY id LIMIT {RELATED_MAX}")
     exact = [state for state in found if state.finding.id == wanted]
     if exact or len(found) == 1:
         return (exact or found)[0]
@@ -89,7 +87,7 @@ def _only(query: Query, wanted: str) -> FindingState:
 
 def _nearest(query: Query, wanted: str) -> str:
     """Open findings whose identifiers are like what was typed, else the gravest ones; in words."""
-    known = _states(query, f"{_NEWEST} AND state = '{OPEN}' ORDER BY updated_ns DESC LIMIT 1000")
+    known = _states(query, f"{states.NEWEST} AND state = '{OPEN}' ORDER BY updated_ns DESC LIMIT 1000")
     if not known:
         return "none is open: `warpline findings --all` lists those that are over"
     known.sort(key=lambda state: GRAVITY[state.finding.severity])
@@ -109,20 +107,11 @@ def _related(query: Query, state: FindingState) -> list[FindingState]:
     if not same:
         return []
     order = f"ORDER BY state <> '{OPEN}', updated_ns DESC LIMIT {RELATED_MAX}"
-    return _states(query, f"WHERE {' OR '.join(same)} {_NEWEST} {order}")
+    return _states(query, f"WHERE {' OR '.join(same)} {states.NEWEST} {order}")
 
 
 def _states(query: Query, rest: str) -> list[FindingState]:
-    return list(filter(None, map(_state, query(f"SELECT {_COLUMNS} FROM findings {rest}").to_pylist())))
-
-
-def _state(row: Mapping[str, Any]) -> FindingState | None:
-    """None where another version wrote the finding in a form that this one cannot read."""
-    try:
-        finding = from_json(json.loads(row["document"]))
-    except (KeyError, TypeError, ValueError):
-        return None
-    return FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"], row["detector"])
+    return states.read(query(f"SELECT {states.COLUMNS} FROM findings {rest}").to_pylist())
 
 
 def _beside(query: Query, subject: Subject) -> Iterator[Beside]:

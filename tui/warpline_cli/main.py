@@ -29,6 +29,7 @@ VERBS = {
     "status": "the fleet: which agents are late, dropping, skewed or over budget, of which version",
     "findings": "what is wrong now, and since when",
     "explain": "one finding as Markdown, for a ticket: who, since when, what to do, on which evidence",
+    "report": "a page with plots: what was wrong, how fast and at what cost, of a job or a day",
     "sql": "ask the store",
     "power": "joules and money: who drew what, in which state, and what can be done about it",
     "capture": "fetch the raw kernels of a rank and a time from its node",
@@ -42,9 +43,9 @@ VERBS = {
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
-    "status": "collector", "store": "collector", "notify": "collector", "pki": "pki", "explain": "collector",
+    "status": "collector", "store": "collector", "notify": "collector", "pki": "pki", "explain": "collector", "report": "report",
 }  # fmt: skip
-WITH_DUCKDB = ("collector", "analyze", "all")
+WITH_DUCKDB = ("collector", "analyze", "report", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""
 
 

@@ -17,7 +17,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(options: argparse.Namespace) -> Money | None:
-    """Prices as they are set, None without a price. Files that were not named and cannot be read only leave money out."""
+    """Prices as they are set, None without a price."""
+    money = settings(options)
+    return money if money.price_per_kwh else None
+
+
+def settings(options: argparse.Namespace) -> Money:
+    """Section [power]. Files that were not named and cannot be read only leave money out."""
     from warpline_analysis.energy.money import Money
     from warpline_proto.config import files, load
     from warpline_proto.errors import ConfigError
@@ -28,5 +34,5 @@ def read(options: argparse.Namespace) -> Money | None:
         if options.config is not None:
             raise
         tell(f"no price: {error}")
-        return None
-    return money if money.price_per_kwh else None
+        return Money()
+    return money

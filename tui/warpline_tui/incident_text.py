@@ -73,7 +73,7 @@ def markdown(
 
 def escaped(text: str) -> str:
     """Text in which Markdown finds nothing of its own: no markup, no tags, no line ends; it reads as it was."""
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+", " ", text).strip()
+    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", text).strip()
     line = _SPECIAL.sub(lambda found: f"\\{found[0]}", line)
     return _LINE_BEGIN.sub(r"\1\\\2", line)
 
