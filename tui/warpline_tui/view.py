@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from .answers import Answers
+from .console.catalogue import Console
 from .power import Prices
 
 Query = Callable[[str], pa.Table]
@@ -31,16 +32,25 @@ LIVE = Moment()
 
 
 class Ask:
-    """What a view asks with: SQL, the moment that is looked at, and what energy costs (None where no price is set).
+    """What a view asks with: SQL, the moment that is looked at, what energy costs (None where no price is set), and where SQL of
+    the user's own goes (None: where all goes).
 
     `now_ns` is the moment, or the viewer's clock while the newest is looked at; ages are told against it.
     """
 
-    def __init__(self, answers: Answers, now_ns: int, moment: Moment = LIVE, prices: Prices | None = None) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        now_ns: int,
+        moment: Moment = LIVE,
+        prices: Prices | None = None,
+        console: Console | None = None,
+    ) -> None:
         self._answers = answers
         self.at_ns = moment.at_ns
         self.now_ns = now_ns if moment.at_ns is None else moment.at_ns
         self.prices = prices
+        self.console = console
 
     def rows(self, sql: str, for_seconds: float = 0.0) -> pa.Table:
         """The answer to one SELECT, or one to the same words that is younger than `for_seconds`; raises a WarplineError."""

@@ -1,0 +1,1 @@
+"""What the SQL console knows and does without a screen: names and meanings, completion, history, results as text."""
