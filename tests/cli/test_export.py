@@ -19,8 +19,9 @@ from warpline_agent.kernels import CATEGORIES, Kernels, kernel_id, name_rows
 from warpline_agent.parsers.kineto import read_trace
 from warpline_agent.raw_rows import raw_rows
 from warpline_agent.recordings.archive import Limits, file_input
-from warpline_cli import trace_export
 from warpline_cli.main import EXIT_USAGE, main
+from warpline_cli.trace import export as trace_export
+from warpline_cli.trace import tables as trace_tables
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch
 from warpline_proto.tables import CAPTURES, COLLECTIVES, PHASES, STEPS
@@ -100,28 +101,43 @@ def export(store: Path, *words: str, name: str = "out.json.gz") -> dict[str, Any
 
 
 def check(document: dict[str, Any]) -> None:
-    """The rules of the format: phases and their keys, every track named, slices of a track one behind the other."""
+    """The rules of the format: phases and their keys, every track named, slices behind or within one another, whole arrows."""
     assert document["displayTimeUnit"] == "ns"
     named: set[tuple[str, int, int]] = set()
-    ends: dict[tuple[int, int], int] = {}
-    for event in document["traceEvents"]:
+    open_: dict[tuple[int, int], list[int]] = {}
+    arrows: dict[str, list[tuple[int, int, bool, bool]]] = {}
+    for number, event in enumerate(document["traceEvents"]):
         track = event["pid"], event["tid"]
         assert all(type(each) is int for each in track)
         if event["ph"] == "M":
             named.add((event["name"], event["pid"], event["tid"]))
             continue
         assert ("process_name", event["pid"], 0) in named
-        assert ("thread_name", *track) in named
-        assert event["ph"] in ("X", "s", "t", "f")
-        if event["ph"] != "X":
-            assert type(event["id"]) is int
-            continue
-        assert isinstance(event["name"], str) and isinstance(event["cat"], str) and isinstance(event["args"], dict)
-        start, took = nanoseconds(event["ts"]), nanoseconds(event["dur"])
+        start = nanoseconds(event["ts"])
         assert start >= 0
+        if event["ph"] == "C":
+            assert [type(each) for each in event["args"].values()] in ([int], [Decimal])
+            continue
+        assert ("thread_name", *track) in named
+        assert isinstance(event["name"], str) and isinstance(event["cat"], str) and isinstance(event["args"], dict)
+        if event["ph"] == "i":
+            assert event["s"] in ("g", "t")
+            continue
+        assert event["ph"] == "X"
+        took = nanoseconds(event["dur"])
         assert took >= 0
-        assert ends.get(track, 0) <= start
-        ends[track] = start + took
+        around = open_.setdefault(track, [])
+        while around and around[-1] <= start:
+            around.pop()
+        assert not around or start + took <= around[-1]
+        around.append(start + took)
+        if "bind_id" in event:
+            way = bool(event.get("flow_in")), bool(event.get("flow_out"))
+            arrows.setdefault(event["bind_id"], []).append((start, number, *way))
+    for key, bound in arrows.items():
+        assert int(key, 16) > 0
+        ways = [each[2:] for each in sorted(bound)]
+        assert ways == [(False, True), *[(True, True)] * (len(bound) - 2), (True, False)]
 
 
 def nanoseconds(microseconds: Decimal) -> int:
@@ -134,7 +150,7 @@ def slices(document: dict[str, Any], category: str) -> list[Exact]:
     ranks = {
         event["pid"]: int(event["args"]["name"].replace(",", "").split()[1])
         for event in document["traceEvents"]
-        if event["name"] == "process_name"
+        if event["name"] == "process_name" and event["args"]["name"].startswith("rank")
     }
     base = document["baseTimeNanoseconds"]
     return sorted(
@@ -159,8 +175,8 @@ def test_a_job_is_drawn_with_ranks_streams_steps_phases_and_arrows_and_each_reco
     events = document["traceEvents"]
     tracks = {event["args"]["name"] for event in events if event["name"] == "thread_name"}
     assert {"steps", "phases", "collectives of dp", "stream 7 of device 0", "stream 20 of device 0 (2)"} <= tracks
-    begun, ended = ([each for each in events if each["ph"] == phase] for phase in "sf")
-    assert [(each["id"], each["ts"]) for each in begun] == [(each["id"], each["ts"]) for each in ended]
+    begun, ended = ([each for each in events if each.get(way)] for way in ("flow_out", "flow_in"))
+    assert [each["bind_id"] for each in begun] == [each["bind_id"] for each in ended]
     assert begun[0]["pid"] != ended[0]["pid"]
 
 
@@ -191,7 +207,7 @@ def test_our_own_reader_of_traces_reads_it_back(store: Path) -> None:
         (["--capture", "no"], "capture 'no' of kernels is denied: ring: gone"),
         (["--job", "other"], "nothing is kept of that"),
         (["--job", "it's"], "nothing is kept of that"),
-        ([], "name either --capture or --job"),
+        ([], "name one of --finding, --capture and --job"),
         (["--job", "train", "--from", "yesterday"], "--from 'yesterday' is no time"),
         (["--job", "train", "--from", "2", "--to", "1"], "--from is not before --to"),
     ],
@@ -211,7 +227,7 @@ def test_a_file_with_too_many_slices_ends_and_says_what_it_left_out(
     monkeypatch.setattr(trace_export, "SLICES_MAX", 100)
     document = export(store, "--job", "train")
     assert sum(event["ph"] == "X" for event in document["traceEvents"]) == 100
-    assert "left out: 506 rows" in capsys.readouterr().err
+    assert "left out: 508 kernels" in capsys.readouterr().err
 
 
 @settings(max_examples=40, deadline=None)
@@ -227,8 +243,8 @@ def test_rows_of_one_start_are_neither_lost_nor_doubled_where_a_page_ends(starts
         return pa.table({"start_ns": [each[0] for each in found], "n": [each[1] for each in found]})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trace_export, "PAGE_ROWS", page)
-        found = [(row["start_ns"], row["n"]) for row in trace_export._pages(query, ("start_ns", "n"), "t")]
+        patch.setattr(trace_tables, "PAGE_ROWS", page)
+        found = [(row["start_ns"], row["n"]) for row in trace_tables.pages(query, ("start_ns", "n"), "t")]
     assert found == rows
 
 
