@@ -58,7 +58,7 @@ def test_the_beginning_of_an_identifier_is_enough(store: Path, capsys: pytest.Ca
     assert main(["explain", "compute", "--store", str(store), "--config", str(store.parent / "prices.toml")]) == 0
     told = capsys.readouterr().out
     assert told.startswith("## [critical] compute_straggler: rank 1, stage 0, GPU G1, on a of job train\n")
-    assert "| cost | 1.00 kWh, 0.50 EUR |" in told
+    assert "| cost | 1.00 kWh, 0.50 EUR of energy |" in told
     assert "### Its newest 50 steps beside its peers'" in told
     rows = [line for line in told.splitlines() if line.startswith("| ") and "| a | 50 | 1000 |" in line]
     assert len(rows) == 8

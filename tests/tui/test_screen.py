@@ -11,9 +11,7 @@ from seen import Database, app_over, settle, take, words
 from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
 from warpline_tui.app import WarplineApp
 from warpline_tui.text import fleet
-from warpline_tui.views.findings import FindingsView
 from warpline_tui.views.fleet import FleetView
-from warpline_tui.views.kernels import KernelsView
 
 NOW = 1_800_000_000_000_000_000
 
@@ -91,52 +89,6 @@ async def test_the_fleet_shows_the_newest_reading_of_each_gpu_and_marks_the_accu
         assert "60%" in words(pilot, "#ranks").splitlines()[1]
 
 
-async def test_one_key_leads_to_the_finding_with_evidence_and_what_to_do(database: Database) -> None:
-    fill(database)
-    async with app_over(database, NOW).run_test(size=(120, 40)) as pilot:
-        await settle(pilot)
-        await pilot.press("2")
-        await settle(pilot)
-        assert "compute_straggler" in words(pilot, "#findings")
-        shown = words(pilot, "#evidence")
-        for expected in (
-            STRAGGLER.summary,
-            STRAGGLER.next_step,
-            "step 12",
-            "250 ms a step",
-            "transfer is even",
-            "SELECT rank",
-        ):
-            assert expected in shown
-
-
-async def test_the_kernel_table_follows_the_chosen_rank(database: Database) -> None:
-    fill(database)
-    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
-        await settle(pilot)
-        await pilot.press("3")
-        await settle(pilot)
-        assert "rank 1 of train" in words(pilot, "#heading"), "the accused rank comes first"
-        assert "ampere_gemm" in words(pilot, "#kernels")
-        assert "10 µs" in words(pilot, "#kernels")
-        await pilot.press("right_square_bracket")
-        await settle(pilot)
-        assert "rank 0 of train" in words(pilot, "#heading")
-        assert "5 µs" in words(pilot, "#kernels")
-
-
-def test_steps_told_by_sums_alone_do_not_draw_the_median_down(database: Database) -> None:
-    """What has no median does not count for it; a kernel that never has one says so."""
-    fill(database)
-    bare = {"job": "train", "rank": 1, "category": "compute", "count": 90, "sum_ns": 1, "min_ns": 1, "max_ns": 1}
-    database.add("kernel_clusters", [bare | {"kernel_id": number, "grade": "sums"} for number in (7, 8)])
-    kernels = take(database, KernelsView(("train", 1)), NOW).kernels
-    assert {kernel.name: (kernel.count, kernel.p50_ns) for kernel in kernels} == {
-        "ampere_gemm": (100, 500.0),
-        "kernel 8": (90, None),
-    }
-
-
 async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Database) -> None:
     fill(database)
     async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
@@ -187,12 +139,3 @@ def test_the_fleet_as_text_names_the_finding_and_every_gpu(database: Database) -
 
 def test_a_store_without_rows_is_not_called_healthy(database: Database) -> None:
     assert fleet(take(database, FleetView(), NOW)) == "No data yet."
-
-
-def test_a_finding_of_another_version_does_not_end_the_screen(database: Database) -> None:
-    """What cannot be read is left out, what can be is shown."""
-    fill(database)
-    database.add(
-        "findings", [{"id": "x", "state": "open", "updated_ns": NOW, "document": '{"kind": "invented_later"}'}]
-    )
-    assert [incident.finding.id for incident in take(database, FindingsView(), NOW).incidents] == [STRAGGLER.id]

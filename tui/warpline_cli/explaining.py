@@ -11,8 +11,8 @@ from warpline_proto.errors import ConfigError, QueryError
 from warpline_proto.finding import GRAVITY, OPEN, FindingState, Subject
 from warpline_proto.plain import plain
 from warpline_tui.incident_text import Beside, markdown
+from warpline_tui.money import lost
 from warpline_tui.words import accused
-from warpline_tui.words import money as amount
 
 from . import states
 from .asking import Query, text
@@ -64,10 +64,8 @@ def lived(state: FindingState) -> dict[str, Any]:
 def explain(query: Query, wanted: str, prices: Money | None) -> Explained:
     """The finding whose identifier is `wanted`, or begins so; ConfigError where there is none, or more than one."""
     state = _only(query, wanted)
-    joules, dated_ns = state.finding.cost.joules, state.finding.onset.time_ns or state.opened_ns
-    money = None
-    if joules is not None and prices is not None:
-        money = f"{amount(prices.cost(joules, prices.price_at(dated_ns)))} {prices.currency}"
+    amount = lost(state.finding.cost, prices, state.finding.onset.time_ns or state.opened_ns)
+    money = None if amount is None else str(amount)
     related = tuple(other for other in _related(query, state) if other.finding.id != state.finding.id)
     return Explained(state, related, tuple(_beside(query, state.finding.subject)), money)
 

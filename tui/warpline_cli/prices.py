@@ -17,9 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read(options: argparse.Namespace) -> Money | None:
-    """Prices as they are set, None without a price."""
+    """Prices as they are set, None where neither energy nor GPU time has one."""
     money = settings(options)
-    return money if money.price_per_kwh else None
+    return money if money.price_per_kwh or money.price_per_gpu_hour else None
 
 
 def settings(options: argparse.Namespace) -> Money:

@@ -31,7 +31,7 @@ SELECT document, state, opened_ns, updated_ns FROM findings WHERE {ask.until("up
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 ORDER BY updated_ns DESC LIMIT {INCIDENTS_MAX}
 """)
-    return tuple(filter(None, map(_incident, rows.to_pylist())))
+    return tuple(filter(None, map(read, rows.to_pylist())))
 
 
 def open_ones(incidents: Iterable[Incident]) -> tuple[Incident, ...]:
@@ -50,8 +50,8 @@ def troubled(incidents: Iterable[Incident]) -> set[tuple[str, Any]]:
     return marks - {("gpu", None)}
 
 
-def _incident(row: dict[str, Any]) -> Incident | None:
-    """None where another version wrote the finding in a form that this one cannot read: the others are shown."""
+def read(row: dict[str, Any]) -> Incident | None:
+    """A row of `findings`; None where another version wrote it in a form that this one cannot read: the others are shown."""
     try:
         finding = from_json(json.loads(str(row["document"])))
     except (KeyError, TypeError, ValueError):

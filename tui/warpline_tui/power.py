@@ -12,7 +12,17 @@ RUNNING: Final = frozenset(("active", "execution_idle", "busy_wait", "spinning")
 
 
 class Prices(Protocol):
-    """What energy costs; asked only where a price is set."""
+    """What energy and GPU time cost; there are none where no price is set."""
+
+    @property
+    def price_per_kwh(self) -> float:
+        """A kilowatt-hour where no tariff holds; 0 where no price of energy is set."""
+        ...
+
+    @property
+    def price_per_gpu_hour(self) -> float | None:
+        """An hour of a GPU, None where no price of it is set."""
+        ...
 
     @property
     def currency(self) -> str:

@@ -53,10 +53,13 @@ class Span(NamedTuple):
 class Money:
     """Settings of section [power]. `pue` multiplies what GPUs draw by what the building draws for it.
 
+    `price_per_gpu_hour` is what an hour of a GPU costs, whatever it draws; None leaves it out.
+
     Without a price (0) nothing is said of money, without an intensity (0) nothing of carbon. `time_zone` is that of the tariffs.
     """
 
     price_per_kwh: float = 0.0
+    price_per_gpu_hour: float | None = None
     currency: str = "USD"
     carbon_grams_per_kwh: float = 0.0
     pue: float = 1.0
@@ -64,8 +67,8 @@ class Money:
     time_zone: str = "UTC"
 
     def __post_init__(self) -> None:
-        if min(self.price_per_kwh, self.carbon_grams_per_kwh) < 0:
-            raise ValueError("price_per_kwh and carbon_grams_per_kwh are not negative")
+        if min(self.price_per_kwh, self.carbon_grams_per_kwh, self.price_per_gpu_hour or 0.0) < 0:
+            raise ValueError("price_per_kwh, price_per_gpu_hour and carbon_grams_per_kwh are not negative")
         if not 1.0 <= self.pue <= 10.0:
             raise ValueError("pue lies between 1 and 10")
         if len(self.tariffs) > TARIFFS_MAX:

@@ -31,8 +31,10 @@ class Entry:
 
 SCREENS: Final = {
     "fleet": Entry("fleet", "FleetPage", "Every GPU and every rank", "1,F"),
-    "findings": Entry("findings", "FindingsPage", "What was found, with evidence and what to do", "2,I"),
+    "incidents": Entry("incidents", "IncidentsPage", "What was found, with evidence and what to do", "2,I"),
+    "incident": Entry("incident", "IncidentPage", "One incident as a walk, from the verdict to what to do"),
     "kernels": Entry("kernels", "KernelsPage", "Where the GPU time of a rank goes", "3,K"),
     "sources": Entry("sources", "SourcesPage", "What is read, and what is missing", "4,S"),
+    "sql": Entry("sql", "SqlPage", "Ask the store in SQL", "9,colon"),
     "power": Entry("power", "PowerPage", "What is drawn, what for, and by whom", "5,P"),
 }

@@ -136,8 +136,9 @@ class PowerView:
         if last_ns is None:
             return Power(by=self.by)
         first_ns = last_ns - (WINDOWS - 1) * WINDOW_NS
+        priced = ask.prices if ask.prices is not None and ask.prices.price_per_kwh else None
         prices = ", ".join(
-            f"({window_ns}, {_price(ask.prices, window_ns)!r}::DOUBLE)"
+            f"({window_ns}, {_price(priced, window_ns)!r}::DOUBLE)"
             for window_ns in range(first_ns, last_ns + 1, WINDOW_NS)
         )
         by_state = ask.rows(states(first_ns, prices), ACCOUNT_SECONDS).to_pylist()
@@ -149,12 +150,12 @@ class PowerView:
             end_ns=max(row["end_ns"] for row in by_state),
             states=tuple(_state(row) for row in by_state),
             causes=tuple(CauseSum(**row) for row in followed),
-            drawers=tuple(_drawer(row, ask.prices) for row in rows),
+            drawers=tuple(_drawer(row, priced) for row in rows),
             groups=rows[0]["groups"] if rows else 0,
-            currency=None if ask.prices is None else ask.prices.currency,
-            cost=_cost(ask.prices, sum(row["priced"] or 0.0 for row in by_state)),
-            idle_cost=_cost(ask.prices, _priced(by_state, "execution_idle")),
-            unknown_cost=_cost(ask.prices, _priced(by_state, "low_unknown")),
+            currency=None if priced is None else priced.currency,
+            cost=_cost(priced, sum(row["priced"] or 0.0 for row in by_state)),
+            idle_cost=_cost(priced, _priced(by_state, "execution_idle")),
+            unknown_cost=_cost(priced, _priced(by_state, "low_unknown")),
         )
 
 
