@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 from rich.console import Console
 from textual.pilot import Pilot
+from textual.scroll_view import ScrollView
 from textual.widgets import DataTable, Static
 
 from warpline_proto.errors import QueryError
@@ -78,10 +79,12 @@ async def settle(pilot: Pilot[None]) -> None:
 
 
 def words(pilot: Pilot[None], selector: str) -> str:
-    """What a widget says, as plain text."""
+    """What a widget says, as plain text: every row of a table, of what scrolls what is seen."""
     widget = pilot.app.screen.query_one(selector)
     if isinstance(widget, DataTable):
         return "\n".join(" | ".join(str(cell) for cell in widget.get_row_at(row)) for row in range(widget.row_count))
+    if isinstance(widget, ScrollView):
+        return "\n".join(widget.render_line(line).text.rstrip() for line in range(widget.size.height))
     assert isinstance(widget, Static)
     console = Console(width=200, color_system=None, force_terminal=False)
     with console.capture() as capture:

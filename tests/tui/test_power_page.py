@@ -170,7 +170,7 @@ async def test_an_account_that_cannot_be_asked_takes_no_other_page_with_it(datab
         assert "energy_states" in words(pilot, "#power") and "Nothing is accounted" not in words(pilot, "#power")
         await pilot.press("1")
         await settle(pilot)
-        assert "node-0" in words(pilot, "#gpus") and "energy_states" not in words(pilot, "Status")
+        assert "node-0" in words(pilot, "#chosen") and "energy_states" not in words(pilot, "Status")
 
 
 def test_causes_are_those_of_the_view(database: Database) -> None:

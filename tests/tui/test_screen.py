@@ -11,7 +11,7 @@ from seen import Database, app_over, settle, take, words
 from warpline_proto.finding import Cost, Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
 from warpline_tui.app import WarplineApp
 from warpline_tui.text import fleet
-from warpline_tui.views.fleet import FleetView
+from warpline_tui.views.roster import RosterView
 
 NOW = 1_800_000_000_000_000_000
 
@@ -76,19 +76,6 @@ async def test_an_empty_store_says_that_nothing_was_heard_of_yet(database: Datab
         assert pilot.app.screen.query_one("#empty").display
 
 
-async def test_the_fleet_shows_the_newest_reading_of_each_gpu_and_marks_the_accused(database: Database) -> None:
-    fill(database)
-    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
-        await settle(pilot)
-        gpus = words(pilot, "#gpus").splitlines()
-        assert len(gpus) == 2
-        assert "309" in gpus[0]
-        assert gpus[1].startswith("▶ node-b")
-        assert not gpus[0].startswith("▶")
-        assert "1 open: critical" in words(pilot, "Status")
-        assert "60%" in words(pilot, "#ranks").splitlines()[1]
-
-
 async def test_a_source_that_is_denied_is_shown_with_the_reason(database: Database) -> None:
     fill(database)
     async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
@@ -126,16 +113,16 @@ async def test_when_the_collector_goes_away_the_last_picture_stays_and_says_so(d
         pilot.app.ask(again=True)
         await settle(pilot)
         assert "no collector answers" in words(pilot, "Status")
-        assert len(words(pilot, "#gpus").splitlines()) == 2
+        assert "node-b GPU 0" in words(pilot, "#chosen"), "the last picture stays"
 
 
 def test_the_fleet_as_text_names_the_finding_and_every_gpu(database: Database) -> None:
     fill(database)
-    text = fleet(take(database, FleetView(), NOW))
+    text = fleet(take(database, RosterView(), NOW))
     assert "CRITICAL compute_straggler: rank 1" in text
     assert "node-a" in text
     assert STRAGGLER.next_step in text
 
 
 def test_a_store_without_rows_is_not_called_healthy(database: Database) -> None:
-    assert fleet(take(database, FleetView(), NOW)) == "No data yet."
+    assert fleet(take(database, RosterView(), NOW)) == "No data yet."

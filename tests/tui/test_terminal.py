@@ -82,7 +82,7 @@ def test_top_over_a_store_answers_who_what_and_what_to_do(
     config = store.parent / "warpline.toml"
     config.write_text('[power]\nprice_per_kwh = 0.4\ncurrency = "EUR"\n')
     terminal = open_terminal(columns, lines, "top", "--store", str(store), "--config", str(config))
-    screen = terminal.shows("2 nodes", "1 open: critical", "▶ node-b", "512", "▶ pretrain")
+    screen = terminal.shows("2 nodes", "1 open: critical", "◆ node-b GPU 0", "513 of 700 W", "▶ pretrain")
     assert max(map(len, screen.splitlines())) <= columns
     assert len(screen.splitlines()) <= lines
     assert "quit" in screen.splitlines()[-1]

@@ -16,11 +16,13 @@ from textual.worker import get_current_worker
 from warpline_proto.errors import WarplineError
 
 from .answers import Answers
+from .console.catalogue import Console
 from .moment import MomentPrompt
 from .place import Go, Place
 from .power import Prices
 from .screens import SCREENS
 from .screens.page import Page, Wants
+from .themes import DARK, THEMES
 from .travel import LEAP_SECONDS, STEP_SECONDS, Travel
 from .view import Ask, Moment, Query, View
 from .views.headline import Headline, HeadlineView, newest
@@ -51,7 +53,7 @@ class WarplineApp(App[None]):
     """Asks `query` for what the page in front wants, each `refresh_seconds` while the newest is looked at, and once where a past
     moment is. A slow answer makes the data older, never the keys slower.
 
-    `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. `operator` lets
+    `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. SQL of the user's own goes to `console`. `operator` lets
     pages offer what changes something.
     """
 
@@ -83,15 +85,21 @@ class WarplineApp(App[None]):
         *,
         clock: Callable[[], int] = time.time_ns,
         prices: Prices | None = None,
+        console: Console | None = None,
         first: str = FIRST_SCREEN,
         recorded: bool = False,
         operator: bool = False,
         refresh_seconds: float = 1.0,
+        theme_name: str = DARK,
     ) -> None:
         super().__init__()
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = theme_name
         self.operator = operator
         self._clock = clock
         self._prices = prices
+        self._console = console
         self._first = first
         self._recorded = recorded
         self._refresh_seconds = refresh_seconds
@@ -204,9 +212,9 @@ class WarplineApp(App[None]):
             self.call_from_thread(self._arrived, question, shown, error)
 
     def _ask_at(self, moment: Moment) -> Ask:
-        asked = Ask(self._answers, self._clock(), moment, self._prices)
+        asked = Ask(self._answers, self._clock(), moment, self._prices, self._console)
         if self._recorded and moment.at_ns is None:
-            return Ask(self._answers, newest(asked) or self._clock(), moment, self._prices)
+            return Ask(self._answers, newest(asked) or self._clock(), moment, self._prices, self._console)
         return asked
 
     def _arrived(self, question: Question, shown: Any, error: str | None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from .grid import grid
 from .incident import open_ones
-from .views.fleet import Fleet
+from .views.roster import Roster
 from .words import UNKNOWN, accused, cost, duration, number, share, since
 
 
-def fleet(shown: Fleet) -> str:
+def fleet(shown: Roster) -> str:
     """Findings first, then GPUs, then ranks."""
     parts = [_findings(shown)]
     if shown.gpus:
@@ -45,7 +45,7 @@ def fleet(shown: Fleet) -> str:
     return "\n\n".join(parts)
 
 
-def _findings(shown: Fleet) -> str:
+def _findings(shown: Roster) -> str:
     incidents = open_ones(shown.incidents)
     if not incidents:
         return "No finding is open." if shown.gpus or shown.ranks else "No data yet."

@@ -24,13 +24,13 @@ def run(options: argparse.Namespace) -> int:
     from warpline_tui.answers import Answers
     from warpline_tui.text import fleet
     from warpline_tui.view import Ask
-    from warpline_tui.views.fleet import FleetView
+    from warpline_tui.views.roster import RosterView
 
     with asking.trusted(options) as query:
         if not options.once:
             return screen.show(query, prices.read(options), recorded=options.store is not None)
         try:
-            shown = FleetView().take(Ask(Answers(query, time.time_ns), time.time_ns()))
+            shown = RosterView().take(Ask(Answers(query, time.time_ns), time.time_ns()))
         except WarplineError as error:
             tell(f"warpline top: {error}")
             return 1

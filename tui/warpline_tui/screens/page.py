@@ -7,10 +7,10 @@ from typing import Generic, TypeVar
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.screen import Screen
-from textual.widgets import Footer
 
 from ..place import Place
 from ..view import View
+from ..widgets.keys import Keys
 from ..widgets.status import Status
 
 Shown = TypeVar("Shown")
@@ -35,7 +35,7 @@ class Page(Screen[None], Generic[Shown]):
         """Status above, content between, keys below."""
         yield Status()
         yield from self.content()
-        yield Footer()
+        yield Keys()
 
     def content(self) -> ComposeResult:
         """The widgets of this screen."""

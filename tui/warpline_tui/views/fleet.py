@@ -1,118 +1,232 @@
-"""What the fleet screen shows: the newest reading of each GPU, the recent steps of each rank, and who is accused."""
+"""What the fleet screen shows: a reading of each GPU in columns, who is accused, and a line about each job.
+
+Who there is, and what of it rarely changes, is asked for rarely, with the last reading of each; what was read in the last seconds
+is asked for each time, and laid over it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
-from ..incident import Incident, newest
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from warpline_proto.finding import GRAVITY
+
 from ..view import Ask
 
 RECENT_NS: Final = 120 * 10**9
 """A GPU that was not heard of for so long before the newest reading is gone from the fleet."""
-RECENT_STEPS: Final = 64
-"""Steps of each rank that its medians cover."""
-ROWS_MAX: Final = 2_000
+FRESH_NS: Final = 5 * 10**9
+"""What was read so shortly before the newest reading is asked for each time."""
+SILENT_NS: Final = 30 * 10**9
+"""A GPU that was not heard of for so long before the newest reading is silent."""
+LISTED_SECONDS: Final = 15.0
+"""Which GPUs there are is asked so rarely."""
+JOBS_SECONDS: Final = 10.0
+GPUS_MAX: Final = 20_000
+JOBS_MAX: Final = 50
+RECENT_STEPS: Final = 16
+"""Steps of each rank that a job's line covers."""
+FINDINGS_MAX: Final = 200
+IDLE_PERCENT: Final = 5
+"""Below this utilisation a GPU does nothing."""
+READINGS: Final = (
+    "power_watts",
+    "busy_percent",
+    "temperature_celsius",
+    "clock_mhz",
+    "link_bytes",
+    "memory_bytes",
+    "time_ns",
+)
+"""Columns that the newest reading replaces; the others belong to the GPU."""
 
-RankKey = tuple[str, int | None]
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """The newest reading of one GPU; None where the device does not tell."""
+class Accusation:
+    """The gravest open finding against a GPU, its node or its rank."""
 
-    node: str
-    index: int | None
-    uuid: str | None
-    name: str | None
-    job: str | None
-    time_ns: int | None
-    power_watts: float | None
-    power_limit_watts: float | None
-    utilization_percent: float | None
-    sm_clock_mhz: float | None
-    temperature_celsius: float | None
-    memory_used_bytes: int | None
-    memory_total_bytes: int | None
-    resident_processes: int | None
+    id: str
+    severity: str
+    kind: str
+    summary: str
 
 
 @dataclass(frozen=True)
-class Rank:
-    """One rank's recent steps: newest step, median durations in ns over the steps looked at."""
+class Job:
+    """Recent steps of a job over its ranks: medians in ns, and the rank whose median step computes longest."""
 
     job: str
-    rank: int | None
-    node: str | None
-    stage: int | None
-    dp: int | None
+    ranks: int
     step: int | None
-    steps: int
     step_ns: float | None
     compute_ns: float | None
     communication_ns: float | None
     idle_ns: float | None
-
-    @property
-    def key(self) -> RankKey:
-        """What names the rank."""
-        return (self.job, self.rank)
+    slowest_rank: int | None
+    slowest_compute_ns: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Gpus:
+    """A row a GPU, by node and index: `key` (node/UUID), node, gpu, gpu_uuid, gpu_name, job, limits, programs, and READINGS.
+
+    `accused` is a number into `accusations` for each GPU, -1 where nothing is found against it. As long as `listed` is the same,
+    so are the GPUs and their order.
+    """
+
+    table: pa.Table
+    listed: pa.Table
+    accused: npt.NDArray[np.int32]
+    accusations: tuple[Accusation, ...] = ()
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def numbers(self, column: str) -> Numbers:
+        """A column, NaN where not known."""
+        made: Numbers = pc.cast(self.table[column], pa.float64(), safe=False).to_numpy()
+        return made
+
+    def texts(self, column: str) -> list[Any]:
+        """A column of texts, None where not known."""
+        listed: list[Any] = self.table[column].to_pylist()
+        return listed
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """What names each GPU."""
+        return [str(each) for each in self.texts("key")]
+
+    def accusation(self, at: int) -> Accusation | None:
+        """What is found against a GPU."""
+        return None if self.accused[at] < 0 else self.accusations[self.accused[at]]
+
+    def row(self, at: int) -> dict[str, Any]:
+        """Everything of one GPU."""
+        found: dict[str, Any] = self.table.slice(at, 1).to_pylist()[0]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
 class Fleet:
-    """GPUs by node and index, ranks by job and number."""
+    """GPUs and jobs; `newest_ns` is the time of the newest reading."""
 
-    gpus: tuple[Gpu, ...] = ()
-    ranks: tuple[Rank, ...] = ()
-    incidents: tuple[Incident, ...] = ()
+    gpus: Gpus
+    jobs: tuple[Job, ...]
+    accused_jobs: frozenset[str]
+    newest_ns: int | None
+    now_ns: int
 
 
 @dataclass(frozen=True)
 class FleetView:
-    """Everything that is recent."""
+    """The whole fleet."""
 
     def take(self, ask: Ask) -> Fleet:
-        """Ask for GPUs, ranks and findings."""
+        """Lists now and then, the last seconds each time."""
+        listed = ask.rows(_listed(ask), LISTED_SECONDS)
+        newest = ask.rows(f"SELECT max(time_ns) AS newest FROM device_samples WHERE {ask.until()}")["newest"][0].as_py()
+        table = listed
+        if newest is not None:
+            table = overlaid(listed, ask.rows(_fresh(ask, newest)))
+        rows = ask.rows(_findings(ask)).to_pylist()
         return Fleet(
-            gpus=tuple(_gpu(row) for row in ask.rows(_gpus(ask)).to_pylist()),
-            ranks=ranks(ask),
-            incidents=newest(ask),
+            _judged(table, listed, rows),
+            tuple(Job(**row) for row in ask.rows(_jobs(ask), JOBS_SECONDS).to_pylist()),
+            frozenset(str(row["job"]) for row in rows if row["job"] is not None),
+            newest,
+            ask.now_ns,
         )
 
 
-def ranks(ask: Ask) -> tuple[Rank, ...]:
-    """Recent steps of each rank of each job."""
-    return tuple(Rank(**row) for row in ask.rows(_ranks(ask)).to_pylist() if row["job"] is not None)
+_KEY: Final = "coalesce(node, '-') || '/' || coalesce(gpu_uuid, gpu_index::VARCHAR, '')"
+_READINGS: Final = """
+    arg_max(power_watts, time_ns)::FLOAT AS power_watts,
+    arg_max(coalesce(sm_active_percent, gpu_utilization_percent), time_ns)::FLOAT AS busy_percent,
+    arg_max(temperature_celsius, time_ns)::FLOAT AS temperature_celsius,
+    arg_max(sm_clock_mhz, time_ns)::FLOAT AS clock_mhz,
+    arg_max(coalesce(nvlink_tx_bytes_per_second + nvlink_rx_bytes_per_second,
+                     pcie_tx_bytes_per_second + pcie_rx_bytes_per_second), time_ns)::FLOAT AS link_bytes,
+    arg_max(memory_used_bytes, time_ns)::DOUBLE AS memory_bytes, max(time_ns) AS time_ns
+"""
 
 
-def _gpus(ask: Ask) -> str:
+def _listed(ask: Ask) -> str:
     return f"""
-SELECT node, gpu_index, gpu_uuid, gpu_name, job, time_ns, power_watts, power_limit_watts,
-       coalesce(sm_active_percent, gpu_utilization_percent) AS utilization_percent, sm_clock_mhz, temperature_celsius,
-       memory_used_bytes, memory_total_bytes, resident_processes
+SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_index)::INTEGER AS gpu,
+    any_value(gpu_uuid) AS gpu_uuid, any_value(gpu_name) AS gpu_name, arg_max(job, time_ns) AS job,
+    any_value(power_limit_watts)::FLOAT AS limit_watts,
+    any_value(sm_clock_max_mhz)::FLOAT AS clock_max_mhz, any_value(memory_total_bytes)::DOUBLE AS memory_total_bytes,
+    arg_max(resident_processes, time_ns)::INTEGER AS programs, {_READINGS}
 FROM device_samples
 WHERE {ask.until()}
   AND (time_ns IS NULL OR time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {RECENT_NS})
-QUALIFY row_number() OVER (PARTITION BY node, coalesce(gpu_uuid, gpu_index::VARCHAR) ORDER BY time_ns DESC) = 1
-ORDER BY node, gpu_index LIMIT {ROWS_MAX}
+GROUP BY key
+ORDER BY regexp_replace(any_value(node), '[0-9]+', ''), length(any_value(node)), any_value(node), gpu, key LIMIT {GPUS_MAX}
 """
 
 
-def _ranks(ask: Ask) -> str:
+def _fresh(ask: Ask, newest_ns: int) -> str:
     return f"""
-WITH newest AS (SELECT job, max(step) AS last FROM steps WHERE {ask.until("start_ns")} GROUP BY job)
-SELECT s.job, s.rank, any_value(s.node) AS node, any_value(s.pp) AS stage, any_value(s.dp) AS dp,
-       max(s.step) AS step, count(*) AS steps, median(s.duration_ns) AS step_ns, median(s.compute_ns) AS compute_ns,
-       median(s.communication_ns) AS communication_ns, median(s.idle_ns) AS idle_ns
-FROM steps s JOIN newest n ON s.job IS NOT DISTINCT FROM n.job
-WHERE (s.step IS NULL OR s.step > n.last - {RECENT_STEPS}) AND {ask.until("s.start_ns")}
-GROUP BY s.job, s.rank ORDER BY s.job, s.rank LIMIT {ROWS_MAX}
+SELECT {_KEY} AS key, {_READINGS} FROM device_samples
+WHERE {ask.until()} AND time_ns >= {newest_ns - FRESH_NS} GROUP BY key LIMIT {GPUS_MAX}
 """
 
 
-def _gpu(row: dict[str, Any]) -> Gpu:
-    renamed = dict(row, index=row["gpu_index"], uuid=row["gpu_uuid"], name=row["gpu_name"], node=row["node"] or "-")
-    for column in ("gpu_index", "gpu_uuid", "gpu_name"):
-        del renamed[column]
-    return Gpu(**renamed)
+def _findings(ask: Ask) -> str:
+    return f"""
+SELECT id, severity, kind, job, node, gpu_uuid, summary FROM (
+    SELECT * FROM findings WHERE {ask.until("updated_ns")}
+    QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
+) WHERE state = 'open' ORDER BY updated_ns DESC LIMIT {FINDINGS_MAX}
+"""
+
+
+def _jobs(ask: Ask) -> str:
+    return f"""
+WITH last AS (SELECT job, max(step) AS step FROM steps WHERE job IS NOT NULL AND {ask.until("start_ns")} GROUP BY job),
+ranks AS (
+    SELECT s.job, s.rank, max(s.step) AS step, median(s.duration_ns) AS step_ns, median(s.compute_ns) AS compute_ns,
+           median(s.communication_ns) AS communication_ns, median(s.idle_ns) AS idle_ns
+    FROM steps s JOIN last USING (job)
+    WHERE (s.step IS NULL OR s.step > last.step - {RECENT_STEPS}) AND {ask.until("s.start_ns")} GROUP BY s.job, s.rank
+)
+SELECT job, count(*) AS ranks, max(step) AS step, median(step_ns) AS step_ns, median(compute_ns) AS compute_ns,
+       median(communication_ns) AS communication_ns, median(idle_ns) AS idle_ns,
+       arg_max(rank, compute_ns) AS slowest_rank, max(compute_ns) AS slowest_compute_ns
+FROM ranks GROUP BY job ORDER BY ranks DESC, job LIMIT {JOBS_MAX}
+"""
+
+
+def overlaid(listed: pa.Table, fresh: pa.Table) -> pa.Table:
+    """The list with the readings of those that are in `fresh`, matched by their key."""
+    places = pc.index_in(listed["key"], value_set=fresh["key"].combine_chunks())
+    known = pc.is_valid(places)
+    for name in READINGS:
+        newer = pc.take(fresh[name], places)
+        kept = pc.if_else(pc.and_(known, pc.is_valid(newer)), newer, listed[name])
+        listed = listed.set_column(listed.schema.get_field_index(name), name, kept)
+    return listed
+
+
+def _judged(table: pa.Table, listed: pa.Table, rows: list[dict[str, Any]]) -> Gpus:
+    """Open findings laid on the GPUs, or else the nodes, that they name; the gravest wins."""
+    order = [str(severity) for severity in GRAVITY]
+    rows = sorted(rows, key=lambda row: order.index(row["severity"]) if row["severity"] in order else len(order))
+    accused = np.full(table.num_rows, -1, np.int32)
+    made = []
+    for number, row in enumerate(rows):
+        made.append(Accusation(str(row["id"]), str(row["severity"]), str(row["kind"]), str(row["summary"])))
+        column = "node" if row["gpu_uuid"] is None else "gpu_uuid"
+        if row[column] is not None:
+            named = pc.fill_null(pc.equal(table[column], row[column]), False).to_numpy()
+            accused[named & (accused < 0)] = number
+    return Gpus(table, listed, accused, tuple(made))

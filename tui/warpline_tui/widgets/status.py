@@ -19,6 +19,8 @@ FRESH_SECONDS: Final = 5
 """Data younger than this is called live without its age: a line that does not change costs no bytes."""
 SLOW_SECONDS: Final = 1.0
 """A question that takes longer is told of."""
+WIDE_COLUMNS: Final = 100
+"""A narrower window has no room for the name."""
 STYLES: Final = {"critical": "bold white on red", "warning": "bold black on yellow"}
 
 
@@ -46,18 +48,18 @@ class Status(Static):
 
     def watch_standing(self, standing: Standing) -> None:
         """Write the line."""
-        said = line(standing)
+        said = line(standing, self.app.size.width)
         if said != self._said:
             self._said = said
             self.update(said)
 
 
-def line(standing: Standing) -> Text:
-    """The words of the line."""
+def line(standing: Standing, columns: int) -> Text:
+    """The words of the line, in a window of so many columns."""
     headline = standing.headline
-    text = Text(" ").append(" warpline ", "bold reverse").append("  ")
-    text.append("  ".join(_counted(headline)) + "  ")
-    text.append_text(_verdict(headline)).append("  ").append_text(_time(standing))
+    text = Text(" ") if columns < WIDE_COLUMNS else Text(" ").append(" warpline ", "bold reverse").append("  ")
+    text.append(("  " if columns >= WIDE_COLUMNS else " ").join(_counted(headline)) + " ")
+    text.append_text(_verdict(headline)).append(" ").append_text(_time(standing))
     if standing.waiting is not None and standing.waiting[1] >= SLOW_SECONDS:
         what, seconds = standing.waiting
         text.append(f"  asking for {what} for {seconds:.0f} s", "yellow")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.text import Text
+from textual.binding import Binding
 from textual.widgets import DataTable
 
 Cell = str | Text
@@ -12,6 +13,13 @@ Cell = str | Text
 
 class LiveTable(DataTable[Cell]):
     """Rows by key. Cells are rewritten in place when keys and order are unchanged, which does not move the cursor."""
+
+    BINDINGS = [
+        Binding("down,j", "cursor_down", "down", show=False, id="table.down", tooltip="The row below"),
+        Binding("up,k", "cursor_up", "up", show=False, id="table.up", tooltip="The row above"),
+        Binding("g", "scroll_top", "first", show=False, id="table.first", tooltip="The first row"),
+        Binding("G", "scroll_bottom", "last", show=False, id="table.last", tooltip="The last row"),
+    ]
 
     def __init__(self, columns: Sequence[str], *, id: str) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=True)
