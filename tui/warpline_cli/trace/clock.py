@@ -63,12 +63,13 @@ class Clocks:
 
     @property
     def least_ahead_ns(self) -> int:
-        """No clock that is moved was ahead by less; 0 where none is moved, or all of them were ahead."""
-        return min((min(each.offset_ns) for each in self._moved.values()), default=0)
+        """No clock was ahead by less; 0 or, where one that is moved was behind, below it."""
+        return min((min(each.offset_ns) for each in self._moved.values() if min(each.offset_ns) < 0), default=0)
 
     @property
     def most_ahead_ns(self) -> int:
-        return max((max(each.offset_ns) for each in self._moved.values()), default=0)
+        """None was ahead by more; 0 or above."""
+        return max((max(each.offset_ns) for each in self._moved.values() if max(each.offset_ns) > 0), default=0)
 
     def moved(self, clock: str | None, time_ns: int) -> int:
         """A time of the clock `realtime@NODE`, where it is on the collector's; times of other clocks are as they are."""
