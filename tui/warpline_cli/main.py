@@ -84,8 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(name, error)
 
 
+def verb_of(name: str) -> Verb:
+    """The file of a verb."""
+    return cast(Verb, importlib.import_module(f"warpline_cli.verbs.{name}"))
+
+
 def _run(name: str, rest: list[str]) -> int:
-    verb = cast(Verb, importlib.import_module(f"warpline_cli.verbs.{name}"))
+    verb = verb_of(name)
     parser = _Parser(prog=f"warpline {name}", description=VERBS[name])
     verb.arguments(parser)
     return verb.run(parser.parse_args(rest))

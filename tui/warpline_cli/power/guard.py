@@ -31,7 +31,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.epilog = (
         "NVML does not tell whether clocks were locked before: restoring unlocks them. GPUs that somebody else locks belong in "
-        "[agent.guard] locked_gpus. Needs root or CAP_SYS_ADMIN where it sets clocks."
+        "[agent.guard] locked_gpus. Needs root or CAP_SYS_ADMIN where it sets clocks. There is no --json: it prints nothing but "
+        "what it logs; table guard_actions has what it did."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Final
 
 from warpline_cli.streams import tell
@@ -18,6 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--all", action="store_true",
         help="unlock SM and memory clocks of every GPU of this node, whoever locked them, not only those in the record",
     )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         hand.close()
         lock.give_back()
+    if options.json:
+        print(json.dumps({"restored": list(restoring.restored), "left": dict(restoring.left)}))
     for uuid in restoring.restored:
         tell(f"{uuid}: clocks unlocked")
     for uuid, why in restoring.left.items():

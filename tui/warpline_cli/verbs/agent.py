@@ -24,6 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", metavar="NAME", action="append", dest="sources", help="read only this; repeatable")
     parser.add_argument("--tls", metavar="DIR", help="certificate.pem, key.pem and authority.pem to call with")
     parser.add_argument("--spool-directory", metavar="DIR", help="where frames wait for their acknowledgement")
+    parser.epilog = (
+        "There is no --json: it prints nothing but what it logs. `warpline status --json` tells how agents fare."
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
     from warpline_cli.fetching import Answer
+    from warpline_proto.capture import Capture
 
 SECONDS: Final = 5.0
 """How much is asked for by itself: what the rank did last."""
@@ -45,6 +49,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--collector", default=COLLECTOR_ADDRESS, metavar="ADDR", help="ask a running collector (%(default)s)"
     )
     asking.certificates(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object, when all is said")
     parser.epilog = (
         "Exit 0: the records arrived, 1: denied, 75: no answer yet. `warpline export trace --capture ID` draws them."
     )
@@ -69,8 +74,9 @@ def _kernels(options: argparse.Namespace) -> int:
     wanted = fetching.Wanted(options.job, options.rank, options.seconds or SECONDS, start_ns, options.node)
     with asking.client(options) as client:
         capture, node = fetching.ask(client, wanted)
-        print(capture.id, flush=True)
-        return _said(fetching.wait(client, capture, node))
+        _asked(options, [capture.id])
+        answer = fetching.wait(client, capture, node)
+    return _told(options, [(capture, answer, _said(answer))])
 
 
 def _trace(options: argparse.Namespace) -> int:
@@ -85,13 +91,30 @@ def _trace(options: argparse.Namespace) -> int:
     ranks = [options.rank] if options.ranks is None else _numbers(options.ranks)
     with asking.client(options) as client:
         asked = tracing.ask(client, tracing.Wanted(options.job, ranks, steps, options.seconds))
-        for capture, _ in asked:
-            print(capture.id, flush=True)
-        codes = []
+        _asked(options, [capture.id for capture, _ in asked])
+        answered = []
         for capture, node in asked:
             answer = fetching.wait(client, capture, node, tracing.ANSWER_SECONDS)
-            codes.append(_said(answer, f"rank {capture.rank} on {node}: "))
-    return max(codes)
+            answered.append((capture, answer, _said(answer, f"rank {capture.rank} on {node}: ")))
+    return _told(options, answered)
+
+
+def _asked(options: argparse.Namespace, identifiers: Sequence[str]) -> None:
+    """Identifiers as soon as they are known: whoever does not wait can ask for them."""
+    if not options.json:
+        print("\n".join(identifiers), flush=True)
+
+
+def _told(options: argparse.Namespace, answered: Sequence[tuple[Capture, Answer, int]]) -> int:
+    """The exit code of the worst; with --json what became of each."""
+    if options.json:
+        captures = [
+            {"id": capture.id, "what": capture.what, "job": capture.job, "rank": capture.rank, "exit": code}
+            | {key: value for key, value in asdict(answer).items() if key != "id"}
+            for capture, answer, code in answered
+        ]
+        print(json.dumps({"captures": captures}, indent=2))
+    return max(code for _, _, code in answered)
 
 
 def _numbers(words: str) -> list[int]:

@@ -17,6 +17,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="where to take frames and questions; port 0: any free one"
     )
+    parser.epilog = (
+        "There is no --json: it prints nothing but what it logs. `warpline status --json` asks how it fares."
+    )
 
 
 def run(options: argparse.Namespace) -> int:

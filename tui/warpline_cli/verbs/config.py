@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from warpline_cli.streams import tell
@@ -20,6 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file to read instead of those of the system and the user"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object: `files`, `absent`, and for print `settings`"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,16 +36,30 @@ def run(options: argparse.Namespace) -> int:
 
     paths = files(options.config)
     if options.action == "path":
+        if options.json:
+            return _json(paths, [])
         print("\n".join(map(str, paths)) or f"no file: {SYSTEM_CONFIG} and {USER_CONFIG} do not exist, defaults hold")
         return 0
     known, absent = sections()
     settings = load(known, paths)
     for words in absent:
         tell(words)
+    if options.json:
+        return _json(paths, absent, settings if options.action == "print" else None)
     if options.action == "print":
         print(render(settings), end="")
     else:
         print(f"valid: {', '.join(map(str, paths)) or 'no file, defaults hold'}")
+    return 0
+
+
+def _json(paths: Sequence[Path], absent: Sequence[str], settings: dict[str, Any] | None = None) -> int:
+    from warpline_proto.plain import plain
+
+    document: dict[str, Any] = {"files": list(map(str, paths)), "absent": list(absent)}
+    if settings is not None:
+        document["settings"] = {name: plain(dataclasses.asdict(each)) for name, each in settings.items()}
+    print(json.dumps(document, indent=2))
     return 0
 
 

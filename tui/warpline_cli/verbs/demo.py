@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -52,10 +54,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", metavar="DIR", type=Path, help="keep store, settings and logs in this new or empty folder"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object at the end; what happens meanwhile is told apart"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """0: found what was injected and accused nobody else; 1: not so, or something did not run."""
+    if not options.json:
+        return _run(options)[0]
+    with contextlib.redirect_stdout(sys.stderr):
+        code, document = _run(options)
+    print(json.dumps(document, indent=2))
+    return code
+
+
+def _run(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    """The exit code, and what happened as JSON has it."""
     from warpline_cli.processes import ChildEnded
     from warpline_cli.scenario import scenario
 
@@ -66,8 +81,13 @@ def run(options: argparse.Namespace) -> int:
             found, over = _play(options, plan, folder)
         except ChildEnded as error:
             tell(f"demo: {error}")
-            return 1
-    return _tell(plan, found, over)
+            return 1, {"seed": plan.seed, "error": str(error)}
+    expected, outcome = plan.expectation(), plan.judge(found)
+    document = {
+        "seed": plan.seed, "injected": None if expected is None else expected.words, "judged": over, "found": outcome.found,
+        "wrongly_accused": list(outcome.wrong), "findings": found,
+    }  # fmt: skip
+    return _tell(plan, found, over), document
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -79,6 +99,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ConfigError(f"--seconds {options.seconds:g}", f"from {SECONDS_MIN:g} to {SECONDS_MAX:g}")
     if options.seed < 1:
         raise ConfigError(f"--seed {options.seed}", "seeds start at 1")
+    if options.tui and options.json:
+        raise ConfigError("--tui draws on standard output, where --json prints", "leave one of them out")
     for name in ("duckdb", "textual") if options.tui else ("duckdb",):
         if find_spec(name) is None:  # told now, not by a process that was started for nothing
             raise ModuleNotFoundError(name=name)

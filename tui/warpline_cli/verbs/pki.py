@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from warpline_cli.streams import tell
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from warpline_cli.pki.keeping import Keeping
 
 DIRECTORY: Final = "/etc/warpline/pki"
@@ -36,8 +39,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--authority", action="store_true", help="a new authority too, trusted beside the old one")
     step.add_argument("--finish", action="store_true", help="trust the new authority alone")
     show = added.add_parser("show", help="what ends when")
-    show.add_argument("--json", action="store_true", help="one JSON object")
     for each in (start, issue, rotate, show):
+        each.add_argument("--json", action="store_true", help="one JSON object")
         each.add_argument("--directory", default=DIRECTORY, metavar="DIR", help="where it is all kept (%(default)s)")
 
 
@@ -59,6 +62,8 @@ def _init(kept: Keeping, options: argparse.Namespace) -> int:
         f"an authority is in {options.directory}: who reads its key may call as anybody, keep it from the fleet's machines"
     )
     tell("next: warpline pki issue --collector HOST, and --agent NODE for each node")
+    if options.json:
+        print(json.dumps({"directory": options.directory}))
     return 0
 
 
@@ -68,11 +73,18 @@ def _issue(kept: Keeping, options: argparse.Namespace) -> int:
     days = DAYS if options.days is None else options.days
     if options.collector:
         hosts = [each.strip() for each in options.collector.split(",") if each.strip()]
-        print(kept.issue("collector", hosts[0] if hosts else "", hosts, days))
+        return _folders([kept.issue("collector", hosts[0] if hosts else "", hosts, days)], options)
+    named = [(role, name) for role in ("agent", "viewer", "operator") for name in getattr(options, role) or ()]
+    return _folders((kept.issue(role, name, days=days) for role, name in named), options)
+
+
+def _folders(made: Iterable[Path], options: argparse.Namespace) -> int:
+    """Where certificates lie, a line each as they are made, or together as JSON."""
+    if options.json:
+        print(json.dumps({"folders": list(map(str, made))}))
         return 0
-    for role in ("agent", "viewer", "operator"):
-        for name in getattr(options, role) or ():
-            print(kept.issue(role, name, days=days))
+    for each in made:
+        print(each)
     return 0
 
 
@@ -84,16 +96,12 @@ def _rotate(kept: Keeping, options: argparse.Namespace) -> int:
     if options.finish:
         kept.finish()
         tell("the new authority alone is trusted: bring the new authority.pem to the collector last")
-        for each in kept.issued():
-            print(each.folder)
-        return 0
+        return _folders((each.folder for each in kept.issued()), options)
     if options.authority:
         kept.succeed(AUTHORITY_DAYS)
         tell("a new authority is trusted beside the old one; once all certificates are brought out: --finish")
     within = None if options.expiring is None else timedelta(days=options.expiring)
-    for each in kept.renew(within):
-        print(each.folder)
-    return 0
+    return _folders((each.folder for each in kept.renew(within)), options)
 
 
 def _show(kept: Keeping, options: argparse.Namespace) -> int:

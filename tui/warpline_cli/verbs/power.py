@@ -23,8 +23,12 @@ class _Subverb(Protocol):
 class _Later(argparse.ArgumentParser):
     """The parser of a subverb, filled when it is asked: to restore clocks takes nothing of what a report needs."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as argparse has it
+    def fill(self) -> None:
+        """Add its flags."""
         _subverb(self.prog.split()[-1]).arguments(self)
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]  # as argparse has it
+        self.fill()
         return super().parse_known_args(args, namespace)
 
 

@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="-- COMMAND...", help="for example torchrun train.py"
     )
+    parser.epilog = "There is no --json: all output is the command's own."
 
 
 def run(options: argparse.Namespace) -> int:
