@@ -57,7 +57,8 @@ def present(documented: Catalogue, rows: pa.Table) -> Catalogue:
         if relation is not None:
             meaning = relation.columns.get(row["column_name"]) or row["data_type"].lower()
             found.setdefault(row["table_name"], {})[row["column_name"]] = meaning
-    return {name: Relation(documented[name].sentence, columns) for name, columns in found.items()}
+    ordered = ((name, found[name]) for name in documented if name in found)
+    return {name: Relation(documented[name].sentence, columns) for name, columns in ordered}
 
 
 def listed(catalogue: Catalogue) -> pa.Table:

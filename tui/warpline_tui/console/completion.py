@@ -23,7 +23,7 @@ _NAME_AFTER: Final = re.compile(r"\w*")
 _QUIET: Final = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
 """Texts and comments: names in them mean nothing."""
 _OPEN: Final = re.compile(r"'[^']*\Z|--[^\n]*\Z|/\*(?:(?!\*/).)*\Z", re.DOTALL)
-_NAMED: Final = re.compile(r"\b(?:FROM|JOIN|,)\s+([A-Za-z_]\w*)(?:\s+(?:AS\s+)?([A-Za-z_]\w*))?", re.IGNORECASE)
+_NAMED: Final = re.compile(r"(?:\b(?:FROM|JOIN)|,)\s*([A-Za-z_]\w*)(?=(?:\s+(?:AS\s+)?([A-Za-z_]\w*))?)", re.IGNORECASE)
 _WANTS_RELATION: Final = re.compile(
     r"\b(?:FROM|JOIN|DESCRIBE|SUMMARIZE)\s+\w*\Z|\bFROM\s+[\w\s,]*,\s*\w*\Z", re.IGNORECASE
 )
@@ -62,7 +62,7 @@ def candidates(sql: str, cursor: int, catalogue: Catalogue, *, asked: bool = Fal
     named = relations(sql, catalogue)
     told = _columns(catalogue, named, qualifier) if qualifier else _anything(before, catalogue, named)
     fitting = _fitting(word, told)
-    if [each.text.lower() for each in fitting] == [word.lower()]:
+    if word and word.lower() in (each.text.lower() for each in fitting):
         return Candidates()
     return Candidates(len(word), tuple(fitting[:CANDIDATES_MAX]))
 
