@@ -31,6 +31,8 @@ from warpline_proto.tables import DEVICE_SAMPLES, SOURCE_HEALTH, STEPS
 NS: Final = 10**9
 JOB_NODES: Final = 64
 FINDINGS: Final = 12
+TRIES_MAX: Final = 12
+"""Each is given five seconds."""
 LATE_SECONDS: Final = 0.5
 """A second whose rows are stored so long after its end is late."""
 
@@ -118,7 +120,15 @@ def push(address: str, nodes: int, history: int) -> None:
     def send(client: QueryClient, *batches: Batch) -> None:
         nonlocal sequence
         sequence += 1
-        client.push(Frame("load", boot, sequence, time.time_ns(), batches))
+        frame = Frame("load", boot, sequence, time.time_ns(), batches)
+        for left in range(TRIES_MAX, 0, -1):
+            try:
+                client.push(frame)  # once stored, it is not stored again
+                return
+            except QueryError as error:
+                if left == 1:
+                    raise
+                print(f"not stored yet: {error}", file=sys.stderr)
 
     with QueryClient(address) as client:
         now_ns = time.time_ns() // NS * NS
@@ -130,10 +140,7 @@ def push(address: str, nodes: int, history: int) -> None:
         due = time.time()
         while not select.select([sys.stdin], [], [], max(due - time.time(), 0.0))[0]:
             at_ns = int(due) * NS
-            try:
-                send(client, fleet.samples(at_ns), fleet.steps(at_ns))
-            except QueryError as error:
-                print(f"a second was not stored: {error}", file=sys.stderr)
+            send(client, fleet.samples(at_ns), fleet.steps(at_ns))
             pushed += 1
             late += time.time() - due > 1 + LATE_SECONDS
             due = max(due + 1, time.time() - 1)
