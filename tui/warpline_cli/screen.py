@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from warpline_cli.asking import Query
@@ -23,15 +24,21 @@ def check() -> None:
         raise ConfigError("this is no terminal to draw on", "`warpline top --once` prints the fleet as text")
 
 
-def show(query: Query, prices: Prices | None = None, *, recorded: bool = False) -> int:
+def show(
+    query: Query,
+    prices: Prices | None = None,
+    *,
+    recorded: bool = False,
+    command: Callable[[Sequence[str]], str] | None = None,
+) -> int:
     """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal.
 
-    Of what is `recorded` nothing newer comes.
+    Of what is `recorded` nothing newer comes. `command` runs a command of warpline for an operator, None for whoever only looks.
     """
     from warpline_tui.app import WarplineApp
 
     check()
-    app = WarplineApp(query, prices=prices, recorded=recorded)
+    app = WarplineApp(query, prices=prices, recorded=recorded, operator=command is not None, command=command)
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:
         asyncio.run(_stay(app))

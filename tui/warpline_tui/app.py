@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -53,8 +53,9 @@ class WarplineApp(App[None]):
     """Asks `query` for what the page in front wants, each `refresh_seconds` while the newest is looked at, and once where a past
     moment is. A slow answer makes the data older, never the keys slower.
 
-    `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. SQL of the user's own goes to `console`. `operator` lets
-    pages offer what changes something.
+    `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. SQL of the user's
+    own goes to `console`. `operator` lets pages offer what changes something; `command` runs the words of a command of warpline
+    and gives what it said.
     """
 
     TITLE = "warpline"
@@ -89,6 +90,7 @@ class WarplineApp(App[None]):
         first: str = FIRST_SCREEN,
         recorded: bool = False,
         operator: bool = False,
+        command: Callable[[Sequence[str]], str] | None = None,
         refresh_seconds: float = 1.0,
         theme_name: str = DARK,
     ) -> None:
@@ -96,7 +98,8 @@ class WarplineApp(App[None]):
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = theme_name
-        self.operator = operator
+        self.operator = operator and command is not None
+        self._command = command
         self._clock = clock
         self._prices = prices
         self._console = console
@@ -117,6 +120,18 @@ class WarplineApp(App[None]):
         """Go to the first screen and start asking."""
         self.switch_mode(self._first)
         self.set_interval(self._refresh_seconds, self._tick)
+
+    def run_command(self, words: Sequence[str]) -> None:
+        """Run `warpline WORDS` beside the screen, and tell what it says when it ends; only of an operator."""
+        if self.operator:
+            self.notify(f"Sent: warpline {' '.join(words)}")
+            self._run(words)
+
+    @work(thread=True)
+    def _run(self, words: Sequence[str]) -> None:
+        said = "" if self._command is None else self._command(words)
+        if not get_current_worker().is_cancelled:
+            self.call_from_thread(self.notify, said)
 
     @property
     def page(self) -> Page[Any] | None:
@@ -240,7 +255,7 @@ class WarplineApp(App[None]):
 
     def _draw_status(self) -> None:
         page = self.page
-        if page is None or not page.is_mounted:
+        if page is None or not page.is_whole:
             return
         now_ns = self._clock()
         since = {kind: (now_ns - put_ns) / 1e9 for kind, (_, put_ns) in self._under_way.items()}

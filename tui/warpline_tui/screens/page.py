@@ -53,10 +53,15 @@ class Page(Screen[None], Generic[Shown]):
         """Say that something else is wanted now."""
         self.post_message(Wants())
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its widgets are there: they are made after it, and while the app ends they go before it."""
+        return self.is_mounted and bool(self.query(Status))
+
     def show(self, shown: Shown) -> None:
         """An answer arrived."""
         self.shown = shown
-        if self.is_mounted:
+        if self.is_whole:
             self.draw(shown)
 
     def on_mount(self) -> None:
