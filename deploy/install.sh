@@ -27,7 +27,7 @@ usage: install.sh install [options]     install, or upgrade what is installed; s
   --collector ADDR  where the agent sends, host:port or unix:PATH; written into new settings only
   --python PATH     Python 3.11 or later; python3
   --root DIR        work below DIR, and start nothing
-  --library DIR     where units and lists of users and directories go; /usr/local/lib
+  --library DIR     where units and lists of users and directories go; /usr/local/lib (completions and pages of man: share beside it)
 
 Without --root it has to be called by root. pip reads its own settings (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX).
 END
@@ -135,7 +135,21 @@ place() {
     fi
     systemd-sysusers ${root:+--root="$root"} warpline.conf
     systemd-tmpfiles ${root:+--root="$root"} --create warpline.conf
+    completions
     ! supervised || systemctl daemon-reload
+}
+
+# What shells complete and what man shows, as the version that is to run tells it; where its libraries are not all there, nothing.
+completions() {
+    forget
+    "$now/bin/python" "$now/bin/warpline" completion --install "$root${library%/*}/share" >/dev/null 2>&1 || forget
+}
+
+forget() {
+    for each in bash-completion/completions/warpline zsh/site-functions/_warpline fish/vendor_completions.d/warpline.fish; do
+        rm -f "$root${library%/*}/share/$each"
+    done
+    rm -f "$root${library%/*}"/share/man/man1/warpline.1 "$root${library%/*}"/share/man/man1/warpline-*.1
 }
 
 keep() { # SOURCE TARGET: false where there is one already
@@ -210,6 +224,7 @@ uninstall() {
     for each in systemd/system-preset/90-warpline.preset sysusers.d/warpline.conf tmpfiles.d/warpline.conf; do
         rm -f "$root$library/$each"
     done
+    forget
     rm -rf "$now" "$new" "$old" "$now.failed"
     [ -z "$purge" ] || remove_data
     ! supervised || systemctl daemon-reload

@@ -79,6 +79,14 @@ def test_units_users_and_directories_are_there(root: Path) -> None:
         assert (status.st_uid, status.st_mode & 0o777) == (0, mode)
 
 
+def test_shells_and_man_are_told_of_the_installed_version(root: Path) -> None:
+    share = root / "usr" / "local" / "share"
+    assert "findings" in (share / "bash-completion/completions/warpline").read_text()
+    assert (share / "zsh/site-functions/_warpline").is_file()
+    assert (share / "fish/vendor_completions.d/warpline.fish").is_file()
+    assert ".TH WARPLINE" in (share / "man/man1/warpline-agent.1").read_text()
+
+
 def test_the_installed_command_reads_the_installed_settings(root: Path, libraries: Path) -> None:
     """The collector's data lie where its unit lets it write."""
     told = in_place(root, libraries, "config", "print", "--config", f"{root}/etc/warpline/config.toml")

@@ -39,11 +39,14 @@ VERBS = {
     "doctor": "what works on this machine and what does not",
     "pki": "certificates for agents, people and the collector, where there is no authority",
     "config": "print or check the configuration",
+    "completion": "what bash, zsh and fish complete after `warpline`",
+    "man": "manual pages, made from what the verbs take",
 }
 EXTRAS = {
     "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
     "status": "collector", "store": "collector", "notify": "collector", "pki": "pki", "explain": "collector", "report": "report",
+    "completion": "completion",
 }  # fmt: skip
 WITH_DUCKDB = ("collector", "analyze", "report", "all")
 """Extras that bring the database; a verb of another extra needs it only for `--store`."""
