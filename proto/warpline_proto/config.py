@@ -23,7 +23,7 @@ from .defaults import SYSTEM_CONFIG, USER_CONFIG
 from .errors import ConfigError
 
 SCHEMA_VERSION = 1
-ROOTS = frozenset({"agent", "sources", "collector", "power", "tls"})
+ROOTS = frozenset({"agent", "sources", "collector", "power", "tls", "tui"})
 """Top-level sections of the one file that agent, collector and users share; each reads its own and passes over the others'."""
 FILE_BYTES_MAX: Final = 1024 * 1024
 """Longest file that is read."""
@@ -203,6 +203,8 @@ def _fits(wanted: Any, value: Any) -> bool:
         return any(_fits(each, value) for each in typing.get_args(wanted))
     if origin is tuple:
         return isinstance(value, (list, tuple)) and all(_fits(typing.get_args(wanted)[0], each) for each in value)
+    if origin is dict:
+        return isinstance(value, Mapping) and all(_fits(typing.get_args(wanted)[1], each) for each in value.values())
     if wanted is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if wanted is int:
@@ -218,6 +220,8 @@ def _words(wanted: Any) -> str:
         return " or ".join(_words(each) for each in typing.get_args(wanted) if each is not type(None))
     if origin is tuple:
         return f"a list of {_words(typing.get_args(wanted)[0])}"
+    if origin is dict:
+        return f"a table of {_words(typing.get_args(wanted)[1])}"
     if dataclasses.is_dataclass(wanted):
         return "tables"
     return {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}.get(
@@ -236,6 +240,8 @@ def _toml(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml(each) for each in value) + "]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(name)} = {_toml(each)}" for name, each in value.items()) + "}"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'

@@ -14,6 +14,7 @@ from warpline_cli.streams import endings
 if TYPE_CHECKING:
     from warpline_tui.app import WarplineApp
     from warpline_tui.power import Prices
+    from warpline_tui.settings import Tui
 
 
 def check() -> None:
@@ -30,15 +31,25 @@ def show(
     *,
     recorded: bool = False,
     command: Callable[[Sequence[str]], str] | None = None,
+    config: str | None = None,
+    theme: str | None = None,
 ) -> int:
     """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal.
 
     Of what is `recorded` nothing newer comes. `command` runs a command of warpline for an operator, None for whoever only looks.
+    `config` is a file to read [tui] from in the place of those of the system and the user.
     """
     from warpline_tui.app import WarplineApp
 
     check()
-    app = WarplineApp(query, prices=prices, recorded=recorded, operator=command is not None, command=command)
+    app = WarplineApp(
+        query,
+        prices=prices,
+        recorded=recorded,
+        operator=command is not None,
+        command=command,
+        settings=_settings(config, theme),
+    )
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:
         asyncio.run(_stay(app))
@@ -46,6 +57,22 @@ def show(
         for number, answer in before.items():  # the loop leaves behind that they kill
             signal.signal(number, answer)
     return app.return_code or 0
+
+
+def _settings(config: str | None, theme: str | None) -> Tui:
+    """Section [tui]. Files that were not named and cannot be read keep no screen from opening."""
+    from warpline_cli.streams import tell
+    from warpline_proto.config import files
+    from warpline_proto.errors import ConfigError
+    from warpline_tui.settings import read
+
+    try:
+        return read(files(config), theme)
+    except ConfigError as error:
+        if config is not None or theme is not None:
+            raise
+        tell(f"warpline: settings of the screen are left out: {error}")
+        return read(())
 
 
 async def _stay(app: WarplineApp) -> None:

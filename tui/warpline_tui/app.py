@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,21 @@ from textual.worker import get_current_worker
 from warpline_proto.errors import WarplineError
 
 from .answers import Answers
+from .bindings import Group, declared, keymap, keys
 from .console.catalogue import Console
+from .help import Help
 from .moment import MomentPrompt
+from .palette import Places
 from .place import Go, Place
 from .power import Prices
 from .screens import SCREENS
 from .screens.page import Page, Wants
+from .settings import Tui
 from .themes import DARK, THEMES
 from .travel import LEAP_SECONDS, STEP_SECONDS, Travel
 from .view import Ask, Moment, Query, View
 from .views.headline import Headline, HeadlineView, newest
+from .views.names import Names, NamesView
 from .widgets.status import Standing, Status
 
 FIRST_SCREEN: Final = "fleet"
@@ -55,11 +61,12 @@ class WarplineApp(App[None]):
 
     `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. SQL of the user's
     own goes to `console`. `operator` lets pages offer what changes something; `command` runs the words of a command of warpline
-    and gives what it said.
+    and gives what it said. ConfigError where [tui.keys] of the `settings` cannot be used.
     """
 
     TITLE = "warpline"
     CSS_PATH = "app.tcss"
+    COMMANDS = App.COMMANDS | {Places}
     BINDINGS = [
         *(
             Binding(entry.keys, f"show('{name}')", name, id=f"show.{name}", tooltip=entry.about)
@@ -76,7 +83,7 @@ class WarplineApp(App[None]):
         Binding("}", f"step({LEAP_SECONDS})", "+10 min", show=False, id="time.far_forward", tooltip="10 min forward"),
         Binding("@", "go_to_moment", "at", show=False, id="time.at", tooltip="Go to a moment: -15m, 14:05 or a date"),
         Binding("L", "live", "live", show=False, id="time.live", tooltip="Follow the newest again"),
-        Binding("question_mark", "show_help_panel", "help", id="help", tooltip="Every key"),
+        Binding("question_mark", "help", "help", id="help", tooltip="Every key"),
         Binding("q", "quit", "quit", id="quit", tooltip="Leave"),
     ]
 
@@ -91,13 +98,15 @@ class WarplineApp(App[None]):
         recorded: bool = False,
         operator: bool = False,
         command: Callable[[Sequence[str]], str] | None = None,
-        refresh_seconds: float = 1.0,
-        theme_name: str = DARK,
+        settings: Tui | None = None,
     ) -> None:
         super().__init__()
+        self._settings = Tui(theme=DARK) if settings is None else settings
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = theme_name
+        self.theme = self._settings.theme or DARK
+        if self._settings.keys:
+            self.set_keymap(keymap(declared(self.BINDINGS), self._settings.keys))
         self.operator = operator and command is not None
         self._command = command
         self._clock = clock
@@ -105,7 +114,6 @@ class WarplineApp(App[None]):
         self._console = console
         self._first = first
         self._recorded = recorded
-        self._refresh_seconds = refresh_seconds
         self._answers = Answers(query, clock)
         self._travel = Travel()
         self._headline = Headline()
@@ -119,7 +127,7 @@ class WarplineApp(App[None]):
     def on_mount(self) -> None:
         """Go to the first screen and start asking."""
         self.switch_mode(self._first)
-        self.set_interval(self._refresh_seconds, self._tick)
+        self.set_interval(self._settings.refresh_seconds, self._tick)
 
     def run_command(self, words: Sequence[str]) -> None:
         """Run `warpline WORDS` beside the screen, and tell what it says when it ends; only of an operator."""
@@ -155,6 +163,25 @@ class WarplineApp(App[None]):
             await self.push_screen(page)
         else:
             await self.switch_screen(page)
+
+    def action_help(self) -> None:
+        """Every key, those that work here first."""
+        groups = declared(self.BINDINGS)
+        active = {each.binding.id for each in self.screen.active_bindings.values()}
+        here = [each for group in groups[1:] for each in group.bindings if each.id in active]
+        self.push_screen(Help((Group("here", tuple(here)), *groups), self._written))
+
+    def _written(self, binding: Binding) -> str:
+        """The keys of a binding as they are written on keyboards."""
+        listed = keys(binding, self._settings.keys)
+        return " ".join(self.get_key_display(binding.with_key(key)) for key in listed)
+
+    async def names(self) -> Names:
+        """What there is to go to; empty where it cannot be asked for."""
+        try:
+            return await asyncio.to_thread(NamesView().take, self._ask_at(self._travel.moment))
+        except WarplineError:
+            return Names()
 
     async def action_back(self) -> None:
         """Go back to where one came from."""
@@ -194,7 +221,7 @@ class WarplineApp(App[None]):
         return self._clock()
 
     def _tick(self) -> None:
-        self._travel = self._travel.ticked(int(self._refresh_seconds * 1e9), self._newest_ns())
+        self._travel = self._travel.ticked(int(self._settings.refresh_seconds * 1e9), self._newest_ns())
         self.ask(again=self._travel.moment.at_ns is None)
 
     @on(Wants)
@@ -222,7 +249,7 @@ class WarplineApp(App[None]):
         try:
             shown = question.view.take(self._ask_at(question.moment))
         except WarplineError as failure:
-            error = str(failure)
+            error = " ".join(str(failure).split())
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self._arrived, question, shown, error)
 
@@ -250,7 +277,9 @@ class WarplineApp(App[None]):
     def _show(self, question: Question, shown: Any) -> None:
         if question.page is None:
             self._headline = shown
-        elif question.page.wanted() == question.view and question.moment == self._travel.moment:
+        elif question.page.wanted() == question.view and (
+            question.moment == self._travel.moment or self._travel.playing
+        ):
             question.page.show(shown)
 
     def _draw_status(self) -> None:

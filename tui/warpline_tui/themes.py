@@ -31,6 +31,7 @@ THEMES: Final = (
     ),
 )  # fmt: skip
 
+NAMES: Final = tuple(theme.name for theme in THEMES)
 _SCALES: Final = {
     DARK: "#2b3a67 #31578f #2f78a4 #2e9a97 #52b176 #97c15c #d9c548 #f0953c #e8553b",
     LIGHT: "#a9bcd6 #7fa3c9 #5a8dbb #3c8496 #3d8056 #6f7d1f #9a7a00 #b65a12 #b02a2a",

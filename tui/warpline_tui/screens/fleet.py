@@ -26,6 +26,7 @@ from ..widgets.table import LiveTable
 from .page import Page
 
 EMPTY: Final = "No GPU has been heard of yet. Is `warpline agent` running? `warpline doctor` tells what works here."
+EMPTY_THEN: Final = "At this moment no GPU had been heard of. `L` goes back to what is newest, `@` to another moment."
 NO_GPU: Final = "No reading of a GPU is stored, only what ranks tell."
 NOTHING_LEFT: Final = "Nothing is left of the fleet: `/` changes what is searched for, escape in it ends the search."
 NAMES: Final = ", ".join(each.name for each in MEASURES)
@@ -83,7 +84,7 @@ class FleetPage(Page[Fleet]):
         """Cells, legend, the chosen GPU, jobs."""
         self.set_class(not len(shown.gpus), "without-gpus")
         self.query_one("#empty", Static).display = not len(shown.gpus)
-        self.query_one("#empty", Static).update(NO_GPU if shown.jobs else EMPTY)
+        self.query_one("#empty", Static).update(NO_GPU if shown.jobs else EMPTY_THEN if shown.past else EMPTY)
         jobs = self.query_one("#jobs", LiveTable)
         jobs.set_class(not shown.jobs, "empty")
         listed = sorted(shown.jobs, key=lambda job: job.job not in shown.accused_jobs)

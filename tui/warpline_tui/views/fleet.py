@@ -117,13 +117,14 @@ class Gpus:
 
 @dataclass(frozen=True, eq=False)
 class Fleet:
-    """GPUs and jobs; `newest_ns` is the time of the newest reading."""
+    """GPUs and jobs; `newest_ns` is the time of the newest reading, `past` says that a past moment is looked at."""
 
     gpus: Gpus
     jobs: tuple[Job, ...]
     accused_jobs: frozenset[str]
     newest_ns: int | None
     now_ns: int
+    past: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class FleetView:
             frozenset(str(row["job"]) for row in rows if row["job"] is not None),
             newest,
             ask.now_ns,
+            ask.at_ns is not None,
         )
 
 

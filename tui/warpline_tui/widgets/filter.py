@@ -17,7 +17,7 @@ class Filter(Input):
     Listen to its `Input.Changed`; `Input.Submitted` says that the table should have the keys again.
     """
 
-    BINDINGS = [Binding("escape", "drop", "all again", show=False, tooltip="Show everything again")]
+    BINDINGS = [Binding("escape", "drop", "all again", show=False, id="filter.drop", tooltip="Show everything again")]
 
     DEFAULT_CSS = """
     Filter {
@@ -35,8 +35,8 @@ class Filter(Input):
     }
     """
 
-    def __init__(self, hint: str = HINT, *, id: str = "filter") -> None:
-        super().__init__(placeholder=hint, id=id, compact=True)
+    def __init__(self, *, id: str = "filter") -> None:
+        super().__init__(placeholder=HINT, id=id, compact=True)
         self.max_length = CHARACTERS_MAX
 
     def open(self) -> None:
@@ -44,14 +44,10 @@ class Filter(Input):
         self.add_class("open")
         self.focus()
 
-    def close(self) -> None:
-        """Empty and hidden."""
+    def action_drop(self) -> None:
+        """Empty, hidden, and done with."""
         self.value = ""
         self.remove_class("open")
-
-    def action_drop(self) -> None:
-        """Done with it."""
-        self.close()
         self.post_message(self.Submitted(self, ""))
 
     def on_input_submitted(self) -> None:

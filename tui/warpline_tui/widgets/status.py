@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Final
 
 from rich.text import Text
@@ -21,6 +22,7 @@ SLOW_SECONDS: Final = 1.0
 """A question that takes longer is told of."""
 WIDE_COLUMNS: Final = 100
 """A narrower window has no room for the name."""
+ERROR_MAX: Final = 300
 STYLES: Final = {"critical": "bold white on red", "warning": "bold black on yellow"}
 
 
@@ -64,7 +66,7 @@ def line(standing: Standing, columns: int) -> Text:
         what, seconds = standing.waiting
         text.append(f"  asking for {what} for {seconds:.0f} s", "yellow")
     if standing.error is not None:
-        text.append(f"  {standing.error}", "bold red")
+        text.append(f"  {standing.error[:ERROR_MAX]}", "bold red")
     return text
 
 
@@ -82,13 +84,18 @@ def _verdict(headline: Headline) -> Text:
     return Text(" no data yet ", "bold")
 
 
+def _clock(time_ns: int, now_ns: int) -> str:
+    """A UTC time of day with its seconds, with its date where that is another day than now."""
+    then, now = (datetime.fromtimestamp(each // 10**9, UTC) for each in (time_ns, now_ns))
+    return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M:%S")
+
+
 def _time(standing: Standing) -> Text:
     at_ns, newest_ns = standing.travel.moment.at_ns, standing.headline.newest_ns
     if at_ns is not None:
-        said = "PLAYING FROM" if standing.travel.playing else "PAUSED AT"
-        return Text.assemble(
-            (f" {said} {moment(at_ns)} ", "bold black on cyan"), f" {age(at_ns, standing.now_ns)}; L: live"
-        )
+        said = "PLAYING" if standing.travel.playing else "PAUSED"
+        then = f" {said} AT {_clock(at_ns, standing.now_ns)}, {age(at_ns, standing.now_ns)} "
+        return Text(then, "bold black on cyan").append(" L: live", "not bold default on default")
     if standing.recorded:
         return Text("" if newest_ns is None else f"RECORDED to {moment(newest_ns)}", "bold")
     if newest_ns is None:
