@@ -14,26 +14,28 @@ from textual.app import App
 from textual.binding import Binding
 from textual.worker import get_current_worker
 
-from warpline_proto.errors import WarplineError
+from warpline_proto.errors import ConfigError, WarplineError
 
 from .answers import Answers
 from .bindings import Group, declared, keymap, keys
 from .console.catalogue import Console
 from .help import Help
-from .moment import MomentPrompt
 from .palette import Places
 from .place import Go, Place
 from .power import Prices
+from .prompt import LinePrompt
 from .screens import SCREENS
 from .screens.page import Page, Wants
 from .settings import Tui
 from .themes import DARK, THEMES
-from .travel import LEAP_SECONDS, STEP_SECONDS, Travel
+from .travel import LEAP_SECONDS, STEP_SECONDS, Travel, moment_ns
 from .view import Ask, Moment, Query, View
 from .views.headline import Headline, HeadlineView, newest
 from .views.names import Names, NamesView
 from .widgets.status import Standing, Status
+from .words import moment
 
+MOMENT_HINT: Final = "-15m, -2h, 14:05 or 2026-01-31T12:00:00, in UTC. Enter goes there, escape leaves it."
 FIRST_SCREEN: Final = "fleet"
 DEPTH_MAX: Final = 12
 """So many pages lie on top of each other at most; a further one takes the place of the topmost."""
@@ -204,11 +206,19 @@ class WarplineApp(App[None]):
 
     def action_go_to_moment(self) -> None:
         """Ask for a moment and go there."""
-        self.push_screen(MomentPrompt(self._newest_ns()), self._came_to)
+        self._ask_for_moment("", MOMENT_HINT)
 
-    def _came_to(self, at_ns: int | None) -> None:
-        if at_ns is not None:
-            self._go_to(Travel(Moment(at_ns)))
+    def _ask_for_moment(self, written: str, hint: str) -> None:
+        question = f"Go to which moment? It is {moment(self._newest_ns())}."
+        self.push_screen(LinePrompt(question, hint, written), self._came_to)
+
+    def _came_to(self, written: str | None) -> None:
+        if not written:
+            return
+        try:
+            self._go_to(Travel(Moment(moment_ns(written, self._newest_ns()))))
+        except ConfigError as error:
+            self._ask_for_moment(written, str(error))
 
     def _go_to(self, travel: Travel) -> None:
         self._travel = travel

@@ -88,7 +88,7 @@ def _widgets() -> Iterator[type[Any]]:
     root = widgets.__name__.rpartition(".")[0]
     modules = [f"{widgets.__name__}.{each.name}" for each in iter_modules(widgets.__path__)]
     modules += [f"{screens.__name__}.{each.name}" for each in iter_modules(screens.__path__)]
-    modules += [f"{root}.moment", f"{root}.help", f"{root}.prompt"]
+    modules += [f"{root}.help", f"{root}.prompt"]
     pages = {(f"{screens.__name__}.{entry.module}", entry.page) for entry in SCREENS.values()}
     for name in modules:
         for kind in vars(import_module(name)).values():

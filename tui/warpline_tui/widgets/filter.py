@@ -35,8 +35,8 @@ class Filter(Input):
     }
     """
 
-    def __init__(self, *, id: str = "filter") -> None:
-        super().__init__(placeholder=HINT, id=id, compact=True)
+    def __init__(self, hint: str = HINT, *, id: str = "filter") -> None:
+        super().__init__(placeholder=hint, id=id, compact=True)
         self.max_length = CHARACTERS_MAX
 
     def open(self) -> None:
