@@ -16,6 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--operator", action="store_true", help="let it send requests for closer looks to the collector, after it asks"
     )
+    parser.add_argument("--theme", metavar="NAME", help="warpline-dark, warpline-light, colour-blind or monochrome")
     parser.add_argument(
         "--once", action="store_true", help="print the fleet as text and leave; exit 1 if nobody answers"
     )
@@ -36,7 +37,14 @@ def run(options: argparse.Namespace) -> int:
     with asking.trusted(options) as query:
         if not options.once:
             command = aside.commands(options) if options.operator else None
-            return screen.show(query, prices.read(options), recorded=options.store is not None, command=command)
+            return screen.show(
+                query,
+                prices.read(options),
+                recorded=options.store is not None,
+                command=command,
+                config=options.config,
+                theme=options.theme,
+            )
         try:
             shown = RosterView().take(Ask(Answers(query, time.time_ns), time.time_ns()))
         except WarplineError as error:
