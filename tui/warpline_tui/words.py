@@ -152,5 +152,5 @@ def cost(finding: Finding, unknown: str = UNKNOWN) -> str:
     if finding.cost.gpu_hours is not None:
         words.append(f"{finding.cost.gpu_hours:.3g} GPU-hours")
     if finding.cost.joules is not None:
-        words.append(f"{finding.cost.joules:.3g} J")
+        words.append(energy(finding.cost.joules))
     return ", ".join(words) or unknown

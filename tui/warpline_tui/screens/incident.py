@@ -30,7 +30,8 @@ class IncidentPage(Page[Walk]):
     """The parts lie over each other; enter, n or right leads onward, b or left back."""
 
     CSS = """
-    #way, #whom { height: 1; padding: 0 1; }
+    #way { height: 1; padding: 0 1; }
+    #whom { height: auto; max-height: 2; padding: 0 1; }
     #parts { height: 1fr; }
     #parts VerticalScroll { padding: 0 1; }
     .told { height: auto; max-height: 3; padding: 0 1; }

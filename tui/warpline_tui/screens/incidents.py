@@ -159,7 +159,9 @@ def about(listed: Listed) -> Text:
     """One incident in a few lines."""
     incident, finding = listed.incident, listed.incident.finding
     text = Text.assemble((finding.summary, "bold"), "\n", (f"→ {finding.next_step}", "bold green"), "\n")
+    lost = "" if listed.lost is None else f", {listed.lost}"
     text.append(f"{accused(finding.subject)}; since {since(finding, 'a time that is not known')}\n")
+    text.append(f"cost {cost(finding, 'not known')}{lost}; {finding.confidence:.0%} sure\n")
     text.append(
         f"{incident.state}, first seen {moment(incident.opened_ns)}, last written {moment(incident.updated_ns)}\n",
         "dim",

@@ -13,6 +13,7 @@ from textual.widgets import DataTable, Input, Static
 
 from ..beside.durations import OPERATIONS, Timed
 from ..place import Place
+from ..prompt import LinePrompt
 from ..views.kernels import PEERS, Kernels, KernelsView, RankKey, against
 from ..widgets import timed
 from ..widgets.filter import Filter, has
@@ -24,6 +25,7 @@ EMPTY: Final = (
     "Neither kernels nor operations of this rank are kept. Kernels come from trace files or from capture in the training process "
     "(`warpline run`); [ and ] show another rank."
 )
+AGAINST: Final = "peers; rank 5; steps 10-20; rank 5 steps 10-20"
 ORDERS: Final[dict[str, Callable[[Timed], tuple[object, ...]]]] = {
     "time lost to peers": lambda item: (-item.excess_ns, -(item.mine.total_ns or 0.0)),
     "total": lambda item: (-(item.mine.total_ns or 0.0),),
@@ -83,7 +85,6 @@ class KernelsPage(Page[Kernels]):
     def content(self) -> ComposeResult:
         """Lines to type in, heading, table, and one distribution."""
         yield Filter()
-        yield Filter("peers; rank 5; steps 10-20; rank 5 steps 10-20", id="against")
         yield Static("", id="heading")
         yield LiveTable(timed.COLUMNS, id="kernels")
         yield Static("", id="name", classes="empty")
@@ -96,7 +97,7 @@ class KernelsPage(Page[Kernels]):
     def draw(self, shown: Kernels) -> None:
         """Name the rank, list its kernels, draw the distribution."""
         found = shown.durations
-        left = [item for item in found.items if has(self.query_one("#filter", Filter).value, item.name, item.category)]
+        left = [item for item in found.items if has(self.query_one(Filter).value, item.name, item.category)]
         left.sort(key=ORDERS[self._order])
         self.query_one("#heading", Static).update(_heading(shown, self._order, len(left)))
         self.query_one("#kernels", LiveTable).show([(item.key, timed.row(item)) for item in left])
@@ -104,26 +105,14 @@ class KernelsPage(Page[Kernels]):
         self.query_one("#name", Static).update(Text("" if item is None else item.name, "bold"))
         self.query_one("#mirror", Mirror).show(item, found.bins, shown.who.accused_said, shown.against)
 
-    @on(Input.Changed, "#filter")
+    @on(Input.Changed)
     def narrowed(self) -> None:
         """Another letter was typed."""
         self._again()
 
-    @on(Input.Submitted, "#filter")
+    @on(Input.Submitted)
     def filtered(self) -> None:
         """The table has the keys again."""
-        self.query_one("#kernels").focus()
-
-    @on(Input.Submitted, "#against")
-    def compared(self, event: Input.Submitted) -> None:
-        """Something else is to stand beside it; nothing typed leaves it."""
-        wanted = against(event.value)
-        if wanted is not None:
-            self._against = wanted
-            self.want()
-        elif event.value:
-            self.notify(f"{event.value!r}: type peers, rank 5, steps 10-20, or rank 5 steps 10-20", severity="warning")
-        self.query_one("#against", Filter).close()
         self.query_one("#kernels").focus()
 
     @on(DataTable.RowHighlighted, "#kernels")
@@ -147,17 +136,26 @@ class KernelsPage(Page[Kernels]):
 
     def action_compare(self) -> None:
         """Ask what to hold it against."""
-        self.query_one("#against", Filter).open()
+        self.app.push_screen(LinePrompt("Hold its kernels against what?", AGAINST), self._compared)
 
     def action_filter(self) -> None:
         """Type what is to be left."""
-        self.query_one("#filter", Filter).open()
+        self.query_one(Filter).open()
 
     def action_order(self) -> None:
         """The next order."""
         orders = list(ORDERS)
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self._again()
+
+    def _compared(self, typed: str | None) -> None:
+        """Nothing typed leaves it as it is."""
+        wanted = against(typed or "")
+        if wanted is not None:
+            self._against = wanted
+            self.want()
+        elif typed:
+            self.notify(f"{typed!r} is none of these: {AGAINST}", severity="warning")
 
     def _again(self) -> None:
         if self.shown is not None and self.is_mounted:
