@@ -21,6 +21,8 @@ from .tables import Row, pages
 
 SLICES_MAX: Final = 5_000_000
 """Slices of one file; with gzip about 100 MB."""
+LEAD_NS: Final = 1_000
+"""Before the first event: Perfetto from before 2022 takes a counter's value at time 0 for none."""
 NAMES_MAX: Final = 200_000
 """Kernel names held in memory."""
 
@@ -82,7 +84,7 @@ def export(query: Query, chosen: Selection, stream: IO[str]) -> Exported:
     begun = _begun(query, kept)
     known = ranks(query, wide, list(kept.values()))
     start_ns, end_ns = _time(chosen, begun, on)
-    trace = TraceFile(stream, start_ns)
+    trace = TraceFile(stream, start_ns - LEAD_NS)
     trace.open_()
     # Viewers show processes and tracks in the order in which they come, or by their sort index: ranks by number, few and
     # long slices first.

@@ -3,8 +3,8 @@
 Times are microseconds with three decimals, counted from `baseTimeNanoseconds` (as Kineto writes it), so that a reader which
 takes them for doubles still tells nanoseconds apart for three months. Slices of one track must not overlap there: those that
 do go to a further track of the same name. Format: "Trace Event Format" of the Chromium project; arrows are bound to their slices
-by `bind_id`, not by a time that slices within one another share. What is said of the file stands behind the events: readers
-from before 2022 stop at a number before them.
+by `bind_id`, not by a time that slices within one another share. Perfetto from before 2022 stops at a number in front of the
+events, so what is said of the file stands behind them; and it takes `displayTimeUnit` for the unit of times, so none is given.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class TraceFile:
 
     def open_(self) -> None:
         """What stands before the events."""
-        self._stream.write('{"displayTimeUnit":"ns","traceEvents": [')
+        self._stream.write('{"traceEvents": [')
 
     def close(self, about: Mapping[str, Any]) -> None:
         """What stands after them."""

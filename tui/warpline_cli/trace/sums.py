@@ -19,6 +19,7 @@ from .tables import Row
 
 NAMES_OF_STEP: Final = 40
 """Kernels of a step and stream that are drawn by name, those that took longest; the others are one slice."""
+_DRAWN: Final = "one behind the other: when each ran within the step is not kept"
 _OF_STEP: Final = ("start_ns", "job", "rank", "node", "step", "device", "stream")
 
 
@@ -29,11 +30,13 @@ def draw(drawing: Drawing, rows: Iterator[Row]) -> Iterator[int]:
         row = found[0]
         begin_ns = drawing.at(row)
         if not drawing.outside(row, row["end_ns"] - row["start_ns"]):
-            name = f"sums by kernel, {stream(row)}: not when each ran"
+            name = f"sums of {stream(row)}"
             track = Track(drawing.ranks.process(drawing.trace, row), name, stream_order(row, SUMS_ORDER))
             for shown, category, told in _named(found, drawing.names):
                 took_ns = max(int(told["sum_ns"]), 0)
-                drawing.trace.slice_(track, Slice(shown, category, begin_ns, took_ns, {"step": row["step"], **told}))
+                drawing.trace.slice_(
+                    track, Slice(shown, category, begin_ns, took_ns, {"step": row["step"], **told, "drawn": _DRAWN})
+                )
                 begin_ns += took_ns
         yield len(found)
 
