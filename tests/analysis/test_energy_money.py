@@ -75,6 +75,7 @@ def test_the_building_is_charged_with_the_gpus() -> None:
         ({"time_zone": "Mars/Olympus"}, "Europe/Berlin"),
         ({"pue": 0.5}, "between 1 and 10"),
         ({"price_per_kwh": -1.0}, "not negative"),
+        ({"price_per_gpu_hour": -0.01}, "not negative"),
         ({"price_per_kwh": 0.0, "tariffs": ("08:00-20:00 1",)}, "price_per_kwh"),
     ],
 )

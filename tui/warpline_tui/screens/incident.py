@@ -82,13 +82,13 @@ class IncidentPage(Page[Walk]):
             yield VerticalScroll(Static("", id="said"), id=VERDICT)
             yield VerticalScroll(Static("", id="shown"), id=EVIDENCE)
             yield Vertical(
-                Static("", id="compared", classes="told"),
+                Static(parts.ASKING, id="compared", classes="told"),
                 AgainstPeers(id="chart"),
                 LiveTable(parts.LINE_COLUMNS, id="lines"),
                 id=STEPS,
             )
             yield Vertical(
-                Static("", id="durations", classes="told"),
+                Static(parts.ASKING, id="durations", classes="told"),
                 LiveTable(timed.COLUMNS, id="timed"),
                 Mirror(id="mirror"),
                 id=KERNELS,
@@ -100,7 +100,7 @@ class IncidentPage(Page[Walk]):
                 id=SQL,
             )
             yield Vertical(
-                VerticalScroll(Static("", id="next_step"), can_focus=False),
+                VerticalScroll(Static(parts.ASKING, id="next_step"), can_focus=False),
                 LiveTable(parts.LOOK_COLUMNS, id="looks"),
                 id=NEXT,
             )

@@ -31,6 +31,7 @@ LINE_COLUMNS: Final = ("part of the step", "accused", "peers", "ratio", "differe
 QUERY_COLUMNS: Final = ("", "rows kept", "query")
 LOOK_COLUMNS: Final = ("command", "what it brings")
 SQL_SAID: Final = "The queries behind the evidence run on this store as they are. e: change one and run it, y: copy it."
+ASKING: Final = "Asking for it ..."
 SPARK_COLUMNS: Final = 24
 ROWS_SHOWN: Final = 40
 CELL_CHARS: Final = 40
