@@ -292,5 +292,6 @@ INSERT INTO energy_intervals BY NAME SELECT 'node-' || (gpu // 8) AS node, 'gpu-
     assert len(known.nodes) == told.NODES_MAX
     assert len(known.iterations["big"]) == 24
     assert "10000 GPUs drew 20.00 MWh" in text
-    assert f"Only the first {told.FINDINGS_MAX}" in text
+    assert "Warning: open at the end: 1000 warning." in text
+    assert f"Only the first {told.FINDINGS_MAX} of 1000" in text
     assert len(text) < 2_000_000

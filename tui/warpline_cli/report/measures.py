@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 from warpline_analysis.energy.money import JOULES_PER_KWH
 from warpline_analysis.energy.report import Line
@@ -14,20 +13,10 @@ from . import plots
 from .markup import Html, folded, table, tag
 from .told import JOBS_MAX, LINES_MAX, PHASE_STEPS, Row, Told
 
-STATES_SAID: Final = {
-    "active": "at work",
-    "execution_idle": "idle under a program",
-    "busy_wait": "waiting busily",
-    "spinning": "spinning",
-    "low_unknown": "idle, program or not is unknown",
-    "deep_idle": "empty",
-    "blind": "no signal of activity",
-    "unobserved": "not read",
-}
-
 
 def iterations(told: Told) -> Iterator[str]:
     """A plot a job, with what began where."""
+    what = "mean of ten minutes on the slowest rank" if told.range.long else "median of a few steps"
     for number, (job, rows) in enumerate(told.iterations.items()):
         states = [state for state in told.findings if state.finding.subject.job == job]
         first, last = rows[0], rows[-1]
@@ -38,7 +27,7 @@ def iterations(told: Told) -> Iterator[str]:
             else f", {moment(times[0])} to {moment(times[1])}"
         )
         about = f"job {job}: steps up to {last['last_step']}{when}; last {duration(last['seconds'] * 1e9)} a step"
-        yield tag("figure", plots.iterations(f"job{number}", rows, states, job), tag("figcaption", about))
+        yield tag("figure", plots.iterations(f"job{number}", rows, states, job, what), tag("figcaption", about))
     if not told.iterations:
         yield _absent(told, "iterations", "No steps are known of this time.")
     elif len(told.iterations) == JOBS_MAX:
@@ -81,7 +70,7 @@ def energies(told: Told) -> Iterator[str]:
             said, f"{whole.seconds[state] / 3600:,.2f}", f"{whole.joules[state] / JOULES_PER_KWH:,.3f}",
             f"{whole.joules[state] / (whole.total_joules or 1):.1%}",
         ]
-        for state, said in STATES_SAID.items() if whole.seconds.get(state)
+        for state, (said, _) in plots.STATES.items() if whole.seconds.get(state)
     ]  # fmt: skip
     rows.append(["all", f"{whole.total_seconds / 3600:,.2f}", f"{whole.total_joules / JOULES_PER_KWH:,.3f}", ""])
     yield table(("state", "GPU-hours", "kWh", "share"), rows, (False, True, True, True), id="energy")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from . import measures, plots
 from .markup import Html, folded, joined, table, tag
 from .told import FINDINGS_MAX, Told
 
-EVIDENCE_ROWS_SHOWN: Final = 20
+EVIDENCE_ROWS_SHOWN: Final = 12
 CELL_CHARS: Final = 120
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """What the browser may load and run: nothing, besides the styles that stand in the page."""
@@ -75,12 +74,11 @@ def page(told: Told, made: Sequence[tuple[str, str]]) -> str:
 
 def verdict(told: Told) -> str:
     """critical, warning, healthy or unknown, as `warpline findings` judges."""
-    severities = {str(state.finding.severity) for state in told.open}
     for each in ("critical", "warning"):
-        if each in severities:
+        if told.counts.get(each):
             return each
     judged = any(answer["state"] == "fresh" for answer in told.answers)
-    return "healthy" if severities or judged else "unknown"
+    return "healthy" if told.counts.get("info") or judged else "unknown"
 
 
 def _section(title: str, parts: Iterator[str]) -> Iterator[Html]:
@@ -90,9 +88,8 @@ def _section(title: str, parts: Iterator[str]) -> Iterator[Html]:
 
 def _verdict(told: Told) -> Html:
     said = verdict(told)
-    counts = Counter(str(state.finding.severity) for state in told.open)
-    words = [f"{counts[each]} {each}" for each in ("critical", "warning", "info") if counts[each]]
-    over = len(told.findings) - len(told.open)
+    words = [f"{told.counts[each]} {each}" for each in ("critical", "warning", "info") if told.counts.get(each)]
+    over = told.counts.get("over", 0)
     parts = [f"{_SAID[said]}: " + (f"open at the end: {', '.join(words)}" if words else "nobody is accused at the end")]
     parts += [f"of this time {over} more {'is' if over == 1 else 'are'} over"] if over else []
     if said == "unknown":
@@ -126,7 +123,8 @@ def _findings(told: Told) -> Iterator[str]:
     head = tag("thead", tag("tr", *(tag("th", each) for each in heading)))
     yield tag("div", tag("table", head, tag("tbody", *map(_finding, told.findings)), id="findings"), class_="wide")
     if len(told.findings) == FINDINGS_MAX:
-        yield tag("p", f"Only the first {FINDINGS_MAX}; `warpline findings --all` has all.", class_="quiet")
+        known = f"Only the first {FINDINGS_MAX} of {sum(told.counts.values())}; `warpline findings --all` has more."
+        yield tag("p", known, class_="quiet")
 
 
 def _finding(state: FindingState) -> Html:

@@ -31,15 +31,25 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, GREY = (
 )  # fmt: skip
 """The colours of Okabe and Ito, which the colour-blind tell apart."""
 STATES: Final = {
-    "active": GREEN, "execution_idle": RED, "busy_wait": ORANGE, "spinning": YELLOW, "low_unknown": PURPLE, "deep_idle": SKY,
-    "blind": GREY, "unobserved": "#cccccc",
-}  # fmt: skip
+    "active": ("at work", GREEN),
+    "execution_idle": ("idle under a program", RED),
+    "busy_wait": ("waiting busily", ORANGE),
+    "spinning": ("spinning", YELLOW),
+    "low_unknown": ("idle, program or not is unknown", PURPLE),
+    "deep_idle": ("empty", SKY),
+    "blind": ("no signal of activity", GREY),
+    "unobserved": ("not read", "#cccccc"),
+}
+"""What GPUs do, in words and colours."""
 PARTS: Final = {"compute": BLUE, "exposed_communication": ORANGE, "idle": GREY, "data_wait": PURPLE}
 SEVERITIES: Final = {"critical": RED, "warning": ORANGE, "info": GREY}
 MARKERS: Final = "osD^vPX*"
 NAME_CHARS: Final = 40
 MARKS_MAX: Final = 12
+MARKS_APART: Final = 0.03
+"""Findings that began closer together, as a part of what is shown, have one mark."""
 BARS_MAX: Final = 40
+LIVES_MAX: Final = 20
 _STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none", "svg.hashsalt": "warpline", "font.family": "sans-serif", "font.size": 9, "text.parse_math": False,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
@@ -50,14 +60,16 @@ ElementTree.register_namespace("xlink", LINK)
 logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its cache and of fonts, which the browser chooses
 
 
-def iterations(name: str, rows: Sequence[Mapping[str, Any]], states: Sequence[FindingState], job: str) -> Html:
-    """Iteration time of a job over its steps, and where its findings began."""
+def iterations(
+    name: str, rows: Sequence[Mapping[str, Any]], states: Sequence[FindingState], job: str, what: str
+) -> Html:
+    """Iteration time of a job over its steps, and where its findings began; `what` says what the line is."""
     with _figure(3.0) as figure:
         axes = figure.subplots()
         steps = [row["last_step"] for row in rows]
         low, high = ([row[key] for row in rows] for key in ("low", "high"))
         axes.fill_between(steps, low, high, color=SKY, alpha=0.35, linewidth=0, label="quickest to slowest step")
-        axes.plot(steps, [row["seconds"] for row in rows], color=BLUE, linewidth=1.2, label="median of a few steps")
+        axes.plot(steps, [row["seconds"] for row in rows], color=BLUE, linewidth=1.2, label=what)
         axes.set_ylim(bottom=0, top=1.3 * max(high))
         axes.set_xlabel("step")
         axes.set_ylabel("seconds a step")
@@ -71,11 +83,12 @@ def iterations(name: str, rows: Sequence[Mapping[str, Any]], states: Sequence[Fi
 
 def _marks(rows: Sequence[Mapping[str, Any]], states: Sequence[FindingState]) -> list[tuple[int, str, str]]:
     """Steps at which findings began, as far as they lie among those that are shown: step, words and colour."""
+    first, last = rows[0]["last_step"], rows[-1]["last_step"]
     begun: dict[int, list[FindingState]] = {}
-    for state in states:
-        step = _began(rows, state)
-        if step is not None and rows[0]["last_step"] <= step <= rows[-1]["last_step"]:
-            begun.setdefault(step, []).append(state)
+    for step, state in sorted(((_began(rows, state), state) for state in states), key=lambda each: each[0] or 0):
+        if step is not None and first <= step <= last:
+            near = next((at for at in begun if step - at < MARKS_APART * (last - first)), step)
+            begun.setdefault(near, []).append(state)
     marks = []
     for step in sorted(begun)[:MARKS_MAX]:
         worst, *others = sorted(begun[step], key=lambda state: GRAVITY[state.finding.severity])
@@ -122,11 +135,11 @@ def power(name: str, rows: Sequence[Mapping[str, Any]]) -> Html:
     with _figure(2.8) as figure:
         axes = figure.subplots()
         base = [0.0] * len(times)
-        for state, colour in STATES.items():
+        for state, (said, colour) in STATES.items():
             heights = [watts.get((at, state), 0.0) / size for at in times]
             if any(heights):
                 axes.bar(_dates(times), heights, bottom=base, width=width / 86_400e9, align="edge", color=colour,
-                         label=_words(state), edgecolor="none")  # fmt: skip
+                         label=said, edgecolor="none")  # fmt: skip
                 base = [before + height for before, height in zip(base, heights, strict=True)]
         axes.set_ylabel(f"mean power, {unit}")
         _over_time(axes)
@@ -158,8 +171,8 @@ def bandwidth(name: str, rows: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def lives(name: str, states: Sequence[FindingState], start_ns: int, end_ns: int) -> Html:
-    """From when to when each finding stood."""
-    shown = states[:BARS_MAX]
+    """From when to when each finding stood, of the gravest."""
+    shown = states[:LIVES_MAX]
     with _figure(0.8 + 0.22 * len(shown)) as figure:
         axes = figure.subplots()
         for place, state in enumerate(shown):

@@ -33,6 +33,8 @@ QUALITY_MAX: Final = 50
 LINES_MAX: Final = 20
 ENERGY_LINES_MAX: Final = 10_000
 NODES_MAX: Final = 20
+ACCUSED_MAX: Final = 10_000
+"""Nodes of which it is asked what they are accused of."""
 Row = Mapping[str, Any]
 
 
@@ -54,6 +56,7 @@ class Told:
 
     range: Range
     findings: Sequence[FindingState]
+    counts: Mapping[str, int]
     answers: Sequence[Row]
     iterations: Mapping[str, Sequence[Row]]
     stages: Sequence[Row]
@@ -67,7 +70,7 @@ class Told:
 
     @property
     def open(self) -> Sequence[FindingState]:
-        """Findings that stand at the end of the time."""
+        """Findings that stand at the end of the time, as far as they are shown."""
         return [state for state in self.findings if state.state == OPEN]
 
 
@@ -82,6 +85,7 @@ def take(query: Query, span: Range, money: Money) -> Told:
     return Told(
         range=span,
         findings=findings,
+        counts=_counts(questions, span),
         answers=questions.rows("answers", _ANSWERS),
         iterations=iterations,
         stages=questions.rows("stages", _stages(span, list(newest))) if newest else [],
@@ -90,7 +94,7 @@ def take(query: Query, span: Range, money: Money) -> Told:
         energy=energy,
         agents=questions.rows("agents", _agents(span)),
         sources=questions.rows("sources", _SOURCES),
-        nodes=_nodes(findings, energy),
+        nodes=_nodes(questions, span, energy),
         asked=questions.asked,
     )
 
@@ -117,6 +121,19 @@ ORDER BY state <> '{OPEN}', severity <> 'critical', severity <> 'warning', updat
     found = states.read(rows)
     found.sort(key=lambda state: (state.state != OPEN, GRAVITY[state.finding.severity], state.opened_ns))
     return found
+
+
+def _counts(questions: Questions, span: Range) -> dict[str, int]:
+    """How many findings stand at the end by severity, and under `over` how many ended within the time; also those not shown."""
+    rows = questions.rows(
+        "how many findings",
+        f"""
+SELECT CASE WHEN state = '{OPEN}' THEN severity ELSE 'over' END AS what, count(*) AS findings FROM (
+  SELECT severity, state FROM findings WHERE updated_ns < {span.end_ns} AND {span.of_job()}
+  {states.NEWEST} AND (state = '{OPEN}' OR updated_ns >= {span.start_ns})
+) GROUP BY what""",
+    )
+    return {str(row["what"]): int(row["findings"]) for row in rows}
 
 
 def _steps(span: Range) -> tuple[str, str]:
@@ -249,12 +266,19 @@ FROM energy_states WHERE window_ns >= {start_ns} AND window_ns < {span.end_ns} A
 GROUP BY at_ns, state ORDER BY at_ns, state"""
 
 
-def _nodes(findings: Sequence[FindingState], energy: Energy) -> list[Row]:
+def _nodes(questions: Questions, span: Range, energy: Energy) -> list[Row]:
     """Nodes with most against them: findings that stand, then energy of GPUs that held a program and did nothing."""
     counts: dict[str, Counter[str]] = {}
-    for state in findings:
-        if state.state == OPEN and state.finding.subject.node is not None:
-            counts.setdefault(state.finding.subject.node, Counter())[str(state.finding.severity)] += 1
+    accused = questions.rows(
+        "findings by node",
+        f"""
+SELECT node, severity, count(*) AS findings FROM (
+  SELECT node, severity, state FROM findings WHERE updated_ns < {span.end_ns} AND {span.of_job()} {states.NEWEST}
+) WHERE node IS NOT NULL AND state = '{OPEN}'
+GROUP BY node, severity ORDER BY severity <> 'critical', severity <> 'warning', findings DESC, node LIMIT {ACCUSED_MAX}""",
+    )
+    for row in accused:
+        counts.setdefault(row["node"], Counter())[row["severity"]] += int(row["findings"])
     lines = {line.key: line for line in energy.nodes if line.key is not None}
     rows: list[Row] = [
         {
