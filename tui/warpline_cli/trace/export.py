@@ -82,7 +82,7 @@ def export(query: Query, chosen: Selection, stream: IO[str]) -> Exported:
     wide = chosen if chosen.capture is not None else _widened(chosen, on)
     kept = {name: kind.table(wide) for name, kind in _KINDS.items()}
     begun = _begun(query, kept)
-    known = ranks(query, wide, list(kept.values()))
+    known = ranks(query, wide, list({**kept, "kernels": tables.records(wide)}.values()))
     start_ns, end_ns = _time(chosen, begun, on)
     trace = TraceFile(stream, start_ns - LEAD_NS)
     trace.open_()

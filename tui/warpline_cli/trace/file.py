@@ -12,10 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
 LANES_MAX: Final = 64
 """Tracks of one name; a slice that overlaps with all of them is drawn on the last."""
+
+_text: Final = json.JSONEncoder(ensure_ascii=False).encode
+"""Letters as they are: the Perfetto UI shows an escape of one as it stands."""
 
 
 @dataclass
@@ -28,8 +31,7 @@ class _Track:
     lanes: list[tuple[int, int]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Track:
+class Track(NamedTuple):
     """Where something is drawn: the number of a process, a name in it, and its place among the names."""
 
     process: int
@@ -37,8 +39,7 @@ class Track:
     order: int
 
 
-@dataclass(frozen=True)
-class Slice:
+class Slice(NamedTuple):
     """What is drawn: a name, a category, a time (ns), and what is told of it; what is None is left out."""
 
     name: str
@@ -48,8 +49,7 @@ class Slice:
     told: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Arrow:
+class Arrow(NamedTuple):
     """Slices of one `key` are joined in the order of time: the first has no arrow that comes, the last none that goes."""
 
     key: int
@@ -155,11 +155,6 @@ class TraceFile:
 
     def _time(self, time_ns: int) -> str:
         return _microseconds(time_ns - self._base_ns)
-
-
-def _text(value: Any) -> str:
-    """As JSON, letters as they are: the Perfetto UI shows an escape of one as it stands."""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _known(told: Mapping[str, Any]) -> str:

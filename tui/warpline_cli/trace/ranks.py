@@ -34,10 +34,11 @@ class Gpu:
 
 @dataclass
 class Ranks:
-    """All that is drawn of: `rows` by process, `gpus` by process, and the nodes and clocks of all."""
+    """All that is drawn of one trace: `rows` by process, `gpus` by process, and the nodes and clocks of all."""
 
     rows: dict[Hashable, Mapping[str, Any]]
     gpus: dict[Hashable, list[Gpu]] = field(default_factory=dict)
+    _numbers: dict[Hashable, int] = field(default_factory=dict)
 
     @property
     def nodes(self) -> set[str]:
@@ -46,8 +47,10 @@ class Ranks:
     def process(self, trace: TraceFile, row: Mapping[str, Any]) -> int:
         """The process of a row's rank; the first time it is named."""
         key = of(row)
-        rank = row["rank"]
-        return trace.process(key, self._name(key, row), rank if rank is not None else RANKS_MAX)
+        if key not in self._numbers:
+            rank = row["rank"]
+            self._numbers[key] = trace.process(key, self._name(key, row), rank if rank is not None else RANKS_MAX)
+        return self._numbers[key]
 
     def of_gpu(self, bus_id: str | None, node: str | None) -> Mapping[str, Any] | None:
         """The rank that had the GPU at this address of a node."""

@@ -48,12 +48,17 @@ _ON_ANY_AXIS: Final = "coalesce(clock, '') NOT LIKE 'step@%'"
 """Times that count from the start of a step have no place on a common axis."""
 
 
-def kernels(chosen: Selection) -> str:
-    """A record that several captures sent is drawn once."""
+def records(chosen: Selection) -> str:
+    """Kernels as they were sent, by a closer look or several."""
     rows = f"{chosen.of_job()} AND {chosen.within()}"
     if chosen.capture is not None:
         rows = f"capture_id = {text(chosen.capture)}"
-    return f"(SELECT DISTINCT {', '.join(sorted({*KERNELS, *RANKED}))} FROM raw_kernels WHERE {rows})"
+    return f"(SELECT * FROM raw_kernels WHERE {rows})"
+
+
+def kernels(chosen: Selection) -> str:
+    """The same, each once."""
+    return f"(SELECT DISTINCT {', '.join(KERNELS)} FROM {records(chosen)})"
 
 
 def sums(chosen: Selection) -> str:
