@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warpline_proto.batch import Batch, Frame
+from warpline_proto.finding import Severity
 from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS, METRICS, NODE_CLOCKS, SOURCE_HEALTH
 
 from .inventory import Inventory
@@ -113,8 +114,8 @@ class Seen:
     clock: Clock | None = None
     jump: Jump | None = None
     clock_jumps: int | None = None
-    gpu_errors: dict[tuple[str, int | None], int] = field(default_factory=dict)
-    """Kind and code of errors that its logs speak of -> when the newest was written, never later than it was heard."""
+    gpu_errors: dict[tuple[str, int | None, str], int] = field(default_factory=dict)
+    """Kind, code and severity of errors that its logs speak of -> when the newest was written, at the latest when heard."""
 
     @property
     def measured(self) -> Clock | None:
@@ -253,12 +254,12 @@ def _note(seen: Seen, batch: Batch, heard_ns: int) -> None:
 
 
 def _note_errors(seen: Seen, rows: pa.RecordBatch, heard_ns: int) -> None:
-    columns = [rows.column(name).to_pylist() for name in ("kind", "code", "time_ns")]
-    for kind, code, time_ns in zip(*columns, strict=True):
-        known = (kind, code) in seen.gpu_errors
-        if kind in GPU_ERRORS and (known or len(seen.gpu_errors) < GPU_ERRORS_MAX):
+    columns = [rows.column(name).to_pylist() for name in ("kind", "code", "severity", "time_ns")]
+    for kind, code, severity, time_ns in zip(*columns, strict=True):
+        key = kind, code, severity if severity in tuple(Severity) else ""
+        if kind in GPU_ERRORS and (key in seen.gpu_errors or len(seen.gpu_errors) < GPU_ERRORS_MAX):
             written_ns = heard_ns if time_ns is None else min(max(time_ns, 0), heard_ns)
-            seen.gpu_errors[kind, code] = max(written_ns, seen.gpu_errors.get((kind, code), 0))
+            seen.gpu_errors[key] = max(written_ns, seen.gpu_errors.get(key, 0))
 
 
 def _time(seen: Seen, row: Mapping[str, Any], heard_ns: int) -> None:

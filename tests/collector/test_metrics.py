@@ -79,7 +79,7 @@ def snapshot(*frames: Frame, now_ns: int = NOW_NS) -> Snapshot:
         writer_seconds=0.5,
         standings=[judge(seen, Bounds(), now_ns) for seen in fleet.seen(now_ns)],
         left_out=0,
-        size=Size(3, 4_000, 2, 70, 0, 5_000, 6_000),
+        size=Size(3, 4_000, 2, 70, 0, 5_000, 6_000, 9_000),
         unreadable="",
         newest=Pass(now_ns, 1.5, "", Counter({("hang", "critical"): 2})),
         pass_failures=0,
@@ -248,11 +248,16 @@ def test_gpu_errors_of_a_log_are_told_by_node_kind_and_code(monkeypatch: pytest.
         ("off_bus", None, NOW_NS + 99),
         ("xid", 13, 1),
     ]
-    rows = LOG_EVENTS.from_rows([{"kind": kind, "code": code, "time_ns": time_ns} for kind, code, time_ns in lines])
+    rows = LOG_EVENTS.from_rows(
+        [{"kind": kind, "code": code, "severity": "critical", "time_ns": time_ns} for kind, code, time_ns in lines]
+    )
     frame = Frame("node-1", "boot", 1, NOW_NS, (Batch("log_events", "kernel_log", rows),))
     told = values(text.text(families.families(snapshot(frame))))
     found = {key[1:]: value for key, value in told.items() if key[0] == "warpline_agent_gpu_error_timestamp_seconds"}
-    assert found == {("79", "xid", "node-1"): (NOW_NS - 5) / 1e9, ("", "off_bus", "node-1"): NOW_NS / 1e9}
+    assert found == {
+        ("79", "xid", "node-1", "critical"): (NOW_NS - 5) / 1e9,
+        ("", "off_bus", "node-1", "critical"): NOW_NS / 1e9,
+    }
 
 
 def test_power_is_told_by_state() -> None:
@@ -344,7 +349,7 @@ def test_the_size_of_a_store_is_read_beside_its_writer(tmp_path: Path, make_fram
     store.append([make_frame(each) for each in range(1, 5)])
     hot = disk.size()
     assert (hot.segments, hot.hot_rows, hot.damaged) == (0, 12, 0)
-    assert hot.database_bytes > 0 and hot.free_bytes > 0
+    assert hot.database_bytes > 0 and hot.disk_bytes > hot.free_bytes > 0
     now[0] += 3_600 * 10**9
     store.maintain()
     sealed = disk.size()

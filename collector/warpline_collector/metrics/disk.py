@@ -18,7 +18,7 @@ from ..engine import FILE
 
 @dataclass(frozen=True)
 class Size:
-    """Files and bytes of one store, and what its disk has left."""
+    """Files and bytes of one store, and what its disk has left of how much."""
 
     segments: int
     segment_bytes: int
@@ -27,6 +27,7 @@ class Size:
     damaged: int
     database_bytes: int
     free_bytes: int
+    disk_bytes: int
 
 
 class Disk:
@@ -45,7 +46,7 @@ class Disk:
         self._segments = {path: self._segments.get(path) or self._bytes(path) for path in segments}
         self._chunks = {path: self._chunks.get(path) or self._rows(path) for path in chunks}
         try:
-            free_bytes = shutil.disk_usage(self._directory).free
+            disk = shutil.disk_usage(self._directory)
         except OSError as error:
             raise StoreError(f"cannot look at {self._directory}: {error.strerror}") from error
         return Size(
@@ -55,7 +56,8 @@ class Disk:
             hot_rows=sum(self._chunks.values()),
             damaged=len(listed.damaged),
             database_bytes=self._bytes(FILE) + self._bytes(f"{FILE}.wal"),
-            free_bytes=free_bytes,
+            free_bytes=disk.free,
+            disk_bytes=disk.total,
         )
 
     def _bytes(self, path: str) -> int:

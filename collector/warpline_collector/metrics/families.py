@@ -58,6 +58,7 @@ _STORE: Final[tuple[tuple[str, str, Value], ...]] = (
     ("damaged_files", "Files left out because they cannot be read.", lambda size: size.damaged),
     ("database_bytes", "The DuckDB file with its log.", lambda size: size.database_bytes),
     ("free_bytes", "What the disk of the store has left.", lambda size: size.free_bytes),
+    ("disk_bytes", "What that disk holds in all.", lambda size: size.disk_bytes),
 )
 _AGENT: Final[tuple[tuple[str, str, Value], ...]] = (
     ("heard_timestamp_seconds", "When the newest frame came, on the collector's clock.", lambda seen: seen.heard_ns / 1e9),
@@ -182,12 +183,12 @@ def _gpu_errors(at: Snapshot) -> Family:
     family = Family(
         "warpline_agent_gpu_error_timestamp_seconds",
         "When the newest error of this kind and code was written to a log of the node, in seconds since 1970.",
-        ["node", "kind", "code"],
+        ["node", "kind", "code", "severity"],
     )
     for standing in at.standings:
         node = _label(standing.seen.agent)
-        for (kind, code), time_ns in list(standing.seen.gpu_errors.items()):
-            family.add([node, kind, "" if code is None else str(code)], time_ns / 1e9)
+        for (kind, code, severity), time_ns in list(standing.seen.gpu_errors.items()):
+            family.add([node, kind, "" if code is None else str(code), severity], time_ns / 1e9)
     return family
 
 
