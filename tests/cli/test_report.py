@@ -219,7 +219,7 @@ def test_a_browser_shows_it_without_a_script_a_network_or_a_complaint(written: P
         widths = shown.evaluate(
             "[...document.querySelectorAll('figure svg')].map(e => e.getBoundingClientRect().width)"
         )
-        assert len(widths) == 6
+        assert len(widths) == 7
         assert min(widths) > 600
         assert shown.evaluate(
             "[...document.querySelectorAll('svg text')].some(e => e.textContent.includes('<script>'))"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from warpline_analysis.energy.money import JOULES_PER_KWH
 from warpline_analysis.energy.report import Line
@@ -39,8 +40,13 @@ def stages(told: Told) -> Iterator[str]:
     if not told.stages:
         yield _absent(told, "stages", "Nothing is known of what steps are made of.")
     elif any(row[part] for row in told.stages for part in plots.PARTS):
-        yield tag("figure", plots.stages("stages", told.stages), tag("figcaption", "job and stage (ranks)"))
+        yield tag(
+            "figure", plots.stages("stages", told.stages, plots.PARTS), tag("figcaption", "job and stage (ranks)")
+        )
     if told.phases:
+        kinds, groups = _by_kind(told)
+        about = f"job and stage (ranks): phases of the newest {PHASE_STEPS} steps by kind, mean over ranks; they may overlap"
+        yield tag("figure", plots.stages("phases", groups, kinds), tag("figcaption", about))
         heading = ("job", "stage", "phase", "kind", "ranks", "a step")
         rows = [
             [
@@ -50,7 +56,21 @@ def stages(told: Told) -> Iterator[str]:
             for row in told.phases
         ]  # fmt: skip
         named = table(heading, rows, (False, True, False, False, True, True))
-        yield folded(f"phases of the newest {PHASE_STEPS} steps, mean over ranks", named)
+        yield folded("each phase by its name", named)
+
+
+def _by_kind(told: Told) -> tuple[Sequence[str], Sequence[Row]]:
+    """Kinds of phases, and of each job and stage their sum a step, in seconds."""
+    groups: dict[tuple[str, int | None], dict[str, Any]] = {}
+    for row in told.phases:
+        group = groups.setdefault(
+            (row["job"], row["stage"]), {"job": row["job"], "stage": row["stage"], "ranks": row["ranks"]}
+        )
+        kind = row["kind"] or "of no kind"
+        group[kind] = group.get(kind, 0.0) + row["seconds_per_step"]
+    order = ("compute", "communication", "host", "data", "optimizer")
+    kinds = {row["kind"] or "of no kind" for row in told.phases}
+    return [*(each for each in order if each in kinds), *sorted(kinds - {*order})], list(groups.values())
 
 
 def energies(told: Told) -> Iterator[str]:

@@ -41,7 +41,8 @@ STATES: Final = {
     "unobserved": ("not read", "#cccccc"),
 }
 """What GPUs do, in words and colours."""
-PARTS: Final = {"compute": BLUE, "exposed_communication": ORANGE, "idle": GREY, "data_wait": PURPLE}
+COLOURS: Final = (BLUE, ORANGE, GREY, PURPLE, GREEN, SKY, RED)
+PARTS: Final = ("compute", "exposed_communication", "idle", "data_wait")
 SEVERITIES: Final = {"critical": RED, "warning": ORANGE, "info": GREY}
 MARKERS: Final = "osD^vPX*"
 NAME_CHARS: Final = 40
@@ -104,20 +105,20 @@ def _began(rows: Sequence[Mapping[str, Any]], state: FindingState) -> int | None
     return next((row["last_step"] for row in rows if row["at_ns"] is not None and row["at_ns"] >= onset.time_ns), None)
 
 
-def stages(name: str, rows: Sequence[Mapping[str, Any]]) -> Html:
-    """Parts of a step by job and pipeline stage, side by side."""
+def stages(name: str, rows: Sequence[Mapping[str, Any]], parts: Sequence[str]) -> Html:
+    """Parts of a step by job and pipeline stage, side by side; `parts` are keys of the rows, in seconds."""
     shown = rows[:BARS_MAX]
     with _figure(0.9 + 0.28 * len(shown)) as figure:
         axes = figure.subplots()
         left = [0.0] * len(shown)
-        for part, colour in PARTS.items():
-            widths = [row[part] or 0.0 for row in shown]
+        for part, colour in zip(parts, itertools.cycle(COLOURS)):
+            widths = [row.get(part) or 0.0 for row in shown]
             axes.barh(range(len(shown)), widths, left=left, color=colour, label=_words(part), height=0.7)
             left = [before + width for before, width in zip(left, widths, strict=True)]
         axes.set_yticks(range(len(shown)), [_stage(row) for row in shown])
         axes.invert_yaxis()
         axes.set_xlabel("seconds a step, mean")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(PARTS), fontsize=8)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(parts), fontsize=8)
         return _svg(figure, name, "parts of a step by pipeline stage")
 
 
@@ -154,12 +155,11 @@ def bandwidth(name: str, rows: Sequence[Mapping[str, Any]]) -> Html:
         series.setdefault((row["job"], row["operation"]), []).append(row)
     with _figure(3.0) as figure:
         axes = figure.subplots()
-        colours = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY)
         for place, ((job, operation), points) in enumerate(series.items()):
             middle = [point["middle"] for point in points]
             ends = [[max(point["middle"] - point["low"], 0) for point in points],
                     [max(point["high"] - point["middle"], 0) for point in points]]  # fmt: skip
-            axes.errorbar([point["bytes"] for point in points], middle, yerr=ends, color=colours[place % len(colours)],
+            axes.errorbar([point["bytes"] for point in points], middle, yerr=ends, color=COLOURS[place % len(COLOURS)],
                           marker=MARKERS[place % len(MARKERS)], capsize=2, linewidth=1, markersize=4,
                           label=f"{_short(operation)}, {_short(job)}")  # fmt: skip
         axes.set_xscale("log", base=2)
