@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ from warpline_collector.notify.config import Config as NotifyConfig
 from warpline_collector.notify.config import Receiver
 from warpline_collector.postgres import config as postgres_config
 from warpline_collector.stores.duckdb import DuckDBStore
-from warpline_proto import service_pb2_grpc, wire
+from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.finding import RESOLVED, Finding, FindingKind, FindingState, Report, Severity, Subject, to_rows
 from warpline_proto.tables import table
@@ -29,6 +31,9 @@ JOB, NODE = "train's", "node-1"
 NS = 10**9
 SECONDS = 1_500
 """So long ago the rows begin: two windows of the energy account are over."""
+
+
+_SOURCES = {"device_samples": "nvml", "log_events": "kernel_log", "source_health": "own", "metrics": "own"}
 
 
 class Monitored(NamedTuple):
@@ -158,25 +163,43 @@ def collector(folder: Path) -> Iterator[Monitored]:
             postgres=postgres_config.Config(socket_directory="none", listen=f"127.0.0.1:{port}"),
             notify=NotifyConfig(group_seconds=0.0, receivers=(Receiver(name="ops", kind="webhook", url=here.url),)),
         )
-        with served(settings, {"made_up": open_finding}) as (address, metrics):
-            told |= {
-                "source_health": [_cost(now_ns - 10 * NS, NS), _cost(now_ns, 2 * NS)],
+        with served(settings, {"made_up": open_finding}) as (address, metrics), sending(address, told):
+            here.wait()
+            yield Monitored(metrics, port, now_ns)
+
+
+@contextmanager
+def sending(address: str, told: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[None]:
+    """The agent goes on: a reading of each GPU each second, for old ones are told no more."""
+    ended = threading.Event()
+
+    def frames() -> Iterator[service_pb2.Frame]:
+        for sequence in itertools.count(1):
+            now_ns = time.time_ns()
+            newest = {
+                "device_samples": [{**row, "time_ns": now_ns} for row in told["device_samples"][-2:]],
+                "log_events": told["log_events"] if sequence == 1 else [],
+                "source_health": [_cost(now_ns, now_ns // 100)],
                 "metrics": [
                     {"node": NODE, "time_ns": now_ns, "metric": metric, "value": 0.0}
                     for metric in ("agent_waiting_bytes", "agent_detail_level", "agent_left_out_kernels")
                 ],
             }
-            names = ("device_samples", "log_events", "source_health", "metrics")
-            batches = [
-                Batch(
-                    name,
-                    "own" if name in ("source_health", "metrics") else "nvml",
-                    table(name).from_rows(told[name][-3:]),
-                )
-                for name in names
-            ]
-            with grpc.insecure_channel(address) as channel:
-                frame = Frame(NODE, "boot", 1, time.time_ns(), tuple(batches))
-                list(service_pb2_grpc.WarplineStub(channel).Push(iter([wire.to_message(frame)]), timeout=30))
-            here.wait()
-            yield Monitored(metrics, port, now_ns)
+            batches = (
+                Batch(name, _SOURCES[name], table(name).from_rows(rows)) for name, rows in newest.items() if rows
+            )
+            yield wire.to_message(Frame(NODE, "boot", sequence, now_ns, tuple(batches)))
+            if ended.wait(1):
+                return
+
+    def send() -> None:
+        with grpc.insecure_channel(address) as channel:
+            list(service_pb2_grpc.WarplineStub(channel).Push(frames()))
+
+    agent = threading.Thread(target=send)
+    agent.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        agent.join()
