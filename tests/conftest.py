@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shlex
@@ -175,8 +176,14 @@ class Terminal:
             pause.wait(0.1)
         return screen
 
+    def pid(self) -> int:
+        """Of the shell that started the program."""
+        return int(self._tmux("display-message", "-p", "#{pane_pid}"))
+
     def close(self) -> None:
-        self._tmux("kill-server")
+        """End it, with its programs; once is enough."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self._tmux("kill-server")
 
     def _tmux(self, *words: str) -> str:
         done = subprocess.run(

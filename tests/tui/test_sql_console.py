@@ -50,7 +50,7 @@ async def typed(pilot: Pilot[None], sql: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_one_key_leads_there_and_says_what_can_be_asked_for(database: Database, size: tuple[int, int]) -> None:
-    console = Console(database.query, CATALOGUE)
+    console = Console(database.query, lambda: CATALOGUE)
     async with app_over(database, NOW, console=console).run_test(size=size) as pilot:
         await settle(pilot)
         await pilot.press("9")
@@ -103,7 +103,9 @@ async def test_a_cut_result_says_so(database: Database) -> None:
 
 
 async def test_words_are_completed_with_what_they_mean(database: Database) -> None:
-    async with app_over(database, NOW, console=Console(database.query, CATALOGUE)).run_test(size=(80, 24)) as pilot:
+    async with app_over(database, NOW, console=Console(database.query, lambda: CATALOGUE)).run_test(
+        size=(80, 24)
+    ) as pilot:
         await go(pilot, Place("sql"))
         await pilot.press(*"SELECT * FROM dev")
         await settle(pilot)

@@ -39,6 +39,12 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "findings": "objects as `warpline findings` has them, without their life",
         "checks": "questions without an accusation: detector, verdict, job, detail, missing, rank",
     },
+    "top": {
+        "at_ns": "the moment that is looked at",
+        "gpus": "an object for each GPU: its newest reading; null where the device does not tell",
+        "ranks": "an object for each rank: its newest step, medians in ns over recent steps",
+        "findings": "objects as `warpline findings` has them",
+    },
     "status": {
         "judged_ns": "when the collector judged the agents last",
         "collector": "what a running collector says of itself; null of a store",

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, Final
 
 from warpline_cli.asking import Query
 from warpline_cli.streams import endings
 
 if TYPE_CHECKING:
     from warpline_tui.app import WarplineApp
+    from warpline_tui.console.catalogue import Console
     from warpline_tui.power import Prices
     from warpline_tui.settings import Tui
+
+
+LEAVE_SECONDS: Final = 5.0
+"""What closing may take after a signal, each time before it is given again."""
+LEAVE_TRIES: Final = 4
 
 
 def check() -> None:
     """ConfigError where there is nothing to draw on."""
     from warpline_proto.errors import ConfigError
 
+    if "TEXTUAL_DRIVER" in os.environ:  # a browser draws
+        return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):  # Textual draws on standard error
         raise ConfigError("this is no terminal to draw on", "`warpline top --once` prints the fleet as text")
 
@@ -33,11 +44,15 @@ def show(
     command: Callable[[Sequence[str]], str] | None = None,
     config: str | None = None,
     theme: str | None = None,
+    console: Console | None = None,
+    first: str = "fleet",
+    at_ns: int | None = None,
 ) -> int:
     """Stay until the user leaves -> exit code, 128 and more where a signal ended it; ConfigError without a terminal.
 
     Of what is `recorded` nothing newer comes. `command` runs a command of warpline for an operator, None for whoever only looks.
-    `config` is a file to read [tui] from in the place of those of the system and the user.
+    `config` is a file to read [tui] from in the place of those of the system and the user. SQL of the user's goes to `console`.
+    It begins with the screen `first`, at the past moment `at_ns` where one is given.
     """
     from warpline_tui.app import WarplineApp
 
@@ -49,6 +64,9 @@ def show(
         operator=command is not None,
         command=command,
         settings=_settings(config, theme),
+        console=console,
+        first=first,
+        at_ns=at_ns,
     )
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:
@@ -75,11 +93,38 @@ def _settings(config: str | None, theme: str | None) -> Tui:
         return read(())
 
 
+class _Leaving:
+    """Answers a signal. A first one lets the app close; where the terminal is gone drawing may wait for ever, so the signal is
+    given again until that is broken off, and at last the process ends."""
+
+    def __init__(self, app: WarplineApp) -> None:
+        self._app = app
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._heard = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._heard += 1
+        code = 128 + number
+        if self._heard == 1:
+            self._loop.call_soon_threadsafe(self._app.exit, None, code)
+            threading.Thread(target=self._insist, args=(number,), daemon=True).start()
+        elif self._heard < LEAVE_TRIES:
+            raise SystemExit(code)
+        else:
+            os._exit(code)
+
+    def _insist(self, number: int) -> None:
+        waiting = threading.Event()
+        while not waiting.wait(LEAVE_SECONDS):
+            signal.pthread_kill(self._thread, number)
+
+
 async def _stay(app: WarplineApp) -> None:
-    """Signals become events of the loop: an exception in the middle of it would leave the terminal drawn on."""
-    loop = asyncio.get_running_loop()
+    """A signal is no exception in the midst of drawing, which would leave the terminal drawn on."""
+    leaving = _Leaving(app)
     for number in _ended_by():
-        loop.add_signal_handler(number, app.exit, None, 128 + number)
+        signal.signal(number, leaving)
     await app.run_async()
 
 

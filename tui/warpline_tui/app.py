@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from textual import on, work
 from textual.app import App
@@ -20,7 +20,6 @@ from .answers import Answers
 from .bindings import Group, declared, keymap, keys
 from .console.catalogue import Console
 from .help import Help
-from .palette import Places
 from .place import Go, Place
 from .power import Prices
 from .prompt import LinePrompt
@@ -35,12 +34,22 @@ from .views.names import Names, NamesView
 from .widgets.status import Standing, Status
 from .words import moment
 
+if TYPE_CHECKING:
+    from textual.command import Provider
+
 MOMENT_HINT: Final = "-15m, -2h, 14:05 or 2026-01-31T12:00:00, in UTC. Enter goes there, escape leaves it."
 FIRST_SCREEN: Final = "fleet"
 DEPTH_MAX: Final = 12
 """So many pages lie on top of each other at most; a further one takes the place of the topmost."""
 BACK_MAX: Final = 16
 """So many screens are remembered to go back to."""
+
+
+def _places() -> type[Provider]:
+    """What the command palette finds, loaded when it opens."""
+    from .palette import Places
+
+    return Places
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,12 @@ class WarplineApp(App[None]):
 
     `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. SQL of the user's
     own goes to `console`. `operator` lets pages offer what changes something; `command` runs the words of a command of warpline
-    and gives what it said. ConfigError where [tui.keys] of the `settings` cannot be used.
+    and gives what it said. It begins at the past moment `at_ns`. ConfigError where [tui.keys] of the `settings` cannot be used.
     """
 
     TITLE = "warpline"
     CSS_PATH = "app.tcss"
-    COMMANDS = App.COMMANDS | {Places}
+    COMMANDS = App.COMMANDS | {_places}
     BINDINGS = [
         *(
             Binding(entry.keys, f"show('{name}')", name, id=f"show.{name}", tooltip=entry.about)
@@ -100,6 +109,7 @@ class WarplineApp(App[None]):
         recorded: bool = False,
         operator: bool = False,
         command: Callable[[Sequence[str]], str] | None = None,
+        at_ns: int | None = None,
         settings: Tui | None = None,
     ) -> None:
         super().__init__()
@@ -117,7 +127,7 @@ class WarplineApp(App[None]):
         self._first = first
         self._recorded = recorded
         self._answers = Answers(query, clock)
-        self._travel = Travel()
+        self._travel = Travel(Moment(at_ns))
         self._headline = Headline()
         self._under_way: dict[str, tuple[Question, int]] = {}
         self._answered: dict[str, Question] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -46,7 +46,7 @@ class Console:
     """Where the user's own SQL goes, which is looked at as a stranger's is, and what may be asked for there."""
 
     query: Callable[[str], pa.Table]
-    catalogue: Catalogue = field(default_factory=tables)
+    catalogue: Callable[[], Catalogue] = tables
 
 
 def present(documented: Catalogue, rows: pa.Table) -> Catalogue:

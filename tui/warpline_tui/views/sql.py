@@ -47,7 +47,7 @@ class SqlView:
     def take(self, ask: Ask) -> Answered:
         """The rows of a past run are not asked for again, whatever time is looked at: the statement names its own."""
         console = ask.console
-        documented = tables() if console is None else console.catalogue
+        documented = tables() if console is None else console.catalogue()
         try:
             catalogue = present(documented, ask.rows(PRESENT, for_seconds=CATALOGUE_SECONDS))
         except WarplineError:
