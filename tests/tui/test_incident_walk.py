@@ -93,10 +93,16 @@ async def test_what_is_not_there_says_why_and_what_would_give_it(database: Datab
     async with app_over(database, NOW).run_test(size=(100, 30)) as pilot:
         await go(pilot, HERE)
         await press(pilot, "n", "n")
-        assert "No step, phase or kernel of job pretrain is kept" in words(pilot, "#compared")
+        said = " ".join(words(pilot, "#compared").split())
+        assert said.startswith("No step, phase or kernel of job pretrain is kept. Steps come from the hook")
         await press(pilot, "n")
         assert "No step, phase or kernel of job pretrain is kept" in words(pilot, "#durations")
         await press(pilot, "n", "n")
+        assert "--rank 2" in words(pilot, "#looks"), "it can be asked of the node nonetheless"
+        nobody = replace(INCIDENT, subject=Subject(node="node-b"))
+        open_incident(database, nobody)
+        await go(pilot, Place("incident", incident=nobody.id))
+        await press(pilot, *["n"] * 5)
         assert "No rank is known by number" in words(pilot, "#next_step")
         await go(pilot, Place("incident", incident="hang-00000000"))
         assert "There is no incident hang-00000000" in words(pilot, "#whom")

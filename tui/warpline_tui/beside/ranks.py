@@ -110,7 +110,7 @@ def _is(row: dict[str, Any], subject: Subject) -> bool:
 
 
 def _job(job: str, ranks: Sequence[dict[str, Any]]) -> Compared:
-    said = f"the {_count(len(ranks), 'rank')} of the job"
+    said = f"the {len(ranks):,} ranks of the job" if len(ranks) > 1 else "the only rank of the job"
     return Compared(
         job, _cut(ranks), (), said + _left(len(ranks)), "", "It accuses no rank: this is the job as a whole."
     )

@@ -12,13 +12,14 @@ from textual.containers import Vertical, VerticalScroll
 from textual.widget import Widget
 from textual.widgets import ContentSwitcher, DataTable, Static
 
-from ..capturing import Look, Operates, looks
+from ..capturing import Look, Operates
 from ..place import Go, Place
 from ..telling import ticket
 from ..views.incident import EVIDENCE, KERNELS, NEXT, SQL, STEPS, VERDICT, WALK, Walk, WalkView
 from ..widgets import timed
 from ..widgets.against import AgainstPeers
 from ..widgets.mirror import Mirror
+from ..widgets.reading import Reading
 from ..widgets.table import LiveTable
 from . import incident_parts as parts
 from .page import Page
@@ -34,7 +35,7 @@ class IncidentPage(Page[Walk]):
     #whom { height: auto; max-height: 2; padding: 0 1; }
     #parts { height: 1fr; }
     #parts VerticalScroll { padding: 0 1; }
-    .told { height: auto; max-height: 3; padding: 0 1; }
+    .told { height: auto; max-height: 6; padding: 0 1; }
     #chart { height: 2fr; min-height: 6; }
     #lines, #timed { height: 1fr; min-height: 4; }
     #mirror { height: 2fr; min-height: 6; padding: 0 1; }
@@ -79,8 +80,8 @@ class IncidentPage(Page[Walk]):
         yield Static("", id="way")
         yield Static("", id="whom")
         with ContentSwitcher(id="parts", initial=VERDICT):
-            yield VerticalScroll(Static("", id="said"), id=VERDICT)
-            yield VerticalScroll(Static("", id="shown"), id=EVIDENCE)
+            yield Reading(Static("", id="said"), id=VERDICT)
+            yield Reading(Static("", id="shown"), id=EVIDENCE)
             yield Vertical(
                 Static(parts.ASKING, id="compared", classes="told"),
                 AgainstPeers(id="chart"),
@@ -241,8 +242,7 @@ class IncidentPage(Page[Walk]):
 
     def _next(self, shown: Walk) -> None:
         self.query_one("#next_step", Static).update(parts.next_step(shown))
-        found = looks(shown.who.job, shown.who.accused, shown.who.peers)
-        self.query_one("#looks", LiveTable).show([(each.command, [each.command, each.about]) for each in found])
+        self.query_one("#looks", LiveTable).show([(each.command, [each.command, each.about]) for each in shown.looks])
 
     def _query(self) -> str | None:
         listed = None if self.shown is None else self.shown.listed
@@ -253,5 +253,5 @@ class IncidentPage(Page[Walk]):
 
     def _look(self) -> Look | None:
         key = self.query_one("#looks", LiveTable).selected_key
-        found = () if self.shown is None else looks(self.shown.who.job, self.shown.who.accused, self.shown.who.peers)
+        found = () if self.shown is None else self.shown.looks
         return next((each for each in found if each.command == key), None)

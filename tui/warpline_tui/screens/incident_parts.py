@@ -42,13 +42,16 @@ STATES: Final = {
 }
 STYLES: Final = {"critical": "bold white on red", "warning": "bold black on yellow", "info": "bold"}
 NO_STEPS: Final = (
-    "No step of the accused is kept from that time. Steps come from the hook (`warpline run`), NCCL's profiler plugin or trace "
-    "files; raw steps are let go after a while, `step_history` has ten minutes each."
+    "No step of the accused is kept from that time.",
+    "Steps come from the hook (`warpline run`), NCCL's profiler plugin or trace files; raw ones are let go after a while; view "
+    "`step_history` has ten minutes each.",
 )
 NO_KERNELS: Final = (
-    "Neither kernels nor operations of the accused are kept from that time. Kernels come from trace files or from capture in the "
-    "training process (`warpline run`); a closer look at what the node still holds is at the end of this walk."
+    "Neither kernels nor operations of the accused are kept from that time.",
+    "Kernels come from trace files or from capture in the training process (`warpline run`); the end of this walk asks for those "
+    "that a node still holds.",
 )
+"""Why there is nothing, and what would give it."""
 
 
 def way(part: str) -> Text:
@@ -140,7 +143,7 @@ def rows(kept: Sequence[Any]) -> RenderableType:
 def compared_said(shown: Walk, charted: str | None) -> Text:
     """Whose steps are compared with whose, and which part of them is drawn; or why none are."""
     if not shown.steps.lines:
-        return Text(shown.who.why if not shown.who.accused and shown.who.why else NO_STEPS, "bold")
+        return _missing(shown, NO_STEPS)
     return _sides(shown).append(f": {charted}" if charted else "", "bold")
 
 
@@ -167,7 +170,7 @@ def durations_said(shown: Walk) -> Text:
     """Whose kernels these are, or why there are none."""
     found = shown.durations
     if not found.items:
-        return Text(shown.who.why if not shown.who.accused and shown.who.why else NO_KERNELS, "bold")
+        return _missing(shown, NO_KERNELS)
     text = _sides(shown)
     if found.steps is not None:
         text.append(f"; steps {found.steps[0]} to {found.steps[1]}", "dim")
@@ -206,9 +209,14 @@ def next_step(shown: Walk) -> Text:
             f"{each.what}{rank}, asked {asked}: {each.detail or 'no answer yet'} ({each.id})\n", "not bold"
         )
     text.append("\nAsk for a closer look", "bold underline")
-    if not any(rank is not None for rank in shown.who.accused):
+    if not shown.looks:
         return text.append(f"\nNo rank is known by number to ask of. {shown.who.why}", "dim")
     return text.append("  c sends the one under the cursor, if the screen was started with --operator", "dim")
+
+
+def _missing(shown: Walk, words: tuple[str, str]) -> Text:
+    why = shown.who.why if not shown.who.accused and shown.who.why else words[0]
+    return Text.assemble((why, "bold"), "\n", words[1])
 
 
 def _sides(shown: Walk) -> Text:

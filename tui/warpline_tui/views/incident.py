@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from warpline_proto.finding import OPEN, Subject
 from ..beside.durations import Durations, Span, durations
 from ..beside.ranks import Compared, compared, in_ranks
 from ..beside.steps import Steps, steps
+from ..capturing import Look, looks
 from ..literal import literal
 from ..view import Ask
 from .incidents import Listed, listed_of, states
@@ -49,6 +51,7 @@ class Walk:
     steps: Steps = field(default_factory=Steps)
     durations: Durations = field(default_factory=Durations)
     captures: tuple[CaptureState, ...] = ()
+    looks: tuple[Look, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ class WalkView:
         if self.part == KERNELS:
             found = durations(ask, who, _span(listed), self.chosen)
             return Walk(ask.now_ns, self.part, listed, who, durations=found)
-        return Walk(ask.now_ns, self.part, listed, who, captures=_captures(ask, finding.subject, who, self.incident))
+        known = who.accused or ((finding.subject.rank,) if finding.subject.rank is not None else ())
+        found = _captures(ask, finding.subject, known, self.incident)
+        return Walk(
+            ask.now_ns, self.part, listed, who, captures=found, looks=looks(finding.subject.job, known, who.peers)
+        )
 
 
 def _span(listed: Listed) -> Span:
@@ -81,13 +88,9 @@ def _span(listed: Listed) -> Span:
     return Span(incident.finding.onset.step, None, None if incident.state == OPEN else incident.updated_ns)
 
 
-def _captures(ask: Ask, subject: Subject, who: Compared, identifier: str) -> tuple[CaptureState, ...]:
+def _captures(ask: Ask, subject: Subject, ranks: Sequence[int | None], identifier: str) -> tuple[CaptureState, ...]:
     about = [f"reason = {literal(identifier)}"]
-    about += (
-        [f"(job = {literal(subject.job)} AND {in_ranks(who.accused)})"]
-        if subject.job is not None and who.accused
-        else []
-    )
+    about += [f"(job = {literal(subject.job)} AND {in_ranks(ranks)})"] if subject.job is not None and ranks else []
     order = ", ".join(map(literal, STATES))
     rows = ask.rows(f"""
 SELECT id, what, rank, state, coalesce(detail, '') AS detail, requested_ns FROM captures
