@@ -76,9 +76,9 @@ class WalkView:
             found = durations(ask, who, _span(listed), self.chosen)
             return Walk(ask.now_ns, self.part, listed, who, durations=found)
         known = who.accused or ((finding.subject.rank,) if finding.subject.rank is not None else ())
-        found = _captures(ask, finding.subject, known, self.incident)
+        asked = _captures(ask, finding.subject, known, self.incident)
         return Walk(
-            ask.now_ns, self.part, listed, who, captures=found, looks=looks(finding.subject.job, known, who.peers)
+            ask.now_ns, self.part, listed, who, captures=asked, looks=looks(finding.subject.job, known, who.peers)
         )
 
 
