@@ -76,8 +76,9 @@ def test_prices_are_printed_as_they_are_set_and_the_example_of_the_manual_is_val
     path.write_text(manual.split("```toml\n[power]", 1)[1].split("```", 1)[0].join(("[power]", "")))
     assert main(["config", "print", "--config", str(path)]) == 0
     printed = capsys.readouterr().out.split("[power]\n", 1)[1]
-    assert printed.splitlines()[:6] == [
+    assert printed.splitlines()[:7] == [
         "price_per_kwh = 0.21",
+        "price_per_gpu_hour = 2.5",
         'currency = "EUR"',
         "carbon_grams_per_kwh = 380.0",
         "pue = 1.3",

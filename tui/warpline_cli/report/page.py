@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from warpline_analysis.energy.money import Money
 from warpline_proto.finding import OPEN, FindingState
+from warpline_tui.money import lost
 from warpline_tui.words import UNKNOWN, accused, cost, energy, moment, since
 from warpline_tui.words import money as amount
 
@@ -121,17 +123,23 @@ def _findings(told: Told) -> Iterator[str]:
     yield tag("figure", plots.lives("lives", told.findings, told.range.start_ns, told.range.end_ns))
     heading = ("severity", "kind", "who", "since", "cost", "sure", "state")
     head = tag("thead", tag("tr", *(tag("th", each) for each in heading)))
-    yield tag("div", tag("table", head, tag("tbody", *map(_finding, told.findings)), id="findings"), class_="wide")
+    yield tag(
+        "div",
+        tag("table", head, tag("tbody", *(_finding(state, told.money) for state in told.findings)), id="findings"),
+        class_="wide",
+    )
     if len(told.findings) == FINDINGS_MAX:
         known = f"Only the first {FINDINGS_MAX} of {sum(told.counts.values())}; `warpline findings --all` has more."
         yield tag("p", known, class_="quiet")
 
 
-def _finding(state: FindingState) -> Html:
+def _finding(state: FindingState, money: Money) -> Html:
     """Two rows of the table: what one looks for, and below it, folded, everything else."""
     finding = state.finding
     life = OPEN if state.state == OPEN else f"{state.state} {moment(state.updated_ns)}"
-    cells = (str(finding.severity), str(finding.kind), accused(finding.subject), since(finding), cost(finding),
+    paid = lost(finding.cost, money, finding.onset.time_ns or state.opened_ns)
+    costs = cost(finding) if paid is None else f"{cost(finding)}, {paid}"
+    cells = (str(finding.severity), str(finding.kind), accused(finding.subject), since(finding), costs,
              f"{finding.confidence:.0%}", life)  # fmt: skip
     rows = [
         ("do now", finding.next_step),

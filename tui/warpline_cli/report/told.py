@@ -67,6 +67,7 @@ class Told:
     sources: Sequence[Row]
     nodes: Sequence[Row]
     asked: Sequence[Asked]
+    money: Money
 
     @property
     def open(self) -> Sequence[FindingState]:
@@ -96,6 +97,7 @@ def take(query: Query, span: Range, money: Money) -> Told:
         sources=questions.rows("sources", _SOURCES),
         nodes=_nodes(questions, span, energy),
         asked=questions.asked,
+        money=money,
     )
 
 
