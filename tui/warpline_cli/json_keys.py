@@ -79,6 +79,11 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
         "findings": "identifiers of the findings that stood in it",
         "failed": "titles of questions without an answer",
     },
+    "sql": {
+        "[].NAME": "an object for each row: its columns by name; unknown is null",
+        "[].name, [].meaning": "with --describe: tables and views",
+        "name, meaning, columns": "with --describe TABLE",
+    },
     "power report": {
         "by": "what one line stands for",
         "start_ns": "begin of the first window",

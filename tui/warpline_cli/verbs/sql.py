@@ -25,13 +25,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="what every table and view is; with TABLE its columns, with units; nothing is asked",
     )
     asking.arguments(parser)
-    parser.add_argument("--format", choices=("table", "json", "csv", "arrow"), default="table")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
+        "--format", choices=("table", "json", "csv", "arrow"), default="table", help="of the rows (%(default)s)"
+    )
+    form.add_argument(
+        "--json",
+        dest="format",
+        action="store_const",
+        const="json",
+        help="an array of objects, one a row; also of --describe",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the rows; what is not data goes to standard error."""
     if options.describe is not None:
-        return _describe(options.describe)
+        return _describe(options.describe, as_json=options.format == "json")
     if options.sql is None:
         raise ConfigError("there is no question", 'warpline sql "SELECT ...", or warpline sql --describe')
     sql = sys.stdin.read() if options.sql == "-" else options.sql
@@ -54,13 +64,18 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(name: str) -> int:
+def _describe(name: str, *, as_json: bool) -> int:
+    import json
+
     from warpline_collector.described import columns, sentence, views
     from warpline_collector.sight import OPERATORS_ONLY, PRIVATE
     from warpline_proto.config import nearest
     from warpline_proto.tables import TABLES
 
     known = [*TABLES, *views()]
+    if not name and as_json:
+        print(json.dumps([{"name": each, "meaning": sentence(each)} for each in known], indent=2))
+        return 0
     if not name:
         width = max(map(len, known))
         for each in known:
@@ -68,6 +83,9 @@ def _describe(name: str) -> int:
         return 0
     if name not in known:
         raise ConfigError(f"there is no table or view {name!r}", nearest(name, known))
+    if as_json:
+        print(json.dumps({"name": name, "meaning": sentence(name), "columns": columns(name)}, indent=2))
+        return 0
     note = " (for operators only)" if name in OPERATORS_ONLY else ""
     sys.stdout.write(f"{name}: {sentence(name)}{note}\n")
     for column, meaning in columns(name).items():
