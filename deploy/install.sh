@@ -142,7 +142,7 @@ place() {
 # What shells complete and what man shows, as the version that is to run tells it; where its libraries are not all there, nothing.
 completions() {
     forget
-    "$now/bin/python" "$now/bin/warpline" completion --install "$root${library%/*}/share" >/dev/null 2>&1 || forget
+    "$now/bin/python" -B "$now/bin/warpline" completion --install "$root${library%/*}/share" >/dev/null 2>&1 || forget
 }
 
 forget() {
