@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from seen import SIZES, Database, app_over, go, settle, take, words
 from textual.pilot import Pilot
 from timed_job import BEGIN, FINDING, JOB, MS, NOW, STEP, began, capture, clocks, fault, run
 
+from warpline_agent.offline import read_paths
 from warpline_tui.app import WarplineApp
 from warpline_tui.lanes import Form, Kind
 from warpline_tui.place import Place
 from warpline_tui.screens.page import Page
 from warpline_tui.screens.timeline import TimelinePage
-from warpline_tui.views.timeline import TimelineView
+from warpline_tui.views.timeline import Jump, TimelineView
 from warpline_tui.views.timeline_beside import Beside
 from warpline_tui.widgets.lanes import Lanes
 
@@ -88,7 +91,7 @@ async def test_steps_phases_streams_collectives_gaps_power_and_clock_have_lanes(
         shown = lanes(pilot)
         assert list(shown)[:3] == ["steps", "phases", "phases/"]
         assert {"garbage coll.", "data loader", "stream 7", "stream 20", "coll. dp", "idle"} <= set(shown)
-        assert {"power 350W", "SM clock 1410M"} <= set(shown)
+        assert {"power 350 W", "SM clock 1410"} <= set(shown)
         assert shown["steps"].count("▏") == 6
         assert "rank 0 of train" in words(pilot, "#heading")
 
@@ -251,6 +254,8 @@ async def test_another_rank_stands_beside_on_one_clock_with_its_bound(database: 
         assert "on the collector's clock, give or take" in words(pilot, "#notes")
         assert "┄" in shown["r0 coll. dp"]
         assert "┄" not in shown["r1 coll. dp"], "who comes last does not wait"
+        await press(pilot, *"jjjjjjjjj")
+        assert "120 ms    10 calls" in words(pilot, "#under"), "what rank 1 had, not rank 0"
         await press(pilot, "c", "enter")
         assert "steps" in lanes(pilot)
 
@@ -351,3 +356,26 @@ def test_a_million_kernels_are_summed_by_the_column_before_they_are_sent(databas
     assert len(stream.slices) == 100
     assert sum(each.count for each in stream.slices) == 100_000
     assert {round(each.share, 2) for each in stream.slices} == {0.8}
+
+
+def test_a_recorded_trace_is_drawn_whole_with_the_figures_its_publisher_states(database: Database, data: Path) -> None:
+    """9,096 kernels and copies over 996,477 µs of which 603,558 µs were busy; six steps."""
+    found = read_paths([data / "A-kineto" / "kineto" / "resnet50_num_workers_0.pt.trace.json.gz"], raw=True)
+    for batch in found.batches:
+        database.connection.register("given", pa.Table.from_batches([batch.rows]))
+        database.connection.execute(f"INSERT INTO {batch.table} BY NAME FROM given")
+    shown = take(database, TimelineView(columns=160, jump=Jump("whole")), NOW)
+    assert shown.found_ns is not None
+    whole = TimelineView(start_ns=shown.found_ns[0], end_ns=shown.found_ns[1], columns=160)
+    drawn = take(database, whole, NOW)
+    kernels = [each for lane in drawn.lanes if lane.kind is Kind.KERNEL for each in lane.slices]
+    assert sum(each.count for each in kernels) == 9_096
+    idle = [each for lane in drawn.lanes if lane.kind is Kind.GAP for each in lane.slices]
+    assert sum(each.busy_ns for each in idle) == (996_477 - 603_558) * 1_000
+    steps = [each for lane in drawn.lanes if lane.kind is Kind.STEP for each in lane.slices]
+    took = [(each.end_ns - each.start_ns) // 1_000 for each in sorted(steps, key=lambda each: each.start_ns)]
+    assert took == [176_078, 173_992, 176_918, 181_259, 176_468, 164_261]
+    near = take(
+        database, TimelineView(start_ns=kernels[0].start_ns, end_ns=kernels[0].start_ns + 10**6, columns=10**6), NOW
+    )
+    assert {each.form for lane in near.lanes if lane.kind is Kind.KERNEL for each in lane.slices} == {Form.ONE}

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..lanes import Form, Kind, Lane, Slice
 from ..views.timeline import Timeline
 from ..views.timeline_usual import Had, Key, Usual
+from ..widgets.lane_cells import LEGENDS, percent
 from ..words import UNKNOWN, duration
 
 KERNELS_MAX: Final = 20
@@ -84,6 +85,8 @@ def about(shown: Timeline, lane: Lane | None, cursor_ns: int, slack_ns: int, col
         return Text("")
     at_ns = cursor_ns + (shown.shift_ns if lane.side else 0)
     lines = list(_lines(shown, lane, at_ns, slack_ns))
+    if lane.kind.value in LEGENDS:
+        lines.append(Text(LEGENDS[lane.kind.value], "dim", no_wrap=True))
     for line in lines:
         if line.no_wrap:
             line.truncate(columns, overflow="ellipsis")
@@ -101,14 +104,11 @@ def _lines(shown: Timeline, lane: Lane, at_ns: int, slack_ns: int) -> Iterator[T
     yield _title(lane, each)
     into = "" if lane.kind is Kind.STEP else _to_step(shown, each.start_ns)
     yield Text(f"from {instant(each.start_ns)}{into}", "dim")
-    whose = "other steps"
-    if lane.side and shown.who is not None and shown.rank_beside != shown.who[1]:
-        whose = f"steps of rank {shown.who[1]}"
     if lane.kind is Kind.COLLECTIVE:
         yield _waiting(each)
     if each.about:
         yield Text(each.about)
-    yield from _against(lane, each, shown.usual, whose)
+    yield from _against(lane, each, shown.usual_beside if lane.side else shown.usual)
 
 
 def _reading(lane: Lane, at_ns: int) -> Text:
@@ -135,7 +135,7 @@ def _title(lane: Lane, each: Slice) -> Text:
     if lane.kind is Kind.FINDING:
         return said.append(f"  {each.category}; enter opens it", "not bold")
     if each.partial:
-        words = f": its kernels are not kept one by one; over all of the step they took {each.share:.0%}"
+        words = f": its kernels are not kept one by one; over all of the step they took {percent(each.share)}"
         return Text.assemble((f"{duration(took)} of step {each.step}", "bold"), words)
     if each.form is Form.SUMS:
         what = (
@@ -146,7 +146,9 @@ def _title(lane: Lane, each: Slice) -> Text:
         if each.step is None:
             what = f"{each.count} kernels" if lane.kind is Kind.KERNEL else lane.label
         where = "; where in it is not known" if each.share < 1 else ""
-        return Text.assemble((what, "bold"), f": {duration(each.busy_ns)} of {duration(took)}, {each.share:.0%}{where}")
+        return Text.assemble(
+            (what, "bold"), f": {duration(each.busy_ns)} of {duration(took)}, {percent(each.share)}{where}"
+        )
     if each.form is Form.MANY:
         together = f"{each.count} in this column, {duration(each.busy_ns)} of {duration(took)}"
         return Text.assemble(
@@ -179,7 +181,7 @@ def _waiting(each: Slice) -> Text:
     return said.append("" if each.last is None else f"; rank {each.last} came last")
 
 
-def _against(lane: Lane, each: Slice, usual: Usual, whose: str) -> Iterator[Text]:
+def _against(lane: Lane, each: Slice, usual: Usual) -> Iterator[Text]:
     if lane.kind is Kind.KERNEL and each.form is Form.SUMS:
         yield from _kernels(each, usual)
         return
@@ -189,7 +191,7 @@ def _against(lane: Lane, each: Slice, usual: Usual, whose: str) -> Iterator[Text
     one = key[0] in ("kernel", "collective")
     found = usual.median_one(key, each.step) if one else usual.median_sum(key, each.step)
     took = each.busy_ns if each.form is Form.SUMS else each.end_ns - each.start_ns
-    yield _compared(took, found, usual, whose)
+    yield _compared(took, found, usual)
     had = usual.of(key, each.step)
     others = usual.median_sum(key, each.step)
     if had is not None and others is not None and had.count > 1:
@@ -201,7 +203,7 @@ def _against(lane: Lane, each: Slice, usual: Usual, whose: str) -> Iterator[Text
         yield from _parts(each, usual)
 
 
-def _compared(took_ns: float, found: tuple[float, int] | None, usual: Usual, whose: str) -> Text:
+def _compared(took_ns: float, found: tuple[float, int] | None, usual: Usual) -> Text:
     if found is None:
         return Text("no other step of this rank to compare with", "dim")
     middle, steps = found
@@ -209,7 +211,7 @@ def _compared(took_ns: float, found: tuple[float, int] | None, usual: Usual, who
     style = "bold" if times is not None and (times >= UNUSUAL or times <= 1 / UNUSUAL) else ""
     factor = "" if times is None else f": this is {times:.2f} times that"
     return Text.assemble(
-        f"median of {steps} {whose} {duration(middle)}",
+        f"median of {steps} other steps {duration(middle)}",
         (factor, style),
         (" (part of them)" if usual.left_out else "", "dim"),
     )

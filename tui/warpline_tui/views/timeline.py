@@ -50,7 +50,7 @@ class Timeline:
     found_ns: tuple[int, int] | None = None
     beside: str = ""
     shift_ns: int = 0
-    rank_beside: int | None = None
+    usual_beside: Usual = field(default_factory=Usual)
     notes: tuple[str, ...] = ()
     clock: str | None = None
 
@@ -93,7 +93,7 @@ class TimelineView:
         if isinstance(second, Aligned):
             other, _ = lanes_of(ask, second.window, self.needle)
             lanes += [replace(each, side=1) for each in other]
-            shown = replace(shown, shift_ns=second.shift_ns, rank_beside=second.window.rank)
+            shown = replace(shown, shift_ns=second.shift_ns, usual_beside=usual(ask, second.window))
         said = second.said if isinstance(second, Aligned) else second
         return replace(
             shown,

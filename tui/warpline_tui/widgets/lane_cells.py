@@ -18,6 +18,11 @@ SHADES: Final = "░▒▓█"
 """The same of communication."""
 WAIT, TRANSFER, TOGETHER = "┄", "▓", "▒"
 """Of a collective: waiting for other ranks, moving data, and both where they cannot be told apart."""
+LEGENDS: Final = {
+    "kernel": "━ compute  ≈ communication  » copies  ▁▂▃ ░▒▓ how much of a column  [Σ ] sums of a step  ◆ searched for",
+    "collective": "┄ waiting for other ranks  ▓ transfer  ▒ not told apart",
+}
+"""What the signs of a lane mean."""
 START: Final = "▏"
 HIT: Final = "◆"
 """In this column is what was searched for."""
@@ -103,8 +108,9 @@ def _thin(cells: list[Cell], taken: list[float], kind: Kind, each: Slice, first:
         if each.wait_ns is not None and each.busy_ns:
             cells[first] = (WAIT, "wait") if each.wait_ns > each.busy_ns / 2 else (TRANSFER, "transfer")
         else:
-            levels = SHADES if each.category == "communication" or kind is Kind.COLLECTIVE else LEVELS
-            cells[first] = (HIT if each.hit else _level(taken[first], levels), style)
+            levels = SHADES if each.category == "communication" else LEVELS
+            sign = TOGETHER if kind is Kind.COLLECTIVE else _level(taken[first], levels)
+            cells[first] = (HIT if each.hit else sign, style)
 
 
 def _wide(cells: list[Cell], kind: Kind, each: Slice, first: int, last: int, scale: Scale) -> None:
@@ -124,7 +130,7 @@ def _sums(kind: Kind, each: Slice, width: int) -> list[Cell]:
     """Sums of a step stand in brackets, on dots: they say how much, not where."""
     what = f"{each.count} kernels, " if kind is Kind.KERNEL else ""
     short = f"Σ {duration(each.busy_ns)}"
-    said = () if each.partial else (f"{short}, {what}{each.share:.0%}", short, f"{each.share:.0%}")
+    said = () if each.partial else (f"{short}, {what}{percent(each.share)}", short, f"{percent(each.share)}")
     words = next((each_words for each_words in said if len(each_words) + 2 <= width), "")
     style = (
         "hit"
@@ -199,6 +205,11 @@ def _style(kind: Kind, each: Slice) -> str:
     if kind is Kind.KERNEL:
         return each.category if each.category in STYLES else "kernel"
     return "together" if kind is Kind.COLLECTIVE else kind.value
+
+
+def percent(share: float) -> str:
+    """A share; one that is small, but not nothing, says so."""
+    return "<1%" if 0 < share < 0.01 else f"{share:.0%}"
 
 
 def _level(share: float, levels: str) -> str:

@@ -226,12 +226,16 @@ def _lines(lanes: Sequence[Lane], sides: tuple[str, str]) -> Iterable[Line]:
     for place, lane in enumerate(lanes):
         label = f"{sides[lane.side]} {lane.label}".strip()
         if lane.kind in SPARKS:
-            yield Line(place, f"{label} {_last(lane)}", ())
+            yield Line(place, _with_last(label, lane), ())
             continue
         stack = stacked(lane.slices)
         for number, slices in enumerate(stack.lines):
             yield Line(place, label if number == 0 else "", slices)
 
 
-def _last(lane: Lane) -> str:
-    return f"{lane.readings[-1].value:.0f}{lane.unit}" if lane.readings else ""
+def _with_last(label: str, lane: Lane) -> str:
+    """A label with the newest value, as far as there is room."""
+    if not lane.readings:
+        return label
+    value = f"{label} {lane.readings[-1].value:.0f}"
+    return next((each for each in (f"{value} {lane.unit}", value) if len(each) < LABEL_COLUMNS), label)
