@@ -35,6 +35,7 @@ SCREENS: Final = {
     "incident": Entry("incident", "IncidentPage", "One incident as a walk, from the verdict to what to do"),
     "kernels": Entry("kernels", "KernelsPage", "Where the GPU time of a rank goes", "3,K"),
     "sources": Entry("sources", "SourcesPage", "What is read, and what is missing", "4,S"),
+    "timeline": Entry("timeline", "TimelinePage", "What a rank did when: steps, kernels, collectives", "6,T"),
     "sql": Entry("sql", "SqlPage", "Ask the store in SQL", "9,colon"),
     "power": Entry("power", "PowerPage", "What is drawn, what for, and by whom", "5,P"),
 }
