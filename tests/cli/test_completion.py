@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -55,15 +56,29 @@ def test_bash_completes_the_name_of_a_file_where_one_is_wanted(share: Path) -> N
     assert "bash-completion" in {each.rstrip("/") for each in completed(share, "config", "print", "--config", "bash")}
 
 
-def test_scripts_for_zsh_and_fish_name_verbs_and_flags(share: Path) -> None:
-    """The shells themselves read them where they are installed."""
-    for shell in ("zsh", "fish"):
-        script = share / PLACES[shell]
-        text = script.read_text()
-        assert "findings" in text and "json" in text and "pretrain" not in text
-        if shutil.which(shell) is not None:
-            subprocess.run([shell, "-n", str(script)], check=True)
-    assert (share / PLACES["zsh"]).read_text().startswith("#compdef warpline")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("warpline fin", "findings"), ("warpline power report --by no", "node"), ("warpline findings --js", "--json")],
+)
+def test_fish_completes_verbs_flags_and_values(typed: str, offered: str, share: Path, tmp_path: Path) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    command = ["fish", "--no-config", "-c", f"source {share / PLACES['fish']}; complete -C '{typed}'"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "HOME": str(tmp_path)}
+    )
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == [offered]
+
+
+def test_zsh_finds_its_function_and_reads_it(share: Path) -> None:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    script = share / PLACES["zsh"]
+    assert script.read_text().startswith("#compdef warpline")
+    found = f"fpath=({script.parent} $fpath); autoload -Uz compinit; compinit -u -D; print $_comps[warpline]"
+    done = subprocess.run(["zsh", "-f", "-c", found], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "_warpline"
+    subprocess.run(["zsh", "-n", str(script)], check=True)
 
 
 def test_there_is_a_page_of_the_command_and_of_each_verb(share: Path) -> None:
