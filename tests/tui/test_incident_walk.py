@@ -13,6 +13,7 @@ from textual.pilot import Pilot
 from warpline_proto.finding import Onset, Subject
 from warpline_tui.app import WarplineApp
 from warpline_tui.place import Place
+from warpline_tui.screens.page import Page
 from warpline_tui.views.incident import KERNELS, NEXT, STEPS, WalkView
 
 HERE = Place("incident", incident=INCIDENT.id)
@@ -25,6 +26,12 @@ def database() -> Iterator[Database]:
     open_incident(made)
     yield made
     made.connection.close()
+
+
+def place(pilot: Pilot[None]) -> Place:
+    page = pilot.app.screen
+    assert isinstance(page, Page)
+    return page.place
 
 
 async def press(pilot: Pilot[None], *keys: str) -> None:
@@ -76,6 +83,16 @@ async def test_the_sql_under_the_cursor_is_copied_elsewhere_the_incident(databas
         assert pilot.app.clipboard.startswith("## [critical] compute_straggler")
         await press(pilot, "n", "n", "n", "n", "down", "y")
         assert pilot.app.clipboard == "SELECT 'two' AS second"
+
+
+async def test_the_sql_opens_in_the_console_and_the_timeline_on_the_accused(database: Database) -> None:
+    async with app_over(database, NOW).run_test(size=(100, 30)) as pilot:
+        await go(pilot, HERE)
+        await press(pilot, "n", "n", "n", "n", "e")
+        assert place(pilot) == Place("sql", sql="SELECT rank, duration_ns FROM steps")
+        pilot.app.pop_screen()
+        await press(pilot, "t")
+        assert place(pilot) == Place("timeline", node="node-b", job=JOB, rank=2)
 
 
 async def test_an_incident_that_is_over_says_what_that_means(database: Database) -> None:

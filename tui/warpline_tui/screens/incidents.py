@@ -7,6 +7,7 @@ from typing import Final
 
 from rich.text import Text
 from textual import on
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
@@ -50,7 +51,12 @@ class IncidentsPage(Page[Incidents]):
     """
     BINDINGS = [
         Binding(
-            "enter", "walk", "walk through", id="incidents.walk", tooltip="Walk through the incident under the cursor"
+            "enter",
+            "walk",
+            "walk through",
+            id="incidents.walk",
+            priority=True,
+            tooltip="Walk through the incident under the cursor",
         ),
         Binding(
             "slash", "filter", "filter", id="incidents.filter", tooltip="Show only what has the words that you type"
@@ -106,7 +112,9 @@ class IncidentsPage(Page[Incidents]):
 
     @on(DataTable.RowSelected, "#incidents")
     def action_walk(self) -> None:
-        """Walk through it."""
+        """Walk through it; what is typed has its own enter."""
+        if isinstance(self.focused, Filter):
+            raise SkipAction
         if (chosen := self._chosen()) is not None:
             self.post_message(Go(Place("incident", incident=chosen.incident.finding.id)))
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from rich.text import Text
 from textual import on
+from textual.actions import SkipAction
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.widgets import DataTable, Input, Static
@@ -52,6 +53,7 @@ class KernelsPage(Page[Kernels]):
             "look",
             "distribution",
             id="kernels.look",
+            priority=True,
             tooltip="Show or hide the distribution of the kernel under the cursor",
         ),
         Binding(
@@ -124,7 +126,9 @@ class KernelsPage(Page[Kernels]):
 
     @on(DataTable.RowSelected, "#kernels")
     def action_look(self) -> None:
-        """Show the distribution, or hide it."""
+        """Show the distribution, or hide it; what is typed has its own enter."""
+        if isinstance(self.focused, Filter):
+            raise SkipAction
         self.query("#name, #mirror").toggle_class("empty")
 
     def action_step(self, by: int) -> None:
