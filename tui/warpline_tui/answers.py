@@ -13,6 +13,8 @@ from warpline_proto.errors import WarplineError
 
 KEPT_MAX: Final = 32
 """So many answers are kept at once; the oldest goes first."""
+FAILURE_FACTOR: Final = 10
+"""What cannot be answered takes a tenth of the time at most."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Answers:
     def rows(self, sql: str, for_seconds: float = 0.0) -> pa.Table:
         """The answer, or one to the same words given within `for_seconds`; raises a WarplineError.
 
-        A failure is remembered as long, for it may have taken long.
+        A failure is remembered too where it took long: for ten times as long as it took.
         """
         if not for_seconds:
             return self._query(sql)
@@ -44,7 +46,10 @@ class Answers:
         with self._mutex:
             kept = self._kept.get(sql)
         if kept is None or not kept.given_ns <= now_ns < kept.until_ns:
-            kept = _Kept(self._asked(sql), now_ns, now_ns + int(for_seconds * 1e9))
+            answer, until_ns = self._asked(sql), now_ns + int(for_seconds * 1e9)
+            if isinstance(answer, WarplineError):
+                until_ns = min(until_ns, now_ns + FAILURE_FACTOR * (self._clock() - now_ns))
+            kept = _Kept(answer, now_ns, until_ns)
             self._keep(sql, kept)
         if isinstance(kept.answer, WarplineError):
             raise kept.answer

@@ -129,6 +129,7 @@ class WarplineApp(App[None]):
         self._answers = Answers(query, clock)
         self._travel = Travel(Moment(at_ns))
         self._headline = Headline()
+        self._last_ns: int | None = None
         self._under_way: dict[str, tuple[Question, int]] = {}
         self._answered: dict[str, Question] = {}
         self._errors: dict[str, str] = {}
@@ -236,8 +237,8 @@ class WarplineApp(App[None]):
 
     def _newest_ns(self) -> int:
         """The time that live stands for."""
-        if self._recorded and self._headline.newest_ns is not None:
-            return self._headline.newest_ns
+        if self._recorded and self._last_ns is not None:
+            return self._last_ns
         return self._clock()
 
     def _tick(self) -> None:
@@ -297,6 +298,8 @@ class WarplineApp(App[None]):
     def _show(self, question: Question, shown: Any) -> None:
         if question.page is None:
             self._headline = shown
+            if question.moment.at_ns is None:
+                self._last_ns = shown.newest_ns
         elif question.page.wanted() == question.view and (
             question.moment == self._travel.moment or self._travel.playing
         ):

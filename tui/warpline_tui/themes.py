@@ -7,6 +7,8 @@ from typing import Final
 from rich.style import Style
 from textual.theme import Theme
 
+from .fleet.measures import LEVELS
+
 DARK: Final = "warpline-dark"
 LIGHT: Final = "warpline-light"
 COLOUR_BLIND: Final = "colour-blind"
@@ -33,16 +35,18 @@ THEMES: Final = (
 
 NAMES: Final = tuple(theme.name for theme in THEMES)
 _SCALES: Final = {
-    DARK: "#2b3a67 #31578f #2f78a4 #2e9a97 #52b176 #97c15c #d9c548 #f0953c #e8553b",
-    LIGHT: "#a9bcd6 #7fa3c9 #5a8dbb #3c8496 #3d8056 #6f7d1f #9a7a00 #b65a12 #b02a2a",
-    COLOUR_BLIND: "#1f3a6e #3b4d6c #575d6d #707173 #8a8678 #a69d75 #c4b56c #e4cf5b #ffea46",
+    DARK: "#4a6fb5 #35a0a6 #5fb56b #e0b83c #ee5f3b",
+    LIGHT: "#5f87b8 #2d7f8f #3d7a3a #946d00 #b02a2a",
+    COLOUR_BLIND: "#35517f #66686f #918c76 #c4b56c #ffea46",
 }
-"""Of each theme the colours of a scale, lowest first; the colour-blind's is cividis (Nuñez et al., PLOS ONE 2018)."""
+"""Of each theme the colours of a scale, lowest first; the colour-blind's is cividis (Nuñez et al., PLOS ONE 2018).
+
+Two levels share a colour, and differ by their sign: neighbours of one colour are sent to the terminal as one.
+"""
 
 
 def scale(theme: str) -> tuple[Style, ...]:
     """A style a level, the last for what is not known; a theme that has none is drawn without colour."""
     colours = _SCALES.get(theme, "").split()
-    if not colours:
-        return (*(Style() for _ in range(9)), Style(dim=True))
-    return (*(Style(color=each) for each in colours), Style(dim=True))
+    levels = [Style(color=colours[level // 2]) if colours else Style() for level in range(LEVELS)]
+    return (*levels, Style(dim=True))

@@ -16,6 +16,7 @@ ORDERS: Final = ("name", "highest first", "lowest first", "accused first")
 LABEL_MAX: Final = 20
 SMALL_GROUP: Final = 16
 """Groups no larger than this share a line; a larger one begins its own."""
+_NUMBERS: Final = re.compile(r"([0-9]+)")
 _LAST_NUMBER: Final = re.compile(r"[-_.]?[a-zA-Z]*\d+$")
 
 Places = npt.NDArray[np.int32]
@@ -67,7 +68,7 @@ def arranged(
 def _ordered(gpus: Gpus, members: dict[str, list[int]], values: Numbers, order: str) -> list[str]:
     """Names of groups. Those of which nothing is known come last."""
     if order == ORDERS[0]:
-        return list(members)
+        return sorted(members, key=_natural)
     if order == ORDERS[3]:
         gravity = np.where(gpus.accused < 0, len(gpus), gpus.accused)
         return sorted(members, key=lambda name: int(gravity[members[name]].min()))
@@ -78,6 +79,11 @@ def _ordered(gpus: Gpus, members: dict[str, list[int]], values: Numbers, order: 
         known = known[np.isfinite(known)]
         key[name] = float(known.min()) if known.size else np.inf
     return sorted(members, key=lambda name: key[name])
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """node-9 before node-10."""
+    return [(each.isdigit(), int(each) if each.isdigit() else 0, each) for each in _NUMBERS.split(name)]
 
 
 def _placed(ordered: list[str], members: dict[str, list[int]], width: int) -> list[tuple[str, list[int]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -16,6 +16,8 @@ LEVELS: Final = 9
 RAMP: Final = "▁▁▂▃▄▅▆▇█"
 """What a level looks like without colour."""
 UNKNOWN_LEVEL: Final = -1
+SLACK: Final = 0.5
+"""A cell keeps its level until its value is so much of a level beyond it."""
 COLDEST_CELSIUS: Final = 25.0
 HOTTEST_CELSIUS: Final = 90.0
 LINK_BYTES_MIN: Final = 1e6
@@ -27,13 +29,26 @@ Signs = npt.NDArray[np.str_]
 
 @dataclass(frozen=True)
 class Picture:
-    """One cell a GPU. `levels` is 0 to LEVELS - 1, or -1 for not known; `signs` is one character each; `values` orders them."""
+    """One cell a GPU. `levels` is 0 to LEVELS - 1, or -1 for not known; `signs` is one character each; `values` orders them.
+
+    `exact` is where on a scale each stands, 0 to LEVELS; None where levels are not those of a scale.
+    """
 
     levels: Levels
     signs: Signs
     values: Numbers
     low: str
     high: str
+    exact: Numbers | None = None
+
+    def steadied(self, before: Picture | None) -> Picture:
+        """The same, but a cell that hardly left the level that it had before keeps it: noise costs no bytes, and no flicker."""
+        if before is None or before.exact is None or self.exact is None or len(before.levels) != len(self.levels):
+            return self
+        away = np.abs(self.exact - (before.levels + 0.5))
+        kept = (before.levels >= 0) & (self.levels >= 0) & (away < 0.5 + SLACK)
+        levels = np.where(kept, before.levels, self.levels).astype(np.int8)
+        return replace(self, levels=levels, signs=_ramp(levels))
 
 
 @dataclass(frozen=True)
@@ -51,8 +66,12 @@ def _scaled(values: Numbers, low: float, high: float, low_words: str, high_words
     span = max(high - low, 1e-9)
     part = np.clip((np.where(known, values, low) - low) / span, 0.0, 1.0)
     levels = np.where(known, np.minimum((part * LEVELS).astype(np.int8), LEVELS - 1), UNKNOWN_LEVEL).astype(np.int8)
-    signs = np.where(known, np.array(list(RAMP))[np.maximum(levels, 0)], "·")
-    return Picture(levels, signs, values, low_words, high_words)
+    return Picture(levels, _ramp(levels), values, low_words, high_words, part * LEVELS)
+
+
+def _ramp(levels: Levels) -> Signs:
+    made: Signs = np.where(levels >= 0, np.array(list(RAMP))[np.maximum(levels, 0)], "·")
+    return made
 
 
 def power(fleet: Fleet) -> Picture:
@@ -87,7 +106,7 @@ def link(fleet: Fleet) -> Picture:
     full = max(_most(traffic) or 0.0, 10 * LINK_BYTES_MIN)
     tens, low, high = np.log10(np.maximum(traffic, LINK_BYTES_MIN)), np.log10(LINK_BYTES_MIN), np.log10(full)
     scaled = _scaled(tens, low, high, "1 MB/s", f"{full / 1e9:.3g} GB/s")
-    return Picture(scaled.levels, scaled.signs, traffic, scaled.low, scaled.high)
+    return replace(scaled, values=traffic)
 
 
 STATES: Final = ("silent", "unknown", "no program", "idle", "held idle", "active")

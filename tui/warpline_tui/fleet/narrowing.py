@@ -9,7 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from warpline_proto.config import nearest
 from warpline_proto.errors import ConfigError
@@ -74,5 +73,5 @@ def _named(fleet: Fleet, word: str) -> Kept:
 
 
 def _contains(fleet: Fleet, column: str, word: str) -> Kept:
-    made: Kept = pc.fill_null(pc.match_substring(fleet.gpus.table[column], word, ignore_case=True), False).to_numpy()
-    return made
+    listed = fleet.gpus.texts(column)
+    return np.fromiter((each is not None and word in each.lower() for each in listed), np.bool_, len(listed))

@@ -93,7 +93,8 @@ class FleetPage(Page[Fleet]):
             self._draw_grid(shown)
 
     def _draw_grid(self, shown: Fleet) -> None:
-        picture = self._picture = self.measure.picture(shown)
+        same = self._arranged and self._arranged[0] is shown.gpus.listed and self._arranged[3] is self.measure
+        picture = self._picture = self.measure.picture(shown).steadied(self._picture if same else None)
         kept = self._narrowed(shown)
         room = (self._grid.size.width or self.size.width, self._grid.size.height or self.size.height)
         wanted = (shown.gpus.listed, self.by, self.order, self.measure, self._words, room)
@@ -162,10 +163,10 @@ class FleetPage(Page[Fleet]):
         self._say("#chosen", Text(NOTHING_LEFT, "dim") if at is None else chosen(shown, at, self.size.width - 2))
 
     def _say(self, selector: str, words: Text) -> None:
-        """Write it where it says something new: what stays as it is costs no bytes."""
+        """Write it where it says something new. The room for it stays the same: to lay out anew is to paint everything anew."""
         widget = self.query_one(selector, Static)
         if widget.content != words:
-            widget.update(words)
+            widget.update(words, layout=False)
 
     @on(Filter.Changed, "#search")
     def searched(self, event: Input.Changed) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from warpline_proto.finding import GRAVITY
 
@@ -44,7 +43,7 @@ READINGS: Final = (
     "memory_bytes",
     "time_ns",
 )
-"""Columns that the newest reading replaces; the others belong to the GPU."""
+"""Columns that the last seconds replace, means of these (temperature and memory the highest); the others belong to the GPU."""
 
 Numbers = npt.NDArray[np.float64]
 
@@ -92,8 +91,7 @@ class Gpus:
 
     def numbers(self, column: str) -> Numbers:
         """A column, NaN where not known."""
-        made: Numbers = pc.cast(self.table[column], pa.float64(), safe=False).to_numpy()
-        return made
+        return _numbers(self.table[column])
 
     def texts(self, column: str) -> list[Any]:
         """A column of texts, None where not known."""
@@ -150,15 +148,27 @@ class FleetView:
 
 
 _KEY: Final = "coalesce(node, '-') || '/' || coalesce(gpu_uuid, gpu_index::VARCHAR, '')"
-_READINGS: Final = """
-    arg_max(power_watts, time_ns)::FLOAT AS power_watts,
-    arg_max(coalesce(sm_active_percent, gpu_utilization_percent), time_ns)::FLOAT AS busy_percent,
-    arg_max(temperature_celsius, time_ns)::FLOAT AS temperature_celsius,
-    arg_max(sm_clock_mhz, time_ns)::FLOAT AS clock_mhz,
-    arg_max(coalesce(nvlink_tx_bytes_per_second + nvlink_rx_bytes_per_second,
-                     pcie_tx_bytes_per_second + pcie_rx_bytes_per_second), time_ns)::FLOAT AS link_bytes,
-    arg_max(memory_used_bytes, time_ns)::DOUBLE AS memory_bytes, max(time_ns) AS time_ns
-"""
+
+
+def _readings(mean: str, most: str) -> str:
+    """SQL of the readings, `mean` and `most` being what is made of several."""
+    busy = "coalesce(sm_active_percent, gpu_utilization_percent)"
+    traffic = """coalesce(nvlink_tx_bytes_per_second + nvlink_rx_bytes_per_second,
+                  pcie_tx_bytes_per_second + pcie_rx_bytes_per_second)"""
+    means = (
+        ("power_watts", "power_watts"),
+        (busy, "busy_percent"),
+        ("sm_clock_mhz", "clock_mhz"),
+        (traffic, "link_bytes"),
+    )
+    mosts = (("temperature_celsius", "temperature_celsius"), ("memory_used_bytes", "memory_bytes"))
+    columns = [f"{mean.format(sql)}::FLOAT AS {name}" for sql, name in means]
+    columns += [f"{most.format(sql)}::DOUBLE AS {name}" for sql, name in mosts]
+    return ", ".join([*columns, "max(time_ns) AS time_ns"])
+
+
+_LAST: Final = _readings("arg_max({}, time_ns)", "arg_max({}, time_ns)")
+_LATELY: Final = _readings("avg({})", "max({})")
 
 
 def _listed(ask: Ask) -> str:
@@ -167,18 +177,18 @@ SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_inde
     any_value(gpu_uuid) AS gpu_uuid, any_value(gpu_name) AS gpu_name, arg_max(job, time_ns) AS job,
     any_value(power_limit_watts)::FLOAT AS limit_watts,
     any_value(sm_clock_max_mhz)::FLOAT AS clock_max_mhz, any_value(memory_total_bytes)::DOUBLE AS memory_total_bytes,
-    arg_max(resident_processes, time_ns)::INTEGER AS programs, {_READINGS}
+    arg_max(resident_processes, time_ns)::INTEGER AS programs, {_LAST}
 FROM device_samples
 WHERE {ask.until()}
   AND (time_ns IS NULL OR time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {RECENT_NS})
 GROUP BY key
-ORDER BY regexp_replace(any_value(node), '[0-9]+', ''), length(any_value(node)), any_value(node), gpu, key LIMIT {GPUS_MAX}
+ORDER BY node, gpu, key LIMIT {GPUS_MAX}
 """
 
 
 def _fresh(ask: Ask, newest_ns: int) -> str:
     return f"""
-SELECT {_KEY} AS key, {_READINGS} FROM device_samples
+SELECT {_KEY} AS key, {_LATELY} FROM device_samples
 WHERE {ask.until()} AND time_ns >= {newest_ns - FRESH_NS} GROUP BY key LIMIT {GPUS_MAX}
 """
 
@@ -210,13 +220,23 @@ FROM ranks GROUP BY job ORDER BY ranks DESC, job LIMIT {JOBS_MAX}
 
 def overlaid(listed: pa.Table, fresh: pa.Table) -> pa.Table:
     """The list with the readings of those that are in `fresh`, matched by their key."""
-    places = pc.index_in(listed["key"], value_set=fresh["key"].combine_chunks())
-    known = pc.is_valid(places)
+    lines = {key: line for line, key in enumerate(listed["key"].to_pylist())}
+    found = np.fromiter((lines.get(key, -1) for key in fresh["key"].to_pylist()), np.int64, fresh.num_rows)
     for name in READINGS:
-        newer = pc.take(fresh[name], places)
-        kept = pc.if_else(pc.and_(known, pc.is_valid(newer)), newer, listed[name])
-        listed = listed.set_column(listed.schema.get_field_index(name), name, kept)
+        numbers, newer = _numbers(listed[name]), _numbers(fresh[name])
+        told = (found >= 0) & np.isfinite(newer)
+        numbers[found[told]] = newer[told]
+        listed = listed.set_column(listed.schema.get_field_index(name), name, pa.array(numbers, from_pandas=True))
     return listed
+
+
+def _numbers(column: pa.ChunkedArray) -> Numbers:
+    """A copy, NaN where not known."""
+    return np.array(column.to_numpy(), np.float64)
+
+
+def _on(listed: pa.Table, node: str) -> list[int]:
+    return [line for line, each in enumerate(listed["node"].to_pylist()) if each == node]
 
 
 def _judged(table: pa.Table, listed: pa.Table, rows: list[dict[str, Any]]) -> Gpus:
@@ -225,10 +245,12 @@ def _judged(table: pa.Table, listed: pa.Table, rows: list[dict[str, Any]]) -> Gp
     rows = sorted(rows, key=lambda row: order.index(row["severity"]) if row["severity"] in order else len(order))
     accused = np.full(table.num_rows, -1, np.int32)
     made = []
+    lines = {uuid: line for line, uuid in enumerate(listed["gpu_uuid"].to_pylist())} if rows else {}
     for number, row in enumerate(rows):
         made.append(Accusation(str(row["id"]), str(row["severity"]), str(row["kind"]), str(row["summary"])))
-        column = "node" if row["gpu_uuid"] is None else "gpu_uuid"
-        if row[column] is not None:
-            named = pc.fill_null(pc.equal(table[column], row[column]), False).to_numpy()
-            accused[named & (accused < 0)] = number
+        if row["gpu_uuid"] is not None:
+            named = [lines[row["gpu_uuid"]]] if row["gpu_uuid"] in lines else []
+        else:
+            named = [] if row["node"] is None else _on(listed, row["node"])
+        accused[[line for line in named if accused[line] < 0]] = number
     return Gpus(table, listed, accused, tuple(made))

@@ -19,6 +19,9 @@ from ..fleet.measures import LEVELS, Picture
 
 CURSOR: Final = "◆"
 ACCUSED: Final = "!"
+STYLES_MAX: Final = 200
+GAP_MAX: Final = 6
+"""So many cells that did not change are drawn again rather than skipped: to go past them takes as many bytes."""
 
 
 class HeatGrid(ScrollView, can_focus=True):
@@ -52,11 +55,13 @@ class HeatGrid(ScrollView, can_focus=True):
         self._layout: Layout | None = None
         self._picture: Picture | None = None
         self._accused = np.zeros(0, np.bool_)
+        self._styles: dict[tuple[Style, int, bool, bool], Style] = {}
         self.cursor: int | None = None
 
     def recolour(self, scale: tuple[Style, ...]) -> None:
         """Draw with other styles."""
         self._scale = scale
+        self._styles.clear()
         self.refresh()
 
     def show(self, layout: Layout, picture: Picture, accused: np.typing.NDArray[np.bool_]) -> None:
@@ -96,12 +101,14 @@ class HeatGrid(ScrollView, can_focus=True):
         line = y + scroll_y
         if layout is None or picture is None or line >= len(layout.labels):
             return Strip.blank(self.size.width, self.rich_style)
+        base = self.rich_style
         label = layout.labels[line][: layout.label_width - 1].ljust(layout.label_width)
-        segments = [Segment(label, self.rich_style + Style(dim=True))]
-        segments += self._cells(layout, picture, layout.slots[line])
-        return Strip(segments).crop_extend(scroll_x, scroll_x + self.size.width, self.rich_style)
+        segments = [Segment(label, base + Style(dim=True)), *self._cells(layout, picture, layout.slots[line], base)]
+        return Strip(segments).crop_extend(scroll_x, scroll_x + self.size.width, base)
 
-    def _cells(self, layout: Layout, picture: Picture, slots: np.typing.NDArray[np.int32]) -> list[Segment]:
+    def _cells(
+        self, layout: Layout, picture: Picture, slots: np.typing.NDArray[np.int32], base: Style
+    ) -> list[Segment]:
         """Neighbours of one style as one segment."""
         shown = np.where(slots >= 0, picture.levels[slots], LEVELS + 1)
         accused = (slots >= 0) & self._accused[slots]
@@ -114,21 +121,25 @@ class HeatGrid(ScrollView, can_focus=True):
             here = (level, blamed, gpu == self.cursor and gpu >= 0)
             if here != kind:
                 if kind is not None:
-                    made.append(Segment(text, self._style(*kind)))
+                    made.append(Segment(text, self._style(base, *kind)))
                 text, kind = "", here
             cell = " " if gpu < 0 else CURSOR if here[2] else sign
             text += cell.ljust(layout.columns) if blamed or here[2] or cell in " ·" else cell * layout.columns
         if kind is not None:
-            made.append(Segment(text, self._style(*kind)))
+            made.append(Segment(text, self._style(base, *kind)))
         return made
 
-    def _style(self, level: int, accused: bool, cursor: bool) -> Style:
-        if level > LEVELS:
-            return self.rich_style
-        style = self.rich_style + self._scale[level]
-        if accused:
-            style += Style(bold=True, reverse=True)
-        return style + Style(bold=True, reverse=not accused) if cursor else style
+    def _style(self, base: Style, level: int, accused: bool, cursor: bool) -> Style:
+        """One that was made before is given again: there are few, and they are asked for at each run of cells."""
+        found = self._styles.get((base, level, accused, cursor))
+        if found is None:
+            found = base if level > LEVELS else base + self._scale[level]
+            if accused or cursor:
+                found += Style(bold=True, reverse=accused != cursor)
+            if len(self._styles) >= STYLES_MAX:
+                self._styles.clear()
+            self._styles[base, level, accused, cursor] = found
+        return found
 
     def _place(self, gpu: int) -> tuple[int, int] | None:
         """Line and column of a GPU, None where it is not shown."""
@@ -138,7 +149,7 @@ class HeatGrid(ScrollView, can_focus=True):
         return divmod(int(layout.spots[gpu]), layout.slots.shape[1])
 
     def _refresh_cells(self, gpus: np.typing.NDArray[np.int64]) -> None:
-        """Draw anew, in each line that is seen, from the first of these to the last."""
+        """Draw these anew where they are seen; what lies between two that are near is drawn with them."""
         layout = self._layout
         if layout is None or not gpus.size:
             return
@@ -146,11 +157,10 @@ class HeatGrid(ScrollView, can_focus=True):
         lines, columns = np.divmod(spots[spots >= 0], layout.slots.shape[1])
         left, top = self.scroll_offset
         for line in range(top, min(top + self.size.height, len(layout.labels))):
-            here = columns[lines == line]
-            if here.size:
-                first = layout.label_width + int(here.min()) * layout.columns - left
-                width = (int(here.max()) - int(here.min()) + 1) * layout.columns
-                self.refresh(Region(first, line - top, width, 1))
+            here = np.sort(columns[lines == line])
+            for run in np.split(here, np.flatnonzero(np.diff(here) > GAP_MAX) + 1) if here.size else ():
+                first = layout.label_width + int(run[0]) * layout.columns - left
+                self.refresh(Region(first, line - top, (int(run[-1]) - int(run[0]) + 1) * layout.columns, 1))
 
     def action_move(self, by: int) -> None:
         """Along the line, and on to the next."""

@@ -60,7 +60,7 @@ class Keys(Static):
             self._spans.append((start, said.cell_len, node, binding.action))
         if said != self._said:
             self._said = said
-            self.update(said)
+            self.update(said, layout=False)
 
     def _shown(self) -> tuple[list[_Shown], list[_Shown], list[_Shown]]:
         """What works here alone, what leads to screens, and what is always shown; each binding once."""

@@ -52,8 +52,12 @@ class Status(Static):
         """Write the line."""
         said = line(standing, self.app.size.width)
         if said != self._said:
-            self._said = said
-            self.update(said)
+            before, self._said = self._said, said
+            self.update(said, layout=before is None or self._lines(before) != self._lines(said))
+
+    def _lines(self, said: Text) -> int:
+        """To lay out anew is to paint everything anew: it is done where this changes."""
+        return -(-said.cell_len // max(self.app.size.width, 1))
 
 
 def line(standing: Standing, columns: int) -> Text:
