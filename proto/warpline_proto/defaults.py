@@ -10,6 +10,8 @@ from typing import Final
 
 COLLECTOR_PORT: Final = 14716
 COLLECTOR_ADDRESS: Final = f"127.0.0.1:{COLLECTOR_PORT}"
+SERVE_PORT: Final = 14720
+SERVE_ADDRESS: Final = f"127.0.0.1:{SERVE_PORT}"
 
 STATE_DIRECTORY: Final = "/var/lib/warpline"
 RUNTIME_DIRECTORY: Final = "/run/warpline"

@@ -26,6 +26,7 @@ VERBS = {
     "agent": "read this node and send to a collector",
     "collector": "take frames in, keep them, answer SQL, run the analysis",
     "top": "the terminal screen",
+    "serve": "the terminal screen in a browser",
     "status": "the fleet: which agents are late, dropping, skewed or over budget, of which version",
     "findings": "what is wrong now, and since when",
     "explain": "one finding as Markdown, for a ticket: who, since when, what to do, on which evidence",
@@ -43,7 +44,7 @@ VERBS = {
     "man": "manual pages, made from what the verbs take",
 }
 EXTRAS = {
-    "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui",
+    "agent": "agent", "collector": "collector", "analyze": "analyze", "demo": "all", "top": "tui", "serve": "serve",
     "power": "collector", "findings": "collector", "sql": "collector", "export": "collector", "capture": "collector",
     "status": "collector", "store": "collector", "notify": "collector", "pki": "pki", "explain": "collector", "report": "report",
     "completion": "completion",

@@ -1,0 +1,152 @@
+"""`warpline serve`: the screen in a browser, for whoever has the token or a certificate, and for nobody else."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from warpline_cli.main import EXIT_USAGE, main
+from warpline_cli.pki.keeping import Keeping
+from warpline_collector.stores.duckdb import DuckDBStore
+from warpline_proto.batch import Batch
+from warpline_proto.tables import TABLES
+from warpline_proto.tls import Tls, context, read
+
+SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One GPU."""
+    directory = tmp_path_factory.mktemp("serve") / "store"
+    made = DuckDBStore(directory)
+    row = {
+        "node": "node-a",
+        "gpu_uuid": "GPU-1",
+        "gpu_index": 0,
+        "time_ns": 1_800_000_000 * 10**9,
+        "power_watts": 555.0,
+    }
+    made.write([Batch("device_samples", "test", TABLES["device_samples"].from_rows([row]))])
+    made.close()
+    return directory
+
+
+@contextmanager
+def serving(*words: str) -> Iterator[str]:
+    """The address that it prints."""
+    command = [sys.executable, "-m", "warpline_cli.main", "serve", "--listen", "127.0.0.1:0", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+            assert process.wait(SECONDS) == 0
+
+
+@pytest.fixture(scope="module")
+def local(store: Path) -> Iterator[str]:
+    with serving("--store", str(store)) as address:
+        yield address
+
+
+async def painted(websocket: aiohttp.ClientWebSocketResponse, wanted: bytes) -> bytes:
+    """What the program wrote until `wanted` was there."""
+    said = b""
+    while wanted not in said:
+        message = await websocket.receive(timeout=SECONDS)
+        assert message.type is aiohttp.WSMsgType.BINARY, message
+        said += message.data
+    return said
+
+
+async def test_who_has_the_token_sees_the_screen_and_types_into_it(local: str) -> None:
+    root = local.partition("?")[0]
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        async with browser.get(local) as page:
+            said = await page.text()
+            assert page.status == 200 and "token" not in str(page.url), "it is not left in the address line"
+            assert 'data-session-websocket-url="ws://127.0.0.1:' in said and "https://" not in said
+            assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+        for part in ("static/js/textual.js", "static/css/xterm.css", "page.css"):
+            async with browser.get(root + part) as answer:
+                assert answer.status == 200
+        async with browser.ws_connect(f"{root}ws?width=100&height=30", origin=root.rstrip("/")) as websocket:
+            await painted(websocket, b"node-a")
+            await websocket.send_str("no JSON")
+            await websocket.send_json(["resize", {"width": 10**9, "height": 40}])
+            await websocket.send_json(["stdin", "9"])
+            await painted(websocket, b"What can be asked for")
+
+
+async def test_nobody_else_comes(local: str) -> None:
+    """Other accounts, pages of other sites, and names that a stranger's DNS server gave loopback."""
+    root, _, token = local.partition("?")
+    async with aiohttp.ClientSession() as stranger:
+        for path in ("", "ws", "static/js/textual.js", "?token=guessed", "download/x"):
+            async with stranger.get(root + path) as answer:
+                assert answer.status == 403, path
+        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example:80"}):
+            async with stranger.get(f"{root}?{token}", headers=headers, allow_redirects=False) as answer:
+                assert answer.status == 403, headers
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--listen", "0.0.0.0:0"], "other machines could come"),
+        (["--listen", "nowhere"], "is no HOST:PORT"),
+        (["--https", "/nonexistent"], "cannot read /nonexistent"),
+        (["--operator", "--store", "/tmp"], "a directory takes no requests"),
+    ],
+)
+def test_what_would_let_strangers_in_is_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *words]) == EXIT_USAGE
+    assert said in capsys.readouterr().err
+
+
+async def test_beyond_loopback_a_certificate_says_who_comes(store: Path, tmp_path: Path) -> None:
+    """A directory shows everything, so only an operator's will do; without one there is not even a page."""
+    keeping = Keeping(tmp_path / "pki")
+    keeping.start(30)
+    mine = keeping.issue("collector", "screen", ("localhost", "127.0.0.1"))
+    shown = {role: Tls.within(str(keeping.issue(role, "ada"))) for role in ("agent", "viewer", "operator")}
+    with serving("--store", str(store), "--https", str(mine)) as root:
+        assert root.startswith("https://") and "token" not in root
+        for role, status in (("agent", 403), ("viewer", 403), ("operator", 200)):
+            secured = context(read(shown[role]), ssl.PROTOCOL_TLS_CLIENT)
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=secured)) as browser:
+                async with browser.get(root) as answer:
+                    assert answer.status == status, role
+                if status == 200:
+                    async with browser.ws_connect(f"{root}ws", origin=root.rstrip("/")) as websocket:
+                        await painted(websocket, b"node-a")
+        bare = ssl.create_default_context(cafile=shown["operator"].authority)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=bare)) as nobody:
+            with pytest.raises(aiohttp.ClientError):
+                async with nobody.get(root) as answer:
+                    await answer.read()
+
+
+async def test_a_session_ends_with_its_program(local: str) -> None:
+    root = local.partition("?")[0]
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        async with browser.get(local):
+            pass
+        async with browser.ws_connect(f"{root}ws") as websocket:
+            await painted(websocket, b"node-a")
+            await websocket.send_str(json.dumps(["stdin", "q"]))
+            while (await websocket.receive(timeout=SECONDS)).type is aiohttp.WSMsgType.BINARY:
+                pass
+            assert websocket.closed
