@@ -368,7 +368,7 @@ store.close()
 def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path, when: str, times: int) -> None:
     """Killed before it wrote that it waits, and between sending and writing that it was taken: at most it comes twice."""
     with listening() as here:
-        for moment in (when, "never", "never"):
+        for moment in (when, "never"):
             done = subprocess.run(
                 [sys.executable, "-c", PROGRAM, str(tmp_path), here.url, moment],
                 capture_output=True,
@@ -430,6 +430,55 @@ def test_a_server_is_believed_by_its_certificate_alone(tmp_path: Path) -> None:
     assert done.stdout.startswith("ops: taken")
     assert [told.headers["Authorization"] for told in here.told] == ["Bearer T0KEN"]
     assert here.told[0].document["test"] is True
+
+
+def test_a_proxy_of_the_environment_is_asked_but_not_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening() as proxy, listening() as here:
+        monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//me:word@"))
+        monkeypatch.setenv("no_proxy", "")
+        assert Poster().post("http://far.example/hook?a=1", b"{}", {}, 30).taken
+        assert Poster().post(here.url, b"{}", {}, 30).taken
+    assert [told.path for told in proxy.told] == ["http://far.example/hook?a=1"]
+    assert proxy.told[0].headers["Proxy-Authorization"] == "Basic bWU6d29yZA=="
+    assert [told.path for told in here.told] == ["/"]
+
+
+def test_a_disk_that_refuses_is_told_and_nothing_is_told_twice_for_it(bench: MakeBench, tmp_path: Path) -> None:
+    """What was taken meanwhile is written once the disk takes it."""
+    with listening() as here:
+        at = bench(webhook(here))
+        at.turn()
+        folder = keeping.place(tmp_path / "store", "ops").parent
+        folder.rename(folder.with_name("aside"))
+        folder.write_text("in the way")
+        at.known = incidents(SLOW)
+        with pytest.raises(OSError, match="File exists"):
+            at.turn(1)
+        folder.unlink()
+        folder.with_name("aside").rename(folder)
+        at.turn(2)
+        at.turn(2)
+        at.start()
+        at.turn(2)
+    assert len(here.told) == 1
+
+
+def test_what_the_guide_shows_is_what_there_is(bench: MakeBench, tmp_path: Path) -> None:
+    """Its settings are taken, and its document has the keys of a real one."""
+    from warpline_proto.config import load
+
+    text = (Path(__file__).parents[2] / "deploy" / "README.md").read_text().partition("## Notification of incidents")[2]
+    (tmp_path / "config.toml").write_text(text.split("```toml\n")[1].partition("```")[0])
+    config = load(collector_config.sections(), [tmp_path / "config.toml"], {})["collector.notify"]
+    assert [each.kind for each in config.receivers] == ["alertmanager", "slack"]
+    shown = json.loads(text.split("```json\n")[1].partition("```")[0])
+    with listening() as here:
+        at = bench(webhook(here))
+        at.known = incidents(SLOW)
+        at.turn()
+    (told,) = here.told
+    assert list(shown) == list(told.document)
+    assert list(shown["incidents"][0]) == list(told.document["incidents"][0])
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ FAULTY_ATTEMPTS_MAX: Final = 3
 """A message that a receiver calls faulty is given up after so many attempts."""
 HEALTH_NS: Final = 10 * 60 * 10**9
 """How a receiver fares is written when it changes, else so often."""
+UNKEPT: Final = "cannot be told for good: its book cannot be kept"
 SOURCE: Final = "collector"
 _LOG = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Courier:
         self._chance = chance
         self._poster = Poster()
         self._book = keeping.load(self._path)
+        self._unsaved = False
         self._seen: Incidents | None = None
         self._faulty: dict[str, int] = {}
         self._attempt = 0
@@ -108,6 +110,7 @@ class Courier:
 
     def one_pass(self) -> None:
         """Look at what is known, and say what is due; OSError where the book cannot be kept."""
+        self._save()
         self._look()
         while self._book and not self._passes.stop.is_set() and not self._resting():
             due = book.due(self._book, self._terms, self._clock())
@@ -169,11 +172,17 @@ class Courier:
         return self._rest_until is not None and self._monotonic() < self._rest_until
 
     def _keep(self, after: book.Book) -> None:
-        changed = after != self._book
+        self._unsaved = self._unsaved or after != self._book
         self._book = after
         self._note()
-        if changed:
-            keeping.save(self._path, after)
+        self._save()
+
+    def _save(self) -> None:
+        if self._unsaved and self._book is not None:
+            keeping.save(self._path, self._book)
+            self._unsaved = False
+            if self.standing.failure == UNKEPT:
+                self._note(failure="")
 
     def _note(
         self, messages: int = 0, failures: int = 0, dropped: int = 0, failure: str | None = None, taken: bool = False
@@ -214,7 +223,7 @@ class Courier:
             self.one_pass()
         except OSError as error:
             _LOG.error("what receiver %s was told cannot be kept: %s", self._receiver.name, error)
-            self._note(failure=f"its book cannot be kept: {error.strerror or error}")
+            self._note(failure=UNKEPT)
         except WarplineError as error:
             _LOG.error("how receiver %s fares could not be kept: %s", self._receiver.name, error)
 

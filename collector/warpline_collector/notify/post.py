@@ -79,7 +79,7 @@ class Poster:
     def _once(
         self, parts: SplitResult, body: bytes, headers: Mapping[str, str], seconds: float
     ) -> tuple[Answer, str | None]:
-        connection, target = self._connect(parts, seconds)
+        connection, target, extra = self._connect(parts, seconds)
         self._connection = connection
         # Each read has its own bound; one that drips a byte at a time is ended by this.
         late = threading.Event()
@@ -88,7 +88,7 @@ class Poster:
         deadline.start()
         try:
             connection.request(
-                "POST", target, body, {**headers, **_basic("Authorization", parts), "Connection": "close"}
+                "POST", target, body, {**headers, **extra, **_basic("Authorization", parts), "Connection": "close"}
             )
             reply = connection.getresponse()
             text = reply.read(ANSWER_BYTES_MAX)
@@ -108,23 +108,29 @@ class Poster:
             self._connection = None
             connection.close()
 
-    def _connect(self, parts: SplitResult, seconds: float) -> tuple[http.client.HTTPConnection, str]:
-        """A connection that is not open yet, through the environment's proxy where there is one, and what to ask it for."""
+    def _connect(self, parts: SplitResult, seconds: float) -> tuple[http.client.HTTPConnection, str, Mapping[str, str]]:
+        """A connection that is not open yet, through the environment's proxy where there is one; what to ask it for, and how."""
         host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-        proxy = urlsplit("" if proxy_bypass(host) else getproxies().get(parts.scheme, ""))
+        proxy = urlsplit("" if _near(host) or proxy_bypass(host) else getproxies().get(parts.scheme, ""))
         if not proxy.hostname:
-            return self._to(parts.scheme, host, port, seconds), target
+            return self._to(parts.scheme, host, port, seconds), target, {}
         through = self._to(parts.scheme, proxy.hostname, proxy.port or _PORTS["http"], seconds)
+        known = _basic("Proxy-Authorization", proxy)
         if parts.scheme == "https":
-            through.set_tunnel(host, port, _basic("Proxy-Authorization", proxy))
-            return through, target
-        return through, f"http://{parts.netloc.rpartition('@')[2]}{target}"
+            through.set_tunnel(host, port, known)
+            return through, target, {}
+        return through, f"http://{parts.netloc.rpartition('@')[2]}{target}", known
 
     def _to(self, scheme: str, host: str, port: int, seconds: float) -> http.client.HTTPConnection:
         if scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=seconds, context=self._context)
         return http.client.HTTPConnection(host, port, timeout=seconds)
+
+
+def _near(host: str) -> bool:
+    """Whether it is this machine, which no proxy reaches."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _basic(header: str, parts: SplitResult) -> dict[str, str]:
