@@ -72,7 +72,7 @@ class TimelinePage(Page[Timeline]):
 
     def draw(self, shown: Timeline) -> None:
         """Draw the lanes; go where a jump led."""
-        if self._jump is not None:
+        if self._jump is not None and shown.jump == self._jump:
             self._jumped(shown, self._jump)
         lanes = self.query_one(Lanes)
         sides = self._sides(shown) if any(lane.side for lane in shown.lanes) else ("", "")

@@ -38,7 +38,7 @@ class Jump:
 class Timeline:
     """The rank that is shown (None where none is known), its span, its lanes from the top down, and what ranks there are.
 
-    `found_ns` is what a Jump led to (start and end), None where there is nothing. `notes` are sentences about what is missing.
+    `found_ns` is what `jump` led to (start and end), None where there is nothing. `notes` are sentences about what is missing.
     """
 
     who: RankKey | None = None
@@ -47,6 +47,7 @@ class Timeline:
     lanes: tuple[Lane, ...] = ()
     usual: Usual = field(default_factory=Usual)
     ranks: tuple[RankKey, ...] = ()
+    jump: Jump | None = None
     found_ns: tuple[int, int] | None = None
     beside: str = ""
     shift_ns: int = 0
@@ -79,7 +80,7 @@ class TimelineView:
         if window is None:
             return Timeline(who, ranks=ranks)
         lanes, facts = lanes_of(ask, window, self.needle)
-        lanes += finding_lane(ask, window, incidents, facts)
+        lanes += finding_lane(window, incidents, facts)
         shown = Timeline(
             who,
             window.start_ns,
@@ -91,13 +92,15 @@ class TimelineView:
         )
         second: Aligned | str = "" if self.beside is None else aligned(ask, window, self.beside)
         if isinstance(second, Aligned):
-            other, _ = lanes_of(ask, second.window, self.needle)
+            other, its_facts = lanes_of(ask, second.window, self.needle)
+            other += finding_lane(second.window, incidents, its_facts)
             lanes += [replace(each, side=1) for each in other]
             shown = replace(shown, shift_ns=second.shift_ns, usual_beside=usual(ask, second.window))
         said = second.said if isinstance(second, Aligned) else second
         return replace(
             shown,
             lanes=tuple(sorted(lanes, key=lambda each: (ORDER[each.kind], _by_number(each.label), each.side))),
+            jump=self.jump,
             found_ns=None if self.jump is None else _found(ask, window, self.jump),
             beside=said,
         )

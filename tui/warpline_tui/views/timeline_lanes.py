@@ -12,7 +12,7 @@ from ..literal import literal
 from ..view import Ask
 from ..words import size
 from . import timeline_sql as questions
-from .timeline_sql import HELD_NS, SLICES_MAX, Window
+from .timeline_sql import HELD_NS, LONGEST_NS, SLICES_MAX, Window
 
 SECONDS: Final = 1.5
 """Moving the cursor, or zooming back, asks nothing anew for so long."""
@@ -67,7 +67,8 @@ def lanes_of(ask: Ask, window: Window, needle: str = "") -> tuple[list[Lane], Fa
 
 
 def _facts(ask: Ask, window: Window) -> Facts:
-    sql = f"""SELECT clock, node, gpu_uuid FROM steps WHERE {window.who} AND start_ns < {window.end_ns}{window.there()}
+    sql = f"""SELECT clock, node, gpu_uuid FROM steps WHERE {window.who}
+    AND start_ns BETWEEN {window.start_ns - LONGEST_NS} AND {window.end_ns}{window.there()}
 ORDER BY start_ns DESC, gpu_uuid NULLS LAST LIMIT 1"""
     row: Row = next(iter(ask.rows(sql, SECONDS).to_pylist()), {})
     rows = ask.rows(questions.extents(window), SECONDS).to_pylist()
@@ -240,7 +241,7 @@ def _held(rows: list[Row], column: str, window: Window) -> tuple[Reading, ...]:
     )  # fmt: skip
 
 
-def finding_lane(ask: Ask, window: Window, incidents: Iterable[Incident], facts: Facts) -> list[Lane]:
+def finding_lane(window: Window, incidents: Iterable[Incident], facts: Facts) -> list[Lane]:
     """Findings that speak of the rank, its GPU or its node, from their onset on."""
     marks = []
     for each in incidents:

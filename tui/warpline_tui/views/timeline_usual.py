@@ -12,6 +12,9 @@ from .timeline_sql import UNTIMED, Window
 
 STEPS_MAX: Final = 64
 """Steps up to the end of the span that is looked at."""
+BEFORE_NS: Final = 86_400 * 10**9
+"""Steps that lie farther back say nothing of what is usual."""
+ROUND_NS: Final = 60 * 10**9
 ROWS_MAX: Final = 20_000
 SECONDS: Final = 15.0
 """What is usual is asked so rarely while the same steps are looked at."""
@@ -65,23 +68,26 @@ class Usual:
 
 def usual(ask: Ask, window: Window) -> Usual:
     """Ask for it."""
-    last = _last_step(ask, window)
-    if last is None:
+    sql = f"""SELECT max(step) AS last, min(start_ns) AS first_ns FROM (
+    SELECT step, start_ns FROM steps
+    WHERE {window.who} AND step IS NOT NULL AND start_ns BETWEEN {window.start_ns - BEFORE_NS} AND {window.end_ns}{window.there()}
+    ORDER BY start_ns DESC LIMIT {STEPS_MAX}
+)"""
+    newest = ask.rows(sql, 1.0).to_pylist()[0]
+    if newest["last"] is None:
         return Usual()
-    rows = [row for sql in _questions(window, last) for row in ask.rows(sql, SECONDS).to_pylist()]
+    asked = _questions(window, newest["last"], newest["first_ns"])
+    rows = [row for sql in asked for row in ask.rows(sql, SECONDS).to_pylist()]
     return Usual(_by_key(rows), any(row["rows"] > ROWS_MAX for row in rows))
 
 
-def _last_step(ask: Ask, window: Window) -> int | None:
-    sql = f"SELECT max(step) AS step FROM steps WHERE {window.who} AND start_ns < {window.end_ns}{window.there()}"
-    found: int | None = ask.rows(sql, 1.0).column("step")[0].as_py()
-    return found
-
-
-def _questions(window: Window, last: int) -> Iterable[str]:
-    """The steps are rounded up, so that the same words are asked for a while."""
+def _questions(window: Window, last: int, first_ns: int) -> Iterable[str]:
+    """Steps and time are rounded, so that the same words are asked for a while."""
     last = -(-last // 8) * 8
-    mine = f"{window.who} AND step > {last - STEPS_MAX - 8} AND step <= {last}{window.there()}"
+    first_ns = first_ns // ROUND_NS * ROUND_NS
+    mine = (
+        f"{window.who} AND step > {last - STEPS_MAX - 8} AND step <= {last} AND start_ns >= {first_ns}{window.there()}"
+    )
     columns = "what, name, step, count, sum_ns, one_ns, count(*) OVER () AS rows"
     yield f"""SELECT {columns} FROM (
     UNPIVOT (
@@ -98,7 +104,8 @@ def _questions(window: Window, last: int) -> Iterable[str]:
     SELECT 'kernel' AS what, coalesce(any_value(kernel), 'kernel ' || kernel_id) AS name, step, sum(count)::BIGINT AS count,
         sum(sum_ns)::BIGINT AS sum_ns, sum(p50_ns * count) / sum(count) FILTER (p50_ns IS NOT NULL) AS one_ns
     FROM kernel_clusters LEFT JOIN (
-        SELECT kernel_id, any_value(name) AS kernel FROM kernel_names GROUP BY kernel_id
+        SELECT kernel_id, any_value(name) AS kernel FROM kernel_names
+        WHERE kernel_id IN (SELECT kernel_id FROM kernel_clusters WHERE {mine}) GROUP BY kernel_id
     ) USING (kernel_id)
     WHERE {mine} GROUP BY kernel_id, step
 ) ORDER BY sum_ns DESC LIMIT {ROWS_MAX}"""
