@@ -94,10 +94,11 @@ class Drawer:
 @dataclass(frozen=True)
 class Power:
     """The live readings, and the last hour of the account; `error` says why these are not newer, `groups` how many
-    there are, `now_ns` is what ages are told against."""
+    there are, `now_ns` is what ages are told against, `first_ns` the first window of the hour."""
 
     by: str = BY[0]
     live: Live | None = None
+    first_ns: int | None = None
     start_ns: int | None = None
     end_ns: int | None = None
     states: tuple[StateSum, ...] = ()

@@ -36,6 +36,8 @@ SCREENS: Final = {
     "kernels": Entry("kernels", "KernelsPage", "Where the GPU time of a rank goes", "3,K"),
     "sources": Entry("sources", "SourcesPage", "What is read, and what is missing", "4,S"),
     "timeline": Entry("timeline", "TimelinePage", "What a rank did when: steps, kernels, collectives", "6,T"),
+    "job": Entry("job", "JobPage", "One job: iteration times, ranks, groups, collectives, energy", "8,J"),
+    "node": Entry("node", "NodePage", "One node: GPUs, programs, links, log, agent", "7,N"),
     "sql": Entry("sql", "SqlPage", "Ask the store in SQL", "9,colon"),
     "power": Entry("power", "PowerPage", "What is drawn, what for, and by whom", "5,P"),
 }

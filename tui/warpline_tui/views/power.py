@@ -9,6 +9,7 @@ from typing import Any, Final
 from warpline_proto.errors import WarplineError
 from warpline_proto.power_tables import FORGOTTEN_SECONDS, WINDOW_NS
 
+from ..literal import same
 from ..power import BY, CauseSum, Drawer, Live, Power, Prices, StateSum
 from ..view import Ask
 
@@ -39,18 +40,18 @@ def within(first_ns: int) -> str:
     return f"window_ns BETWEEN {first_ns} AND {first_ns + (WINDOWS - 1) * WINDOW_NS}"
 
 
-def states(first_ns: int, prices: str) -> str:
+def states(first_ns: int, prices: str, of: str = "TRUE") -> str:
     """SQL: seconds, joules and priced joules by state, of windows from `first_ns` on."""
     return f"""
 WITH prices(window_ns, price) AS (VALUES {prices})
 SELECT state, sum(seconds) AS seconds, sum(joules) AS joules, sum(unmeasured_seconds) AS unmeasured_seconds,
        sum(joules * price) AS priced, min(start_ns) AS start_ns, max(end_ns) AS end_ns
 FROM energy_states LEFT JOIN prices USING (window_ns)
-WHERE {within(first_ns)} GROUP BY state ORDER BY seconds DESC
+WHERE {within(first_ns)} AND {of} GROUP BY state ORDER BY seconds DESC
 """
 
 
-def causes(first_ns: int) -> str:
+def causes(first_ns: int, of: str = "TRUE") -> str:
     """SQL: what execution-idle followed, as the view `energy_causes` tells it, from the few windows that this takes."""
     return f"""
 WITH numbered AS (
@@ -61,12 +62,12 @@ WITH numbered AS (
     WHERE window_ns BETWEEN {first_ns - WINDOWS_BEFORE * WINDOW_NS} AND {first_ns + (WINDOWS - 1) * WINDOW_NS}
       AND state = 'execution_idle'
 ), told AS (
-    SELECT window_ns, seconds, joules, CASE WHEN sum(seconds) OVER whole >= {FORGOTTEN_SECONDS} THEN 'forgotten_session'
+    SELECT window_ns, job, seconds, joules, CASE WHEN sum(seconds) OVER whole >= {FORGOTTEN_SECONDS} THEN 'forgotten_session'
         ELSE max(cause) OVER whole END AS cause
     FROM numbered WINDOW whole AS (PARTITION BY node, gpu, run)
 )
 SELECT cause, sum(seconds) AS seconds, sum(joules) AS joules FROM told
-WHERE {within(first_ns)} GROUP BY cause ORDER BY seconds DESC LIMIT {CAUSES_MAX}
+WHERE {within(first_ns)} AND {of} GROUP BY cause ORDER BY seconds DESC LIMIT {CAUSES_MAX}
 """
 
 
@@ -110,9 +111,9 @@ FROM newest
 """
 
 
-def last(ask: Ask) -> str:
+def last(ask: Ask, of: str = "TRUE") -> str:
     """SQL: the last window that is accounted."""
-    return f"SELECT max(window_ns) AS window_ns FROM energy_intervals WHERE {ask.until('window_ns')}"
+    return f"SELECT max(window_ns) AS window_ns FROM energy_intervals WHERE {ask.until('window_ns')} AND {of}"
 
 
 @dataclass(frozen=True)
@@ -126,37 +127,60 @@ class PowerView:
         [row] = ask.rows(live(ask)).to_pylist()
         readings = Live(**row) if row["gpus"] else None
         try:
-            account = self._account(ask)
+            account = _account(ask, self.by)
         except WarplineError as error:
             account = Power(by=self.by, error=str(error))
         return replace(account, live=readings, now_ns=ask.now_ns)
 
-    def _account(self, ask: Ask) -> Power:
-        last_ns = ask.rows(last(ask), ACCOUNT_SECONDS)["window_ns"][0].as_py()
-        if last_ns is None:
-            return Power(by=self.by)
-        first_ns = last_ns - (WINDOWS - 1) * WINDOW_NS
-        priced = ask.prices if ask.prices is not None and ask.prices.price_per_kwh else None
-        prices = ", ".join(
-            f"({window_ns}, {_price(priced, window_ns)!r}::DOUBLE)"
-            for window_ns in range(first_ns, last_ns + 1, WINDOW_NS)
-        )
-        by_state = ask.rows(states(first_ns, prices), ACCOUNT_SECONDS).to_pylist()
-        rows = ask.rows(drawers(self.by, first_ns, prices), ACCOUNT_SECONDS).to_pylist()
-        followed = ask.rows(causes(first_ns), ACCOUNT_SECONDS).to_pylist()
-        return Power(
-            by=self.by,
-            start_ns=min(row["start_ns"] for row in by_state),
-            end_ns=max(row["end_ns"] for row in by_state),
-            states=tuple(_state(row) for row in by_state),
-            causes=tuple(CauseSum(**row) for row in followed),
-            drawers=tuple(_drawer(row, priced) for row in rows),
-            groups=rows[0]["groups"] if rows else 0,
-            currency=None if priced is None else priced.currency,
-            cost=_cost(priced, sum(row["priced"] or 0.0 for row in by_state)),
-            idle_cost=_cost(priced, _priced(by_state, "execution_idle")),
-            unknown_cost=_cost(priced, _priced(by_state, "low_unknown")),
-        )
+
+def accounted(ask: Ask, job: str) -> Power:
+    """The last hour of the account that has something of one job, without who drew; an account that cannot be had says why."""
+    try:
+        return _summed(ask, same("job", job))
+    except WarplineError as error:
+        return Power(error=str(error))
+
+
+def _account(ask: Ask, by: str) -> Power:
+    summed = replace(_summed(ask), by=by)
+    if summed.first_ns is None:
+        return summed
+    rows = ask.rows(drawers(by, summed.first_ns, _prices(ask, summed.first_ns)), ACCOUNT_SECONDS).to_pylist()
+    return replace(
+        summed, drawers=tuple(_drawer(row, _per_kwh(ask)) for row in rows), groups=rows[0]["groups"] if rows else 0
+    )
+
+
+def _summed(ask: Ask, of: str = "TRUE") -> Power:
+    last_ns = ask.rows(last(ask, of), ACCOUNT_SECONDS)["window_ns"][0].as_py()
+    if last_ns is None:
+        return Power()
+    priced = _per_kwh(ask)
+    first_ns = last_ns - (WINDOWS - 1) * WINDOW_NS
+    by_state = ask.rows(states(first_ns, _prices(ask, first_ns), of), ACCOUNT_SECONDS).to_pylist()
+    followed = ask.rows(causes(first_ns, of), ACCOUNT_SECONDS).to_pylist()
+    return Power(
+        first_ns=first_ns,
+        start_ns=min(row["start_ns"] for row in by_state),
+        end_ns=max(row["end_ns"] for row in by_state),
+        states=tuple(_state(row) for row in by_state),
+        causes=tuple(CauseSum(**row) for row in followed),
+        currency=None if priced is None else priced.currency,
+        cost=_cost(priced, sum(row["priced"] or 0.0 for row in by_state)),
+        idle_cost=_cost(priced, _priced(by_state, "execution_idle")),
+        unknown_cost=_cost(priced, _priced(by_state, "low_unknown")),
+    )
+
+
+def _prices(ask: Ask, first_ns: int) -> str:
+    """SQL: windows of the hour with the price of each."""
+    windows = range(first_ns, first_ns + WINDOWS * WINDOW_NS, WINDOW_NS)
+    return ", ".join(f"({window_ns}, {_price(_per_kwh(ask), window_ns)!r}::DOUBLE)" for window_ns in windows)
+
+
+def _per_kwh(ask: Ask) -> Prices | None:
+    """Prices, where one of energy is set."""
+    return ask.prices if ask.prices is not None and ask.prices.price_per_kwh else None
 
 
 def _price(prices: Prices | None, time_ns: int) -> float:
