@@ -28,7 +28,7 @@ class Session(AppService):
             "",
             write_bytes=websocket.send_bytes,
             write_str=websocket.send_str,
-            close=websocket.close,
+            close=self._close,
             download_manager=downloads,
         )
         self._words = words
@@ -46,6 +46,9 @@ class Session(AppService):
                         await self._heard(*message.json())
         finally:
             await self._end()
+
+    async def _close(self) -> None:
+        await self._websocket.close()
 
     async def _heard(self, kind: str, data: Any = None) -> None:
         if kind == "stdin":
