@@ -34,6 +34,18 @@ class Layout:
     spots: Places
     """Of each GPU: its place in `slots`, counted along the lines, -1 where it is not shown."""
 
+    def same(self, other: Layout) -> bool:
+        """Whether everything lies as in the other."""
+        return (
+            self.labels == other.labels
+            and self.columns == other.columns
+            and np.array_equal(self.slots, other.slots)
+            and len(self.spots) == len(other.spots)
+        )
+
+
+NOTHING_LAID: Final = Layout(np.zeros((0, 0), np.int32), (), 0, 1, 0, np.zeros(0, np.int32))
+
 
 def rack(node: str) -> str:
     """The rack that a node's name tells: all but its last number, where it has several; else the node itself."""

@@ -41,12 +41,11 @@ def chosen(fleet: Fleet, at: int, width: int) -> Text:
     )
     said.truncate(width, overflow="ellipsis")
     state = STATES[int(states(fleet)[at])]
-    reads = Text(f"  {state}", "bold green" if state == "active" else "bold yellow")
+    reads = Text("  ").append(state, "bold green" if state == "active" else "bold yellow")
     reads.append(
         f"  {number(row['power_watts'])} of {number(row['limit_watts'])} W  SM {number(row['busy_percent'])}%"
         f"  {number(row['clock_mhz'])} MHz  {number(row['temperature_celsius'])} °C"
         f"  {size(row['memory_bytes'])} of {size(row['memory_total_bytes'])}",
-        "not bold",
     )
     if row["link_bytes"] is not None:
         reads.append(f"  link {size(row['link_bytes'])}/s")

@@ -13,7 +13,7 @@ from textual.widgets import DataTable, Input, Static
 
 from warpline_proto.errors import ConfigError
 
-from ..fleet.layout import BY, ORDERS, arranged, groups
+from ..fleet.layout import BY, NOTHING_LAID, ORDERS, arranged, groups
 from ..fleet.measures import MEASURES, Picture
 from ..fleet.narrowing import HINT, Kept, narrowed
 from ..fleet.telling import LINE_MAX, chosen, job_cells, legend
@@ -56,6 +56,7 @@ class FleetPage(Page[Fleet]):
         self._wrong: str | None = None
         self._pointed: str | None = None
         self._picture: Picture | None = None
+        self._layout = NOTHING_LAID
 
     def content(self) -> ComposeResult:
         """Search line, grid, legend, the chosen GPU, jobs; or a sentence while there is nothing."""
@@ -100,7 +101,8 @@ class FleetPage(Page[Fleet]):
         wanted = (shown.gpus.listed, self.by, self.order, self.measure, self._words, room)
         if not self._is_arranged(wanted, kept):
             names = groups(shown.gpus, self.by)
-            self._layout = arranged(shown.gpus, names, kept, picture.values, self.order, room)
+            layout = arranged(shown.gpus, names, kept, picture.values, self.order, room)
+            self._layout = self._layout if layout.same(self._layout) else layout
             self._arranged, self._kept = wanted, kept
             self._grid.show(self._layout, picture, shown.gpus.accused >= 0)
             self._grid.point(self._start(shown), follow=False)
