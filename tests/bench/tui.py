@@ -33,14 +33,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from collector_load import collector
 from collector_rows import RANKS
 from terminal import Program
+from tui_cost import Cost
 from tui_fleet import Fleet
+from tui_node import node
 
 from warpline_collector.stores.duckdb import DuckDBStore
 
@@ -91,28 +92,6 @@ def fleet(gpus: int, history: int, folder: Path) -> Iterator[tuple[str, dict[str
             told |= {"seconds_pushed": int(seconds), "seconds_late": int(late)}
 
 
-class Cost:
-    """CPU time of a process since this was made; memory when it is asked for."""
-
-    def __init__(self, pid: int, *, tree: bool = False) -> None:
-        top = psutil.Process(pid)
-        self._processes = [top, *(top.children(recursive=True) if tree else [])]
-        self._begun, self._before = time.monotonic(), self._cpu_seconds()
-
-    def core_percent(self) -> float:
-        """Of one core."""
-        return 100 * (self._cpu_seconds() - self._before) / (time.monotonic() - self._begun)
-
-    def memory_mb(self) -> tuple[float, float]:
-        """Resident (shared pages whole), and proportional."""
-        told = [each.memory_full_info() for each in self._processes]
-        return sum(each.rss for each in told) / 1e6, sum(each.pss for each in told) / 1e6
-
-    def _cpu_seconds(self) -> float:
-        times = [each.cpu_times() for each in self._processes]
-        return sum(each.user + each.system for each in times)
-
-
 def top(address: str, columns: int, lines: int) -> Program:
     """The program as it is installed."""
     words = [sys.executable, "-m", "warpline_cli.main", "top", "--collector", address]
@@ -141,15 +120,13 @@ def refreshed(gpus: int, address: str, size: tuple[int, int], seconds: int, roun
     time.sleep(SETTLE_SECONDS)
     begun_bytes, cost = program.bytes, Cost(program.pid)
     time.sleep(seconds)
-    core_percent, (rss, pss) = cost.core_percent(), cost.memory_mb()
+    told = cost.figures()
     sent = (program.bytes - begun_bytes) / seconds
     program.close()
     return {
         "first_screen_s": round(statistics.median(firsts), 2),
         "first_screen_s_by_round": [round(each, 2) for each in firsts],
-        "core_percent": round(core_percent, 1),
-        "rss_mb": round(rss, 1),
-        "pss_mb": round(pss, 1),
+        **told,
         "bytes_a_refresh": round(sent),
     }
 
@@ -236,6 +213,8 @@ def measured(options: argparse.Namespace, parts: Sequence[str], folder: Path) ->
                     found |= typed(gpus, address, size, QUICK_KEYS if options.quick else KEYS)
                 figures[name] = found
         figures |= told
+    if "node" in parts:
+        figures["node"] = node(folder / "node", seconds, rounds)
     return figures | {"load_after": os.getloadavg()}
 
 
@@ -249,6 +228,12 @@ def text(figures: dict[str, Any]) -> str:
         lines += [
             f"| {name} | " + " | ".join(str(figures[size].get(name, "-")) for size in sizes) + " |" for name in names
         ]
+    if "node" in figures:
+        titles = ("first_screen_s", "core_percent", "rss_mb", "pss_mb", "bytes_a_second")
+        lines += ["", "| one node | " + " | ".join(titles) + " |", "| --- " * (len(titles) + 1) + "|"]
+        for name, told in figures["node"].items():
+            cells = [str(told.get(title, "-")) for title in titles] if isinstance(told, dict) else [told]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
