@@ -153,7 +153,7 @@ async def test_each_part_is_a_key_away_and_leads_on(database: Database) -> None:
         assert "all_reduce     10  64.0 MiB  64.0 MiB  64.0 MiB  640.0 MiB" in words(pilot, "#part-operations")
         await pilot.press("tab")
         await settle(pilot)
-        assert "execution-idle   25%    5.0 Wh" in words(pilot, "#part-energy") and "disk" in words(
+        assert "execution-idle   25%   5.0 Wh" in words(pilot, "#part-energy") and "disk" in words(
             pilot, "#part-energy"
         )
         assert "0.04 EUR in the hour to" in words(pilot, "#part-energy")

@@ -12,6 +12,7 @@ from .grid import grid
 from .incident import Incident, open_ones
 from .node_text import found
 from .power import Power
+from .power_text import CAUSES, STATES
 from .spark import plot
 from .views.job import Job
 from .views.job_collectives import Member, Operation
@@ -289,7 +290,7 @@ def account(power: Power, now_ns: int) -> Text:
     states = [
         ("state", "time", "energy"),
         *(
-            (each.state.replace("_", "-"), share(each.seconds, power.seconds), energy(each.joules))
+            (STATES.get(each.state, (each.state, ""))[0], share(each.seconds, power.seconds), energy(each.joules))
             for each in power.states
         ),
     ]
@@ -297,9 +298,9 @@ def account(power: Power, now_ns: int) -> Text:
     idle = sum(each.seconds for each in power.causes)
     if power.causes:
         wasted = f", {money(power.idle_cost)} {power.currency}" if power.currency else ""
-        said.append(f"\nExecution-idle ({energy(power.of('execution_idle').joules)}{wasted}) followed:\n", "bold")
+        said.append(f"\nExecution-idle ({energy(power.of('execution_idle').joules)}{wasted}):\n", "bold")
         rows = [
-            ((each.cause or "not known").replace("_", " "), share(each.seconds, idle), energy(each.joules))
+            (CAUSES.get(each.cause, each.cause or UNKNOWN), share(each.seconds, idle), energy(each.joules))
             for each in power.causes
         ]
         said.append("\n".join(grid(rows, [False, True, True])), "not bold")
