@@ -27,6 +27,7 @@ from warpline_collector.notifier import Item, Message, News
 from warpline_collector.notifiers.alertmanager import Alertmanager
 from warpline_collector.notifiers.slack import ITEMS_MAX, Slack
 from warpline_collector.notifiers.webhook import Webhook
+from warpline_collector.notify import courier as courier_module
 from warpline_collector.notify import keeping, post
 from warpline_collector.notify.config import Config, Receiver
 from warpline_collector.notify.courier import BACKOFF_SECONDS, FAULTY_ATTEMPTS_MAX, Courier
@@ -304,6 +305,34 @@ def test_a_faulty_message_is_given_up_and_the_next_one_goes_out(bench: MakeBench
         at.turn(1_000)
     assert here.told[-1].document["group"] == {"job": "other"}
     assert at.courier.standing.messages == 1
+
+
+def test_a_fault_of_our_own_does_not_silence_a_receiver(
+    bench: MakeBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told as such, with its trace in the log, and tried again."""
+    with listening() as here:
+        at = bench(webhook(here), group_seconds=0.0)
+        broken = [True]
+        made = Webhook.body
+
+        def body(self: Webhook, message: Message) -> bytes:
+            if broken.pop() if broken else False:
+                raise ZeroDivisionError("of its own making")
+            heard.release()
+            return made(self, message)
+
+        heard = threading.Semaphore(0)
+        monkeypatch.setattr(Webhook, "body", body)
+        monkeypatch.setattr(courier_module, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(courier_module, "BACKOFF_SECONDS", 0.0)
+        at.known = incidents(SLOW)
+        at.courier.start()
+        assert heard.acquire(timeout=60)
+        here.wait()
+        at.courier.close()
+    assert "ZeroDivisionError: of its own making" in caplog.text
+    assert at.courier.standing.failures == 1
 
 
 def test_a_receiver_is_told_of_what_it_wants_only(bench: MakeBench) -> None:

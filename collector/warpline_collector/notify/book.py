@@ -86,7 +86,7 @@ def due(book: Book, terms: Terms, now_ns: int) -> list[Message]:
     messages = [
         _message(key, listed, book, terms, now_ns) for key, listed in groups.items() if _ripe(listed, terms, now_ns)
     ]
-    return sorted(messages, key=lambda each: (not each.open, GRAVITY[each.items[0].finding.severity], each.time_ns))
+    return sorted(messages, key=lambda each: (not each.open, GRAVITY[each.items[0].finding.severity]))
 
 
 def told(book: Book, message: Message, now_ns: int) -> Book:

@@ -37,6 +37,7 @@ RETRY_SECONDS_MAX: Final = 3_600.0
 """Longest time that a receiver may ask to be left alone."""
 FAULTY_ATTEMPTS_MAX: Final = 3
 """A message that a receiver calls faulty is given up after so many attempts."""
+FAULT_CHARS_MAX: Final = 300
 HEALTH_NS: Final = 10 * 60 * 10**9
 """How a receiver fares is written when it changes, else so often."""
 UNKEPT: Final = "cannot be told for good: its book cannot be kept"
@@ -226,6 +227,9 @@ class Courier:
             self._note(failure=UNKEPT)
         except WarplineError as error:
             _LOG.error("how receiver %s fares could not be kept: %s", self._receiver.name, error)
+        except Exception as error:  # a fault of our own must not leave a receiver without any word for ever
+            _LOG.exception("receiver %s was not told", self._receiver.name)
+            self._failed(f"was not told: {type(error).__name__}: {error}"[:FAULT_CHARS_MAX])
 
 
 def _terms(receiver: Receiver, notifier: Notifier, config: Config) -> book.Terms:

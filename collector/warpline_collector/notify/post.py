@@ -54,6 +54,20 @@ class Poster:
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         """The answer within `seconds` once connected; PostError where there is none, or where it leads elsewhere."""
+        try:
+            return self._followed(url, body, headers, seconds)
+        except ValueError as error:  # a port of a proxy or a redirect that is none; what it says may hold the URL
+            raise PostError(f"cannot be reached: {type(error).__name__}") from None
+
+    def cut(self) -> None:
+        """End what is under way."""
+        connection = self._connection
+        sock = None if connection is None else connection.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _followed(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float) -> Answer:
         for _ in range(REDIRECTS_MAX + 1):
             answer, onward = self._once(urlsplit(url), body, headers, seconds)
             if onward is None:
@@ -63,14 +77,6 @@ class Poster:
                 raise PostError(f"answered {answer.status}: it leads to another host, and is not followed there")
             url = following
         raise PostError(f"answered with more than {REDIRECTS_MAX} redirects")
-
-    def cut(self) -> None:
-        """End what is under way."""
-        connection = self._connection
-        sock = None if connection is None else connection.sock
-        if sock is not None:
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
 
     def _end(self, late: threading.Event) -> None:
         late.set()
@@ -162,5 +168,5 @@ def _retry_seconds(header: str | None, now: float) -> float | None:
         return float(header)
     try:
         return max(email.utils.parsedate_to_datetime(header).timestamp() - now, 0.0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
