@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from warpline_cli.asking import Query
 from warpline_proto.errors import ConfigError
@@ -15,6 +15,7 @@ from .file import TraceFile
 from .gpus import Beside
 from .marks import Marks
 from .ranks import ranks
+from .scene import Scene
 from .selection import Selection
 from .slices import Drawing
 from .tables import Row, pages
@@ -84,34 +85,49 @@ def export(query: Query, chosen: Selection, stream: IO[str]) -> Exported:
     begun = _begun(query, kept)
     known = ranks(query, wide, list({**kept, "kernels": tables.records(wide)}.values()))
     start_ns, end_ns = _time(chosen, begun, on)
-    trace = TraceFile(stream, start_ns - LEAD_NS)
-    trace.open_()
-    # Viewers show processes and tracks in the order in which they come, or by their sort index: ranks by number, few and
-    # long slices first.
-    marks = Marks(query, trace, known, on, start_ns, end_ns)
-    marks.clocks()
-    for row in known.rows.values():
-        known.process(trace, row)
-    left = {"findings": marks.findings(chosen), "log lines": marks.logs(chosen)}
-    beside = Beside(query, trace, known, on, start_ns, end_ns)
-    left["readings"] = beside.counters()
-    left["GPU states"] = beside.states(SLICES_MAX)
+    scene = Scene(query, TraceFile(stream, start_ns - LEAD_NS), known, on, start_ns, end_ns)
+    scene.trace.open_()
+    left = _beside(scene, chosen)
     limits = (None, None) if chosen.capture is not None else (chosen.start_ns, chosen.end_ns)
     names = _names(query, kept["kernels"]) | _names(query, kept["kernel_sums"])
-    done, drawn = _slices(query, Drawing(trace, known, on, names, *limits), kept)
+    done, drawn = _slices(query, Drawing(scene.trace, known, on, names, *limits), kept)
     left |= {kind: begun.rows[kind] - done[kind] for kind in _KINDS}
-    error_ns = on.error_ns(known.nodes, end_ns)
-    left = {kind: count for kind, count in left.items() if count}
+    left = {kind: count for kind, count in left.items() if count > 0}
+    scene.trace.close(_about(scene, chosen, left))
+    trace = scene.trace
+    return Exported(
+        trace.slices, drawn["kernels"], drawn["kernel_sums"], trace.flows, trace.counters, trace.marks, len(known.rows),
+        start_ns, end_ns, on.error_ns(known.nodes, end_ns), left,
+    )  # fmt: skip
+
+
+def _beside(scene: Scene, chosen: Selection) -> dict[str, int]:
+    """Draw marks, counters and states: what of them was left out.
+
+    Viewers show processes and tracks in the order in which they come, or by their sort index: ranks by number.
+    """
+    marks, gpus = Marks(scene), Beside(scene)
+    marks.clocks()
+    for row in scene.ranks.rows.values():
+        scene.ranks.process(scene.trace, row)
+    return {
+        "findings": marks.findings(chosen),
+        "log lines": marks.logs(chosen),
+        "readings": gpus.counters(),
+        "GPU states": gpus.states(SLICES_MAX),
+    }
+
+
+def _about(scene: Scene, chosen: Selection, left: Mapping[str, int]) -> dict[str, Any]:
+    """What the file says of itself."""
+    error_ns = scene.clocks.error_ns(scene.ranks.nodes, scene.end_ns)
     about = {
         "producer": "warpline", "job": chosen.job, "capture": chosen.capture, "finding": chosen.finding,
         "clock": "the collector's", "clock_error_ns": str(error_ns) if error_ns is not None else "not known of every node",
-        "clocks": on.told(known.nodes, end_ns), "left_out": {kind: str(count) for kind, count in left.items()},
+        "clocks": scene.clocks.told(scene.ranks.nodes, scene.end_ns),
+        "left_out": {kind: str(count) for kind, count in left.items()},
     }  # fmt: skip
-    trace.close({key: value for key, value in about.items() if value is not None})
-    return Exported(
-        trace.slices, drawn["kernels"], drawn["kernel_sums"], trace.flows, trace.counters, trace.marks, len(known.rows),
-        start_ns, end_ns, error_ns, left,
-    )  # fmt: skip
+    return {key: value for key, value in about.items() if value is not None}
 
 
 def _slices(query: Query, drawing: Drawing, kept: dict[str, str]) -> tuple[dict[str, int], dict[str, int]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Final
 
-from warpline_cli.asking import Query, text
+from warpline_cli.asking import text
 
-from .clock import Clocks
-from .file import Slice, TraceFile, Track
+from .file import Slice, Track
 from .ranks import Ranks
+from .scene import Scene
 from .slices import STATE_ORDER
 from .tables import Row, pages
 
@@ -48,21 +48,19 @@ def _batches(owned: Owners) -> Iterator[str]:
 
 
 class Beside:
-    """Draws what is known of GPUs in a time, from `start_ns` to `end_ns` on the common clock; `ahead` widens it for their own."""
+    """Draws what is known of the GPUs of all ranks."""
 
-    def __init__(
-        self, query: Query, trace: TraceFile, ranks: Ranks, clocks: Clocks, start_ns: int, end_ns: int
-    ) -> None:
-        self._query, self._trace, self._ranks, self._clocks = query, trace, ranks, clocks
-        self._start_ns, self._end_ns = start_ns, end_ns
-        self._owned = owners(ranks)
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._owned = owners(scene.ranks)
 
     def counters(self) -> int:
         """Power, clocks, activity and temperature, a value where it changes: how many readings were left out."""
         asked = [
-            f"device_samples WHERE {gpus} AND {self._within('time_ns', 'time_ns')}" for gpus in _batches(self._owned)
+            f"device_samples WHERE {gpus} AND {self._scene.within('time_ns', 'time_ns')}"
+            for gpus in _batches(self._owned)
         ]
-        counted = [self._query(f"SELECT count(*) AS rows FROM {each}").to_pylist()[0]["rows"] for each in asked]
+        counted = [self._scene.query(f"SELECT count(*) AS rows FROM {each}").to_pylist()[0]["rows"] for each in asked]
         nth = -(-sum(counted) * len(COUNTERS) // COUNTERS_MAX) or 1
         columns = ("time_ns", "node", "gpu_uuid", *COUNTERS)
         drawn = 0
@@ -73,7 +71,7 @@ class Beside:
                 f"WHERE source IS NOT DISTINCT FROM first "
                 f"QUALIFY row_number() OVER (PARTITION BY node, gpu_uuid ORDER BY time_ns) % {nth} = 1 % {nth})"
             )
-            drawn += self._readings(pages(self._query, columns, one, "time_ns"))
+            drawn += self._readings(pages(self._scene.query, columns, one, "time_ns"))
         return sum(counted) - drawn if nth > 1 else 0
 
     def _readings(self, rows: Iterator[Row]) -> int:
@@ -81,8 +79,8 @@ class Beside:
         drawn = 0
         for row in rows:
             drawn += 1
-            time_ns = self._clocks.of_node(row["node"], row["time_ns"])
-            if not self._start_ns <= time_ns < self._end_ns:
+            time_ns = self._scene.clocks.of_node(row["node"], row["time_ns"])
+            if not self._scene.holds(time_ns):
                 continue
             for column, (name, unit) in COUNTERS.items():
                 key = row["node"], row["gpu_uuid"], column
@@ -90,7 +88,7 @@ class Beside:
                     continue
                 last[key] = row[column]
                 for process in self._processes(row):
-                    self._trace.counter(process, name, unit, time_ns, row[column])
+                    self._scene.trace.counter(process, name, unit, time_ns, row[column])
         return drawn
 
     def states(self, slices_max: int) -> int:
@@ -100,29 +98,25 @@ class Beside:
             newest = "updated_ns = max(updated_ns) OVER (PARTITION BY node, gpu_uuid, window_ns)"
             table = (
                 f"(SELECT * FROM energy_intervals WHERE {gpus} AND merged IS NULL "
-                f"AND {self._within('start_ns', 'end_ns')} QUALIFY {newest})"
+                f"AND {self._scene.within('start_ns', 'end_ns')} QUALIFY {newest})"
             )
-            for row in pages(self._query, STATES, table):
-                if self._trace.slices >= slices_max:
+            for row in pages(self._scene.query, STATES, table):
+                if self._scene.trace.slices >= slices_max:
                     left += 1
                     continue
                 self._state(row)
         return left
 
     def _state(self, row: Row) -> None:
-        begin_ns = self._clocks.of_node(row["node"], row["start_ns"])
+        begin_ns = self._scene.clocks.of_node(row["node"], row["start_ns"])
         told = {key: row[key] for key in ("seconds", "joules", "cause", "missing")}
         for process in self._processes(row):
             track = Track(process, "GPU state", STATE_ORDER)
             drawn = Slice(
                 row["state"] or "state not known", "gpu_state", begin_ns, row["end_ns"] - row["start_ns"], told
             )
-            self._trace.slice_(track, drawn)
-
-    def _within(self, begin: str, end: str) -> str:
-        least, most = self._clocks.least_ahead_ns, self._clocks.most_ahead_ns
-        return f"{begin} < {self._end_ns + most} AND {end} >= {self._start_ns + least}"
+            self._scene.trace.slice_(track, drawn)
 
     def _processes(self, row: Row) -> Sequence[int]:
         keys = self._owned.get((row["node"], row["gpu_uuid"]), ())
-        return [self._ranks.process(self._trace, self._ranks.rows[key]) for key in keys]
+        return [self._scene.ranks.process(self._scene.trace, self._scene.ranks.rows[key]) for key in keys]
