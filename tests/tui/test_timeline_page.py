@@ -33,7 +33,7 @@ def database() -> Iterator[Database]:
 
 
 def opened(database: Database) -> WarplineApp:
-    return app_over(database, NOW, first="timeline")
+    return app_over(database, NOW, first="sources")
 
 
 def lanes(pilot: Pilot[None]) -> dict[str, str]:
