@@ -122,7 +122,7 @@ async def test_an_operator_sees_every_gpu_and_what_is_odd(database: Database, co
         assert "node 1 of 2" in " ".join(heading.split())
         gpus = words(pilot, "#node-gpus").splitlines()
         assert len(gpus) == 8
-        assert gpus[0].startswith("0 | 600/700 | 99% | 84% | 1980 | nothing | 61 | 60/80 GiB | ▇▇▇▇▇▇▇▇▇▇▇▇ |")
+        assert gpus[0].startswith("0 | 600/700 | 99% | 84% | 1980 | nothing | 61 | 60/80 GiB | ▇▇▇▇▇▇▇▇▇▇▇▇")
         assert "990 | HW thermal | 91" in gpus[3] and "train 11" in gpus[3]
         said = words(pilot, "#part-overview")
         assert "Clocks are held on GPU 3: HW thermal." in said
@@ -145,7 +145,7 @@ async def test_each_part_is_a_key_away(database: Database) -> None:
         told = words(pilot, "#part-gpu")
         assert "GPU 3" in told and "held: HW thermal: too hot: the hardware at least halves its clocks" in told
         assert "held by HW thermal for 50.0% of the last 10 min" in told
-        assert "last 10 min, of readings, a mark is 10 s" in told and "990 MHz to 990 MHz" in told
+        assert "last 10 min, of readings, a mark is 10 s" in told and "  990 MHz" in told
         await pilot.press("tab")
         await settle(pilot)
         programs = words(pilot, "#part-programs")

@@ -62,7 +62,7 @@ async def test_what_is_not_read_is_counted_named_and_told_what_to_do_about(
         assert groups[1].startswith("nvml | stale | 40 |  |  |  | 1 |"), "what was busy is fresh again"
         assert groups[2].startswith("own | dropped |") and " | 7 | " in groups[2]
         parts = words(pilot, "#sources").splitlines()
-        assert parts[0] == "node-0 and 39 more | kernel_log | kernel_log | denied | 1 s ago |  | dmesg_restrict=1"
+        assert parts[0] == "denied | node-0 + 39 | kernel_log | kernel_log | dmesg_restrict=1 | 1 s ago | "
         assert "denied: the agent may not read it" in words(pilot, "#what")
         assert "→ give the agent the right that the reason names" in words(pilot, "#what")
         assert pilot.app.screen.query_one("#sources").size.height >= 4, "there is room for them"
@@ -81,7 +81,7 @@ async def test_keys_count_by_node_and_list_one_alone(database: Database) -> None
         await pilot.press("enter")
         await settle(pilot)
         assert "of node node-5" in words(pilot, "#of")
-        assert [row.split(" | ")[0] for row in words(pilot, "#sources").splitlines()] == ["node-5"] * 3
+        assert [row.split(" | ")[1] for row in words(pilot, "#sources").splitlines()] == ["node-5"] * 3
         await pilot.press("enter")
         await settle(pilot)
         assert "of all" in words(pilot, "#of")

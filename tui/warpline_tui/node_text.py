@@ -21,7 +21,9 @@ COLUMNS: Final = (
     "model",
 )  # fmt: skip
 PAST: Final = 12
-"""Characters of a line in the table."""
+PAST_WIDE: Final = 30
+"""Characters of a line in the table, and where the window is wide."""
+WIDE_COLUMNS: Final = 160
 STALE_NS: Final = 30 * 10**9
 HOT_CELSIUS: Final = 85.0
 HELD_SHARE: Final = 0.05
@@ -57,8 +59,9 @@ def _ranks(ranks: list[int | None]) -> str:
     return f"rank{'s' if len(known) > 1 else ''} {listed}"
 
 
-def row(gpu: Gpu, node: Node) -> list[Cell]:
-    """One GPU in the table."""
+def row(gpu: Gpu, node: Node, columns: int) -> list[Cell]:
+    """One GPU in the table, in a window so wide."""
+    past = PAST_WIDE if columns >= WIDE_COLUMNS else PAST
     line = node.lines.get(gpu.key)
     worker = node.worker(gpu)
     marked = ("gpu", gpu.gpu_uuid) in troubled(node.incidents)
@@ -72,8 +75,8 @@ def row(gpu: Gpu, node: Node) -> list[Cell]:
         held_by(gpu, node),
         Text(number(gpu.temperature_celsius), "yellow" if (gpu.temperature_celsius or 0) >= HOT_CELSIUS else ""),
         _memory(gpu),
-        spark(line.utilization_percent if line else (), PAST, 0.0, 100.0),
-        spark(line.power_watts if line else (), PAST, 0.0, gpu.power_limit_watts),
+        spark(line.utilization_percent if line else (), past, 0.0, 100.0),
+        spark(line.power_watts if line else (), past, 0.0, gpu.power_limit_watts),
         f"{worker.job} {number(worker.rank)}" if worker else gpu.job or UNKNOWN,
         f"{_rate(gpu.nvlink_tx_bytes_per_second)}/{_rate(gpu.nvlink_rx_bytes_per_second)}",
         _ecc(gpu),
@@ -143,7 +146,7 @@ def _clocks(gpu: Gpu, node: Node) -> Iterator[Text]:
 
 
 def _past(line: Line, gpu: Gpu, node: Node, columns: int) -> Iterator[Text]:
-    width = min(node.span.bins, max(columns - 32, 10))
+    width = min(node.span.bins, max(columns - 42, 10))
     yield Text(node.span.grain, "dim")
     for name, values, unit, high in (
         ("power", line.power_watts, " W", gpu.power_limit_watts),
@@ -156,11 +159,10 @@ def _past(line: Line, gpu: Gpu, node: Node, columns: int) -> Iterator[Text]:
         if known:
             ends = (min(known), max(known))
             low, top = (size(each) for each in ends) if name == "memory" else (f"{each:.0f}{unit}" for each in ends)
+            spanned = low if low == top else f"{low} to {top}"
             low_end = None if high is None else 0.0
             yield (
-                Text(f"{name:<11} ")
-                .append(spark(values, width, low_end, high), "green")
-                .append(f"  {low} to {top}", "dim")
+                Text(f"{name:<11} ").append(spark(values, width, low_end, high), "green").append(f"  {spanned}", "dim")
             )
 
 

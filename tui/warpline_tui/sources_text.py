@@ -106,13 +106,13 @@ def group_row(group: Group, now_ns: int) -> list[Cell]:
 def part_row(part: SourceState, now_ns: int) -> list[Cell]:
     """A part of a source, on one node or on many that say the same."""
     return [
-        part.node if part.nodes == 1 else f"{part.node} and {part.nodes - 1:,} more",
+        Text(part.state, STYLES.get(part.state, "bold red")),
+        part.node if part.nodes == 1 else f"{part.node} + {part.nodes - 1:,}",
         part.source,
         part.subject or UNKNOWN,
-        Text(part.state, STYLES.get(part.state, "bold red")),
+        part.reason,
         age(part.time_ns, now_ns),
         f"{part.dropped:,}" if part.dropped else "",
-        part.reason,
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -18,6 +19,8 @@ from ..widgets.parts import Parts
 from ..widgets.table import LiveTable
 from .page import Page
 
+TALL: Final = 45
+"""From so many lines on the overview has room for more than what is odd."""
 PARTS: Final = ("overview", "gpu", "programs", "links", "log", "agent", "replaced")
 
 
@@ -95,7 +98,7 @@ class NodePage(Page[Node]):
         """Bring everything up to the node; the parts as far as they are in front."""
         self.query_one("#node", Static).update(node_text.heading(shown))
         table = self.query_one("#node-gpus", LiveTable)
-        table.show([(gpu.key, node_text.row(gpu, shown)) for gpu in shown.gpus])
+        table.show([(gpu.key, node_text.row(gpu, shown, self.size.width)) for gpu in shown.gpus])
         table.set_class(not shown.gpus, "empty")
         if not self._came and any(gpu.key == self.place.gpu for gpu in shown.gpus):
             self._came = True
@@ -119,7 +122,7 @@ class NodePage(Page[Node]):
         if shown is None:
             return
         words = {
-            "overview": lambda: node_parts.overview(shown),
+            "overview": lambda: self._overview(shown),
             "gpu": lambda: node_text.at_length(self._gpu, shown, self.size.width),
             "programs": lambda: node_text.processes(shown),
             "links": lambda: node_parts.links(shown.ports),
@@ -129,6 +132,18 @@ class NodePage(Page[Node]):
         }
         if parts.chosen in words:
             parts.say(parts.chosen, words[parts.chosen]())
+
+    def _overview(self, shown: Node) -> Text:
+        """What is odd; where the window is tall, what is in the next parts below it."""
+        said = node_parts.overview(shown)
+        if self.size.height < TALL:
+            return said
+        below = (
+            node_text.at_length(self._gpu, shown, self.size.width),
+            node_text.processes(shown),
+            node_parts.links(shown.ports),
+        )
+        return Text("\n\n").join((said, *below))
 
     @property
     def _gpu(self) -> Gpu | None:

@@ -13,7 +13,7 @@ from ..views.sources import BY, Sources, SourceState, SourcesView
 from ..widgets.table import LiveTable
 from .page import Page
 
-PART_COLUMNS = ("node", "source", "subject", "state", "told", "dropped", "reason")
+PART_COLUMNS = ("state", "node", "source", "subject", "reason", "told", "dropped")
 
 
 class SourcesPage(Page[Sources]):
