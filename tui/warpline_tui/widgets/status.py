@@ -12,7 +12,7 @@ from textual.widgets import Static
 
 from ..travel import Travel
 from ..views.headline import Headline
-from ..words import age, moment
+from ..words import age
 
 STALE_SECONDS: Final = 30
 """From this age on, the data's age is shown as a warning."""
@@ -99,9 +99,10 @@ def _time(standing: Standing) -> Text:
     if at_ns is not None:
         said = "PLAYING" if standing.travel.playing else "PAUSED"
         then = f" {said} AT {_clock(at_ns, standing.now_ns)}, {age(at_ns, standing.now_ns)} "
-        return Text(then, "bold black on cyan").append(" L: live", "not bold default on default")
+        said = "now" if standing.recorded else "live"
+        return Text(then, "bold black on cyan").append(f" L: {said}", "not bold default on default")
     if standing.recorded:
-        return Text("" if newest_ns is None else f"RECORDED to {moment(newest_ns)}", "bold")
+        return Text("" if newest_ns is None else f"RECORDED to {_clock(newest_ns, 0)}", "bold")
     if newest_ns is None:
         return Text("LIVE", "bold")
     old_seconds = (standing.now_ns - newest_ns) / 1e9
