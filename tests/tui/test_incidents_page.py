@@ -10,7 +10,7 @@ from seen import SIZES, Database, app_over, settle, take, words
 from slow_rank import INCIDENT, NOW, SECOND, open_incident
 
 from warpline_analysis.energy.money import Money
-from warpline_proto.finding import Cost, FindingKind, Severity, Subject
+from warpline_proto.finding import Cost, FindingKind, FindingState, Severity, Subject, to_rows
 from warpline_tui.app import WarplineApp
 from warpline_tui.views.incidents import IncidentsView
 
@@ -134,7 +134,8 @@ def test_a_finding_of_another_version_is_counted_and_the_others_are_shown(databa
 
 
 def test_incidents_are_bounded_and_what_is_left_out_is_counted(database: Database) -> None:
-    for rank in range(510):
-        open_incident(database, replace(INCIDENT, subject=Subject(job="wide", rank=rank), evidence=()))
+    wide = [replace(INCIDENT, subject=Subject(job="wide", rank=rank), evidence=()) for rank in range(510)]
+    states = to_rows([FindingState(finding, "open", NOW, NOW) for finding in wide])
+    database.add("findings", states.to_pylist())
     shown = take(database, IncidentsView(), NOW)
     assert (len(shown.listed), shown.total) == (500, 510)

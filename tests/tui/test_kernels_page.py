@@ -76,6 +76,18 @@ def test_where_no_kernel_is_kept_the_operations_stand_for_them(database: Databas
     assert (forward.mine.p50_ns, forward.peers.p50_ns) == (450_000_000, 300_000_000)
 
 
+def test_kernels_that_know_no_step_are_shown_where_no_others_are(database: Database) -> None:
+    database.connection.execute("UPDATE kernel_clusters SET step = NULL")
+    shown = take(database, KernelsView((JOB, SLOW)), NOW).durations
+    assert (shown.what, shown.steps, shown.items[0].name, shown.items[0].mine.count) == (
+        "kernels",
+        None,
+        "ampere_gemm",
+        160,
+    )
+    assert take(database, KernelsView((JOB, SLOW), Against(0)), NOW).durations.items[0].peers.count == 160
+
+
 async def test_where_nothing_is_kept_it_says_what_would_give_it(database: Database) -> None:
     database.connection.execute("DELETE FROM kernel_clusters")
     database.connection.execute("DELETE FROM phases")

@@ -99,16 +99,21 @@ EVER: Final = Span()
 
 @dataclass(frozen=True)
 class Sides:
-    """SQL conditions over rows of a job: which are the accused's, and which are the peers'; and the steps that they span."""
+    """SQL conditions over rows of a job: which are the accused's, and which are the peers'; and the steps that they span.
+
+    `outside` are the same of what lies in no step: where none of the kernels knows its step, it stands for them.
+    """
 
     job: str
     mine: str
     peers: str
     steps: tuple[int, int] | None = None
+    outside: Sides | None = None
 
     def against(self, other: Sides) -> Sides:
         """The accused of both, the other's in the place of the peers."""
-        return Sides(self.job, self.mine, other.mine, self.steps)
+        outside = None if self.outside is None or other.outside is None else self.outside.against(other.outside)
+        return Sides(self.job, self.mine, other.mine, self.steps, outside)
 
     def of(self, table: str, columns: str, only: str = "TRUE") -> str:
         """SQL: rows of both, marked by `mine`; a row that belongs to both stands twice."""
@@ -120,9 +125,15 @@ class Sides:
 
 def durations(ask: Ask, who: Compared, span: Span = EVER, chosen: str | None = None) -> Durations:
     """Ask for the kernels, else the operations, of the accused and its peers in a span; `chosen` is whose bins are asked for."""
-    sides = sides_of(ask, who, span)
-    for what in (KERNELS, OPERATIONS):
-        found = durations_of(ask, what, sides, chosen)
+    if who.job is None or not who.accused:
+        return Durations()
+    return told(ask, sides_of(ask, who, span), chosen)
+
+
+def told(ask: Ask, sides: Sides, chosen: str | None = None) -> Durations:
+    """The kernels of two sides, else their operations; of any there are."""
+    for what, each in ((KERNELS, sides), (KERNELS, sides.outside), (OPERATIONS, sides)):
+        found = Durations() if each is None else durations_of(ask, what, each, chosen)
         if found.items:
             return found
     return Durations()
@@ -130,9 +141,10 @@ def durations(ask: Ask, who: Compared, span: Span = EVER, chosen: str | None = N
 
 def sides_of(ask: Ask, who: Compared, span: Span = EVER) -> Sides:
     """The accused and its peers over the newest steps of a span."""
-    within, steps = _recent(ask, who, span)
+    within, outside, steps = _recent(ask, who, span)
     mine, peers = in_ranks(who.accused), in_ranks(who.peers)
-    return Sides(who.job or "", f"{mine} AND {within}", f"{peers} AND {within}", steps)
+    stepless = None if outside is None else Sides(who.job or "", f"{mine} AND {outside}", f"{peers} AND {outside}")
+    return Sides(who.job or "", f"{mine} AND {within}", f"{peers} AND {within}", steps, stepless)
 
 
 def durations_of(ask: Ask, what: str, sides: Sides, chosen: str | None = None) -> Durations:
@@ -155,24 +167,25 @@ def edges_ns(number: int) -> tuple[float, float]:
     return 10 ** (number / BINS_A_DECADE), 10 ** ((number + 1) / BINS_A_DECADE)
 
 
-def _recent(ask: Ask, who: Compared, span: Span) -> tuple[str, tuple[int, int] | None]:
-    """SQL: the newest rows of a span; and its steps, None where the accused has none."""
-    terms = [ask.until("start_ns")]
-    terms += [] if span.end_ns is None else [f"(start_ns IS NULL OR start_ns <= {span.end_ns})"]
-    terms += [] if span.start_ns is None else [f"start_ns >= {span.start_ns}"]
-    terms += [] if span.first_step is None else [f"step >= {span.first_step}"]
+def _recent(ask: Ask, who: Compared, span: Span) -> tuple[str, str | None, tuple[int, int] | None]:
+    """SQL: the newest rows of a span; the same of those outside any step, None where steps were asked for; and the steps."""
+    times = [ask.until("start_ns")]
+    times += [] if span.end_ns is None else [f"(start_ns IS NULL OR start_ns <= {span.end_ns})"]
+    times += [] if span.start_ns is None else [f"start_ns >= {span.start_ns}"]
+    terms = [] if span.first_step is None else [f"step >= {span.first_step}"]
     terms += [] if span.last_step is None else [f"step <= {span.last_step}"]
+    of_accused = f"job = {literal(who.job or '')} AND {in_ranks(who.accused)} AND step IS NOT NULL"
     [row] = ask.rows(
         "SELECT min(step) AS first, max(step) AS last, max(at_ns) AS at_ns FROM (SELECT step, max(start_ns) AS at_ns FROM steps "
-        f"WHERE job = {literal(who.job or '')} AND {in_ranks(who.accused)} AND step IS NOT NULL AND {' AND '.join(terms)} "
-        f"GROUP BY step ORDER BY step DESC LIMIT {RECENT_STEPS})"
+        f"WHERE {' AND '.join([of_accused, *times, *terms])} GROUP BY step ORDER BY step DESC LIMIT {RECENT_STEPS})"
     ).to_pylist()
     if row["last"] is None:
-        return " AND ".join(terms), None
-    terms.append(f"step BETWEEN {row['first']} AND {row['last']}")
+        return " AND ".join(times + terms), None, None
     if row["at_ns"] is not None and row["at_ns"] > EPOCH_CLOCKS_NS:
-        terms.append(f"start_ns > {row['at_ns'] - RECENT_NS}")
-    return " AND ".join(terms), (row["first"], row["last"])
+        times.append(f"start_ns > {row['at_ns'] - RECENT_NS}")
+    outside = None if span.last_step is not None else " AND ".join([*times, "step IS NULL"])
+    within = " AND ".join([*times, f"step BETWEEN {row['first']} AND {row['last']}"])
+    return within, outside, (row["first"], row["last"])
 
 
 def _kernels(sides: Sides) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from ..beside.durations import KERNELS, OPERATIONS, Durations, Span, durations_of, sides_of
+from ..beside.durations import Durations, Span, sides_of, told
 from ..beside.ranks import Compared, beside, ranks_of
 from ..incident import newest, open_ones
 from ..view import Ask
@@ -67,26 +67,21 @@ class KernelsView:
         if not mine:
             return Kernels(selected, keys, Compared(job, why=f"Nothing of {_named(number)} of job {job} is kept."))
         who = beside(job, ranks, mine)
-        told, timed = self._held(ask, who)
-        return Kernels(selected, keys, who, told, timed)
+        return Kernels(selected, keys, who, *self._held(ask, who))
 
     def _held(self, ask: Ask, who: Compared) -> tuple[str, Durations]:
         """What they are held against, in words; and both."""
         span = Span(start_ns=self.start_ns, end_ns=self.end_ns)
         sides = sides_of(ask, who, span)
-        told = who.peers_said or "nobody: the job has no other rank"
+        said = who.peers_said or "nobody: the job has no other rank"
         if self.against != PEERS:
             other = Compared(who.job, who.accused if self.against.rank is None else (self.against.rank,))
             first, last = self.against.steps or (None, None)
             there = sides_of(ask, other, Span(first, last) if self.against.steps else span)
-            sides, told = sides.against(there), str(self.against)
+            sides, said = sides.against(there), str(self.against)
             if self.against.rank is None:
-                told = f"itself in {told}"
-        for what in (KERNELS, OPERATIONS):
-            timed = durations_of(ask, what, sides, self.chosen)
-            if timed.items:
-                return told, timed
-        return told, Durations()
+                said = f"itself in {said}"
+        return said, told(ask, sides, self.chosen)
 
 
 def against(words: str) -> Against | None:
