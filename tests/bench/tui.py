@@ -1,6 +1,7 @@
 """What the terminal screen costs and how soon it answers: over 10,000 GPUs, and over eight beside nvitop and nvtop.
 
-    python tests/bench/tui.py [--quick] [--json] [--part fleet|keys|node ...] [--gpus N] [--seconds N] [--rounds N]
+    python tests/bench/tui.py [--quick] [--json] [--part fleet|keys|node ...] [--size 80x24 ...]
+        [--gpus N] [--seconds N] [--rounds N]
 
 The figures of BENCHMARKS.md: `nice -n -5 python tests/bench/tui.py --json` on a machine that does nothing else (without the
 right to `nice -n -5`, plain `python tests/bench/tui.py --json`).
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -64,6 +66,9 @@ KEYS: Final = 240
 QUICK_KEYS: Final = 24
 KEY_PAUSE_SECONDS: Final = (0.1, 0.4)
 """Between an answer and the next key, drawn evenly, so that keys fall anywhere between two refreshes."""
+CHOSEN: Final = re.compile("◆ (\\S+ GPU \\d+) ")
+FILTER_HINT: Final = "words of node"
+FILTER: Final = "node-000"
 SETTINGS: Final = "[collector.analysis]\nperiod_seconds = 3600\n"
 
 
@@ -141,27 +146,32 @@ class Key:
 
 
 def script() -> Iterator[Key]:
-    """Keys without end, in turn: the cursor through the fleet, a filter typed and cleared, other screens and back."""
+    """Keys without end, in turn: the cursor through the fleet, a filter typed and taken away, other screens and back."""
     while True:
-        for typed in (b"l", b"j", b"l", b"k", b"h", b"j"):
+        for typed in (b"l", b"j", b"h", b"k", b"l", b"l", b"h", b"h"):
             yield Key("cursor", typed, moved)
-        yield Key("filter", b"/", moved)
-        word = "node-0"
-        for at, letter in enumerate(word):
-            yield Key("filter", letter.encode(), shows(word[: at + 1]))
-        yield Key("filter", b"\x1b", moved)
-        for number in (2, 1, 5, 1):
-            yield Key("screen", str(number).encode(), moved)
+        yield Key("filter", b"/", shows(FILTER_HINT))
+        for at, letter in enumerate(FILTER):
+            yield Key("filter", letter.encode(), written(FILTER[: at + 1]))
+        yield Key("filter", b"\x1b", lambda before, after: not written(FILTER)(before, after))
+        for typed, words in ((b"2", "gravest first"), (b"1", "accused"), (b"5", "Now:"), (b"1", "accused")):
+            yield Key("screen", typed, shows(words))
 
 
 def moved(before: str, after: str) -> bool:
-    """Whether the screen reads differently."""
-    return before != after
+    """Whether the line that tells of the GPU under the cursor names another."""
+    was, now = CHOSEN.search(before), CHOSEN.search(after)
+    return now is not None and (was is None or was[1] != now[1])
 
 
 def shows(words: str) -> Callable[[str, str], bool]:
     """Whether the words are there."""
     return lambda before, after: words in after
+
+
+def written(words: str) -> Callable[[str, str], bool]:
+    """Whether a line has these words and no others."""
+    return lambda before, after: any(line.strip() == words for line in after.splitlines())
 
 
 def typed(gpus: int, address: str, size: tuple[int, int], count: int) -> dict[str, Any]:
@@ -204,7 +214,7 @@ def measured(options: argparse.Namespace, parts: Sequence[str], folder: Path) ->
     figures: dict[str, Any] = {"cores": os.cpu_count(), "load_before": os.getloadavg(), "gpus": gpus}
     if {"fleet", "keys"} & set(parts):
         with fleet(gpus, QUICK_HISTORY_SECONDS if options.quick else HISTORY_SECONDS, folder) as (address, told):
-            for size in SIZES:
+            for size in options.size or SIZES:
                 name = "{}x{}".format(*size)
                 found: dict[str, Any] = {}
                 if "fleet" in parts:
@@ -220,7 +230,7 @@ def measured(options: argparse.Namespace, parts: Sequence[str], folder: Path) ->
 
 def text(figures: dict[str, Any]) -> str:
     """Markdown."""
-    sizes = ["{}x{}".format(*size) for size in SIZES]
+    sizes = [name for name in map("{0[0]}x{0[1]}".format, SIZES) if name in figures]
     lines = [f"{name}: {value}" for name, value in figures.items() if not isinstance(value, dict)]
     names = list(dict.fromkeys(name for size in sizes for name in figures.get(size, {})))
     if names:
@@ -237,12 +247,18 @@ def text(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _size(words: str) -> tuple[int, int]:
+    columns, lines = words.split("x")
+    return int(columns), int(lines)
+
+
 def main() -> int:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_GPUS} GPUs, {QUICK_SECONDS} s, {QUICK_KEYS} keys")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     parser.add_argument("--part", choices=PARTS, action="append", help="only these; may be given several times")
+    parser.add_argument("--size", type=_size, action="append", metavar="COLUMNSxLINES", help="200x60 and 80x24")
     parser.add_argument("--gpus", type=int)
     parser.add_argument("--seconds", type=int, help="of each watch")
     parser.add_argument("--rounds", type=int, help="starts whose first screens are timed")

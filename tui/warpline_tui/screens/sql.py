@@ -42,6 +42,7 @@ class SqlPage(Page[Answered]):
         Binding("y", "copy('sql')", "copy SQL", show=False, id="sql.copy_short", tooltip="Copy the statement"),
         Binding("t", "copy('tsv')", "TSV", id="sql.copy_tsv", tooltip="Copy the rows as TSV, once the cursor is in them"),
         Binding("c", "copy('csv')", "CSV", id="sql.copy_csv", tooltip="Copy the rows as CSV, once the cursor is in them"),
+        Binding("escape", "app.back", "back", key_display="esc", id="sql.back", tooltip="Go back to where you came from"),
         Binding("e", "edit", "edit", show=False, id="sql.edit", tooltip="Back to the statement"),
         Binding("f9", "save", "save", key_display="F9", id="sql.save", tooltip="Save the rows as CSV or TSV"),
     ]  # fmt: skip
