@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +32,7 @@ PICTURES: Final = {
     "incidents": ("2",),
     "steps": ("2", "enter", "enter", "enter"),
     "kernels": ("2", "enter", "enter", "enter", "enter"),
+    "node": ("7",),
     "timeline": ("2", "enter", "t"),
 }
 """Keys that lead to each."""
@@ -48,18 +50,23 @@ def keys() -> str:
     return "\n".join(lines) + "\n"
 
 
-async def pictures(store: Path, folder: Path) -> None:
-    """Open the program on the store for each, press the keys, save what the screen shows."""
+def pictures(store: Path, folder: Path) -> None:
+    """Save what the screen shows over the store after the keys of each."""
     folder.mkdir(exist_ok=True)
     for name, pressed in PICTURES.items():
         with consoles.opened(argparse.Namespace(store=str(store))) as (query, console):
-            app = WarplineApp(query, recorded=True, console=console)
-            async with app.run_test(size=SIZE) as pilot:
-                await _drawn(pilot)
-                for key in pressed:
-                    await pilot.press(key)
-                    await _drawn(pilot)
-                (folder / f"{name}.svg").write_text(app.export_screenshot(title=f"warpline top: {name}"))
+            # The loop ends when no question is under way any more; the store is closed after that.
+            shown = asyncio.run(_picture(WarplineApp(query, recorded=True, console=console), name, pressed))
+        (folder / f"{name}.svg").write_text(shown, encoding="utf-8")
+
+
+async def _picture(app: WarplineApp, name: str, pressed: Sequence[str]) -> str:
+    async with app.run_test(size=SIZE) as pilot:
+        await _drawn(pilot)
+        for key in pressed:
+            await pilot.press(key)
+            await _drawn(pilot)
+        return app.export_screenshot(title=f"warpline top: {name}")
 
 
 async def _drawn(pilot: Pilot[None]) -> None:
@@ -74,4 +81,4 @@ if __name__ == "__main__":
     told = GUIDE.read_text(encoding="utf-8")
     GUIDE.write_text(KEYS.sub(lambda _: keys(), told), encoding="utf-8")
     for given in sys.argv[1:]:
-        asyncio.run(pictures(Path(given), TUI / "pictures"))
+        pictures(Path(given), TUI / "pictures")
