@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..lanes import Form, Kind, Lane, Slice
 from ..views.timeline import Timeline
-from ..views.timeline_usual import Had, Key, Usual
+from ..views.timeline_usual import STEPS_MAX, Had, Key, Usual
 from ..widgets.lane_cells import LEGENDS, percent
 from ..words import UNKNOWN, duration
 
@@ -231,7 +231,7 @@ def _kernels(each: Slice, usual: Usual) -> Iterator[Text]:
     """Kernels of the step, on all streams, against the other steps."""
     found = usual.kernels(each.step)
     if not found:
-        yield Text("zoom in on this step for its kernels", "dim")
+        yield Text(f"its kernels are told of the newest {STEPS_MAX} steps on the screen", "dim")
     else:
         yield Text("kernels of this step on all streams, those with most time first:", "dim")
     for name, had in found[:KERNELS_MAX]:

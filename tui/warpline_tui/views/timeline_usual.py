@@ -16,7 +16,7 @@ BEFORE_NS: Final = 86_400 * 10**9
 """Steps that lie farther back say nothing of what is usual."""
 ROUND_NS: Final = 60 * 10**9
 ROWS_MAX: Final = 20_000
-SECONDS: Final = 15.0
+SECONDS: Final = 3.0
 """What is usual is asked so rarely while the same steps are looked at."""
 Key = tuple[str, str]
 

@@ -230,7 +230,8 @@ def _lines(lanes: Sequence[Lane], sides: tuple[str, str]) -> Iterable[Line]:
             continue
         stack = stacked(lane.slices)
         for number, slices in enumerate(stack.lines):
-            yield Line(place, label if number == 0 else "", slices)
+            deeper = f"+{stack.hidden} deeper" if stack.hidden and number == len(stack.lines) - 1 else ""
+            yield Line(place, label if number == 0 else deeper, slices)
 
 
 def _with_last(label: str, lane: Lane) -> str:
