@@ -71,7 +71,7 @@ class FleetPage(Page[Fleet]):
         """Follow the theme."""
         self.app.theme_changed_signal.subscribe(self, lambda theme: self._grid.recolour(scale(theme.name)))
         super().on_mount()
-        self._grid.focus()
+        self.query(HeatGrid).focus()  # none is there where the screen is closed while it opens
 
     @property
     def _grid(self) -> HeatGrid:
