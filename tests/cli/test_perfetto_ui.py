@@ -6,6 +6,7 @@ naming a folder, pictures are left there.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -102,8 +103,9 @@ def written() -> tuple[bytes, Exported]:
 def test_the_perfetto_ui_shows_ranks_arrows_counters_states_and_marks(
     build: str, page: Page, written: tuple[bytes, Exported]
 ) -> None:
+    """The file as it is written where its name ends in .gz."""
     trace, done = written
-    with opened(build, page, trace) as shown:
+    with opened(build, page, gzip.compress(trace)) as shown:
         assert shown.ask(TROUBLE) == []
         look(shown, "job")
         assert shown.ask("SELECT count(*) AS n FROM slice") == [[done.slices + done.marks]]

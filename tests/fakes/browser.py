@@ -29,8 +29,8 @@ FLAGS: Final = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
-ANSWER_SECONDS: Final = 60.0
-"""Most that one answer may take."""
+ANSWER_SECONDS: Final = 180.0
+"""Most that one answer may take, waiting within the page included."""
 _PIPES: Final = """
 import fcntl, os, sys
 given = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 10) for each in sys.argv[1:3]]
@@ -83,7 +83,7 @@ class Page:
             raise AssertionError(thrown.get("exception", {}).get("description") or thrown.get("text"))
         return answer["result"].get("value")
 
-    def wait_for(self, condition: str, seconds: float = 30.0) -> Any:
+    def wait_for(self, condition: str, seconds: float = 60.0) -> Any:
         """The value of a JavaScript expression as soon as it is true; AssertionError when it never is."""
         values = {"milliseconds": int(seconds * 1_000), "condition": condition, "told": json.dumps(condition)}
         return self.evaluate(_UNTIL.format(**values))

@@ -87,7 +87,7 @@ def opened(build: str, page: Page, trace: bytes) -> Iterator[Opened]:
     """The trace in the UI, loaded."""
     with _served(folder(build), trace) as address:
         page.goto(address + ("host.html" if build == "npm" else ""))
-        page.wait_for(_LOADED[build], 60)
+        page.wait_for(_LOADED[build], 120)
         yield Opened(build, page)
 
 
