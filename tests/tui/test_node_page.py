@@ -9,9 +9,11 @@ import pytest
 from seen import Database, app_over, go, settle, take, words
 
 from warpline_analysis.xid import XIDS
+from warpline_tui.answers import Answers
 from warpline_tui.held import reasons
 from warpline_tui.place import Place
 from warpline_tui.spans import DAY, MONTH, RECENT
+from warpline_tui.view import Ask
 from warpline_tui.views.node import NodeView
 from warpline_tui.widgets.parts import Parts
 from warpline_tui.xids import XIDS as TOLD
@@ -260,3 +262,17 @@ def test_what_is_said_of_an_xid_is_what_the_analysis_says() -> None:
 def test_the_gravest_reason_comes_first() -> None:
     assert [each.short for each in reasons(0x40 | 0x8 | 0x1)] == ["HW thermal", "HW slowdown", "idle"]
     assert reasons(None) == () and reasons(0) == ()
+
+
+def test_what_changes_slowly_is_asked_for_rarely(database: Database) -> None:
+    """Each second only the newest readings and what was found; the rest every few seconds."""
+    fill(database)
+    answers = Answers(database.query, lambda: NOW + later[0] * NS)
+    later, asked = [0], []
+    for second in range(8):
+        later[0] = second
+        database.add("device_samples", [reading(0, -second)])
+        database.asked.clear()
+        NodeView("node-7").take(Ask(answers, NOW + second * NS))
+        asked.append(len(database.asked))
+    assert asked[0] >= 12 and sorted(asked)[:4] == [4] * 4

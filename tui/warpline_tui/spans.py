@@ -39,6 +39,12 @@ class Span:
         return f"{self.name}, of {made}, a mark is {each}"
 
 
+def settled(time_ns: int, seconds: int) -> int:
+    """The next multiple of so many seconds: questions that end there have the same words for a while, and answers are kept."""
+    step_ns = seconds * 10**9
+    return -(-time_ns // step_ns) * step_ns
+
+
 RECENT: Final = Span("last 10 min", 600, 60, raw=True)
 DAY: Final = Span("last 24 h", 86_400, 144)
 MONTH: Final = Span("last 30 days", 30 * 86_400, 180)

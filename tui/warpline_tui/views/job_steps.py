@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from warpline_proto.history_tables import HISTORY_SECONDS as TEN_MINUTES
+
 from ..literal import same
-from ..spans import DAY, Span
+from ..spans import DAY, Span, settled
 from ..view import Ask
 
 STEPS_MAX: Final = 512
@@ -124,12 +126,13 @@ GROUP BY step ORDER BY step LIMIT {STEPS_MAX}
 
 
 def _history(ask: Ask, job: str, span: Span) -> Course:
+    end_ns = settled(ask.now_ns, TEN_MINUTES)
     rows = ask.rows(
         f"""
 SELECT max(last_step) AS step, min(time_ns) AS time_ns, min(duration_ns) AS low_ns, median(duration_ns) AS median_ns,
        max(duration_ns) AS high_ns
-FROM step_history WHERE {same("job", job)} AND time_ns BETWEEN {span.start_ns(ask.now_ns)} AND {ask.now_ns}
-GROUP BY {span.bin_of("time_ns", ask.now_ns)} ORDER BY time_ns LIMIT {span.bins}
+FROM step_history WHERE {same("job", job)} AND time_ns BETWEEN {span.start_ns(end_ns)} AND {end_ns} AND {ask.until()}
+GROUP BY {span.bin_of("time_ns", end_ns)} ORDER BY time_ns LIMIT {span.bins}
 """,
         HISTORY_SECONDS,
     ).to_pylist()

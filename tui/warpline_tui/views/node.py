@@ -7,7 +7,7 @@ from typing import Final
 
 from ..incident import Incident, newest, open_ones
 from ..literal import literal
-from ..spans import RECENT, Span
+from ..spans import RECENT, Span, settled
 from ..view import Ask
 from . import headline
 from .node_agent import Agent, Event, Sources, Tenure, agent, events, sources, tenures
@@ -17,6 +17,8 @@ from .node_links import Port, ports
 NODES_MAX: Final = 5_000
 NODES_SECONDS: Final = 30.0
 """The list of nodes, and the newest reading of one that is silent, are asked for so rarely."""
+STEADY_SECONDS: Final = 10
+"""All but the newest readings is asked for up to a multiple of so many seconds."""
 RECENT_NS: Final = 600 * 10**9
 """A node that was not heard of for so long before the fleet's newest reading is not listed."""
 
@@ -69,22 +71,23 @@ class NodeView:
             return Node(ask.now_ns)
         heard_ns = _heard(ask, node, fleet_ns)
         end_ns = heard_ns or ask.now_ns
-        span, drawn = lines(ask, node, self.span, end_ns)
+        steady_ns = settled(end_ns, STEADY_SECONDS)
+        span, drawn = lines(ask, node, self.span, steady_ns)
         return Node(
             now_ns=ask.now_ns,
             node=node,
             nodes=nodes,
             heard_ns=heard_ns,
-            gpus=gpus(ask, node, end_ns) or remembered(ask, node, end_ns),
-            held=held(ask, node, end_ns),
+            gpus=gpus(ask, node, end_ns) or remembered(ask, node, steady_ns),
+            held=held(ask, node, steady_ns),
             span=span,
             lines=drawn,
-            processes=processes(ask, node, end_ns),
-            workers=workers(ask, node, end_ns),
-            ports=ports(ask, node, end_ns),
+            processes=processes(ask, node, steady_ns),
+            workers=workers(ask, node, steady_ns),
+            ports=ports(ask, node, steady_ns),
             events=events(ask, node),
-            agent=agent(ask, node, end_ns),
-            sources=sources(ask, node, end_ns),
+            agent=agent(ask, node, steady_ns),
+            sources=sources(ask, node, steady_ns),
             tenures=tenures(ask, node),
             incidents=newest(ask, f"node = {literal(node)}"),
         )

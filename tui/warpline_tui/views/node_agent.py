@@ -128,6 +128,7 @@ def agent(ask: Ask, node: str, end_ns: int) -> Agent | None:
 SELECT COLUMNS('^({columns})$') FROM agents
 WHERE node = {literal(node)} AND {ask.until()} AND time_ns >= {end_ns - AGENT_NS} ORDER BY time_ns DESC LIMIT 1
 """,
+        ASKED_SECONDS,
     ).to_pylist()
     return Agent(**rows[0] | {"troubles": tuple(rows[0].get("troubles") or ())}) if rows else None
 

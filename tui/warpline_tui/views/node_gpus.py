@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from warpline_proto.history_tables import HISTORY_SECONDS
+
 from ..held import COUNTERS
 from ..literal import literal
-from ..spans import DAY, RECENT, Span
+from ..spans import DAY, RECENT, Span, settled
 from ..view import Ask
 
 GPUS_MAX: Final = 64
@@ -134,7 +136,7 @@ def remembered(ask: Ask, node: str, end_ns: int) -> tuple[Gpu, ...]:
     rows = ask.rows(
         f"""
 SELECT coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) AS key, max(time_ns) AS time_ns, any_value(gpu_uuid) AS gpu_uuid, {newest}
-FROM gpu_history WHERE node = {literal(node)} AND time_ns BETWEEN {DAY.start_ns(end_ns)} AND {end_ns}
+FROM gpu_history WHERE node = {literal(node)} AND time_ns BETWEEN {DAY.start_ns(end_ns)} AND {end_ns} AND {ask.until()}
 GROUP BY key ORDER BY gpu_index NULLS LAST, key LIMIT {GPUS_MAX}
 """,
         60.0,
@@ -153,7 +155,7 @@ def held(ask: Ask, node: str, end_ns: int) -> dict[str, dict[str, float]]:
     rows = ask.rows(
         f"""
 SELECT {_GPU} AS key, {shares} FROM device_samples
-WHERE node = {literal(node)} AND time_ns BETWEEN {RECENT.start_ns(end_ns)} AND {end_ns}
+WHERE node = {literal(node)} AND time_ns BETWEEN {RECENT.start_ns(end_ns)} AND {end_ns} AND {ask.until()}
 GROUP BY key HAVING max(time_ns) > min(time_ns) LIMIT {GPUS_MAX}
 """,
         SLOW_SECONDS,
@@ -172,13 +174,15 @@ def lines(ask: Ask, node: str, span: Span, end_ns: int) -> tuple[Span, dict[str,
 
 
 def _lines(ask: Ask, node: str, span: Span, end_ns: int) -> dict[str, Line]:
+    if not span.raw:
+        end_ns = settled(end_ns, HISTORY_SECONDS)
     rows = ask.rows(
         f"""
 SELECT coalesce(gpu_uuid, CAST(gpu_index AS VARCHAR)) AS key, {span.bin_of("time_ns", end_ns)} AS bin,
        avg(power_watts) AS power, avg(coalesce(sm_active_percent, gpu_utilization_percent)) AS utilization,
        avg(sm_clock_mhz) AS clock, max(temperature_celsius) AS temperature, max(memory_used_bytes) AS memory
 FROM {"device_samples" if span.raw else "gpu_history"}
-WHERE node = {literal(node)} AND time_ns BETWEEN {span.start_ns(end_ns)} AND {end_ns}
+WHERE node = {literal(node)} AND time_ns BETWEEN {span.start_ns(end_ns)} AND {end_ns} AND {ask.until()}
 GROUP BY key, bin ORDER BY key, bin LIMIT {GPUS_MAX * span.bins}
 """,
         SLOW_SECONDS if span.raw else 60.0,
@@ -203,7 +207,8 @@ def processes(ask: Ask, node: str, end_ns: int) -> tuple[Process, ...]:
     rows = ask.rows(
         f"""
 SELECT gpu_uuid, gpu_index, pid, process, "user", job, rank, memory_bytes, pod, evidence FROM (
-    SELECT * FROM gpu_processes WHERE node = {literal(node)} AND time_ns BETWEEN {end_ns - PROCESSES_NS} AND {end_ns}
+    SELECT * FROM gpu_processes
+    WHERE node = {literal(node)} AND time_ns BETWEEN {end_ns - PROCESSES_NS} AND {end_ns} AND {ask.until()}
     QUALIFY row_number() OVER (PARTITION BY gpu_uuid, gpu_index, pid, start_ticks ORDER BY time_ns DESC) = 1
 ) WHERE state <> 'gone' ORDER BY gpu_index NULLS LAST, memory_bytes DESC NULLS LAST, pid LIMIT {PROCESSES_MAX}
 """,
@@ -218,6 +223,7 @@ def workers(ask: Ask, node: str, end_ns: int) -> tuple[Worker, ...]:
         f"""
 SELECT job, rank, any_value(gpu_uuid) AS gpu_uuid, any_value(device) AS device, max(step) AS step FROM steps
 WHERE node = {literal(node)} AND job IS NOT NULL AND start_ns BETWEEN {RECENT.start_ns(end_ns)} AND {end_ns}
+  AND {ask.until("start_ns")}
 GROUP BY job, rank ORDER BY job, rank LIMIT {GPUS_MAX}
 """,
         SLOW_SECONDS,
