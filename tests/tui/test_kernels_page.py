@@ -56,6 +56,14 @@ async def test_it_is_held_against_another_rank_or_other_steps(database: Database
         assert words(pilot, "#kernels").splitlines()[0].startswith("ampere_gemm | 2.62 ms | 2 ms | ▲ 1.31×")
 
 
+async def test_the_query_behind_the_table_is_copied_and_runs_anywhere(database: Database) -> None:
+    async with app_over(database, NOW, first="kernels").run_test(size=(100, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("y")
+        rows = database.query(pilot.app.clipboard).to_pylist()
+        assert {row["name"]: row["mine_p50"] for row in rows} == {"ampere_gemm": 2_625_000.0, "flash_fwd": 2_000_000.0}
+
+
 async def test_it_is_filtered_and_sorted(database: Database) -> None:
     async with app_over(database, NOW, first="kernels").run_test(size=(100, 30)) as pilot:
         await settle(pilot)

@@ -74,6 +74,7 @@ class Durations:
     """`what` is KERNELS or OPERATIONS, empty where neither is kept; `steps` the first and the last, None where there are none.
 
     `bins` are those of the one called `chosen`, shortest first; `shapeless` says how much of it is told by sums alone.
+    `sql` is the query behind the items.
     """
 
     what: str = ""
@@ -82,6 +83,7 @@ class Durations:
     chosen: str | None = None
     bins: tuple[Bin, ...] = ()
     shapeless: float = 0.0
+    sql: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def sides_of(ask: Ask, who: Compared, span: Span = EVER) -> Sides:
 
 def durations_of(ask: Ask, what: str, sides: Sides, chosen: str | None = None) -> Durations:
     """KERNELS or OPERATIONS of any two sides, the greatest excess first."""
-    rows = ask.rows((_kernels if what == KERNELS else _operations)(sides)).to_pylist()
+    sql = (_kernels if what == KERNELS else _operations)(sides).strip()
+    rows = ask.rows(sql).to_pylist()
     if not rows:
         return Durations()
     whole = sum(row["mine_total"] or 0.0 for row in rows)
@@ -159,7 +162,7 @@ def durations_of(ask: Ask, what: str, sides: Sides, chosen: str | None = None) -
     )
     key = chosen if chosen in {item.key for item in items} else items[0].key
     bins = ask.rows((_kernel_bins if what == KERNELS else _operation_bins)(sides, str(key))).to_pylist()
-    return Durations(what, tuple(items), sides.steps, key, *_bins(bins))
+    return Durations(what, tuple(items), sides.steps, key, *_bins(bins), sql)
 
 
 def edges_ns(number: int) -> tuple[float, float]:

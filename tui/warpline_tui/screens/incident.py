@@ -57,7 +57,7 @@ class IncidentPage(Page[Walk]):
             "edit",
             "edit SQL",
             id="incident.edit",
-            tooltip="Open the SQL of the evidence in the console, to change and run it",
+            tooltip="Open the SQL behind what is shown in the console, to change and run it",
         ),
         Binding("t", "timeline", "timeline", id="incident.timeline", tooltip="Open the timeline of the accused rank"),
         Binding(
@@ -156,7 +156,7 @@ class IncidentPage(Page[Walk]):
         listed = None if self.shown is None else self.shown.listed
         if listed is None:
             return
-        sql = self._query() if self._part == SQL else None
+        sql = self._query() if self._part in (SQL, KERNELS) else None
         self.app.copy_to_clipboard(ticket(listed) if sql is None else sql)
         self.notify("Copied the SQL" if sql is not None else f"Copied {listed.incident.finding.id} as Markdown")
 
@@ -245,6 +245,9 @@ class IncidentPage(Page[Walk]):
         self.query_one("#looks", LiveTable).show([(each.command, [each.command, each.about]) for each in shown.looks])
 
     def _query(self) -> str | None:
+        """The query behind what is in front: of the kernels their own, else the one of the evidence that is chosen."""
+        if self._part == KERNELS and self.shown is not None and self.shown.durations.sql:
+            return self.shown.durations.sql
         listed = None if self.shown is None else self.shown.listed
         key = self.query_one("#queries", LiveTable).selected_key
         evidence = () if listed is None else listed.incident.finding.evidence

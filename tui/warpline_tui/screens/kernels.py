@@ -67,6 +67,7 @@ class KernelsPage(Page[Kernels]):
             id="kernels.compare",
             tooltip="Hold it against peers, rank 5, steps 10-20, or rank 5 steps 10-20",
         ),
+        Binding("y", "copy", "copy SQL", id="kernels.copy", tooltip="Copy the query behind the table"),
         Binding("s", "order", "sort", id="kernels.order", tooltip="By time lost, total, ratio, median, times or name"),
         Binding(
             "slash",
@@ -151,6 +152,12 @@ class KernelsPage(Page[Kernels]):
         orders = list(ORDERS)
         self._order = orders[(orders.index(self._order) + 1) % len(orders)]
         self._again()
+
+    def action_copy(self) -> None:
+        """Copy the query, to run it in the console or anywhere else."""
+        if self.shown is not None and self.shown.durations.sql:
+            self.app.copy_to_clipboard(self.shown.durations.sql)
+            self.notify("Copied the SQL behind the table")
 
     def _compared(self, typed: str | None) -> None:
         """Nothing typed leaves it as it is."""
