@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from seen import SIZES, Database, app_over, settle, take, words
+from textual.geometry import Region
 from textual.message import Message
 from textual.pilot import Pilot
 
@@ -215,15 +216,20 @@ async def test_groups_are_nodes_racks_or_jobs_in_an_order_of_ones_own(large: Dat
         assert words(pilot, "#grid").startswith("job-1 ")
 
 
-async def test_only_cells_that_changed_are_drawn_again(database: Database) -> None:
+async def test_only_cells_that_changed_are_drawn_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a slow line each cell counts: noise moves nothing, and one GPU's fall moves its cell."""
     readings(database, 40)
     async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
         grid = pilot.app.screen.query_one(HeatGrid)
-        drawn = []
+        drawn: list[Region] = []
         refresh = grid.refresh
-        grid.refresh = lambda *regions, **more: drawn.extend(regions) or refresh(*regions, **more)  # type: ignore[func-returns-value]
+
+        def noted(*regions: Region, **more: bool) -> HeatGrid:
+            drawn.extend(regions)
+            return refresh(*regions, **more)
+
+        monkeypatch.setattr(grid, "refresh", noted)
         database.connection.execute("UPDATE device_samples SET power_watts = power_watts + 10")
         await ask_again(pilot)
         assert drawn == []

@@ -177,9 +177,9 @@ class WarplineApp(App[None]):
         else:
             await self.switch_screen(page)
 
-    def action_help(self) -> None:
+    async def action_help(self) -> None:
         """Every key, those that work here first."""
-        groups = declared(self.BINDINGS)
+        groups = await asyncio.to_thread(declared, self.BINDINGS)  # loads the screens that nobody looked at yet
         active = {each.binding.id for each in self.screen.active_bindings.values()}
         here = [each for group in groups[1:] for each in group.bindings if each.id in active]
         self.push_screen(Help((Group("here", tuple(here)), *groups), self._written))

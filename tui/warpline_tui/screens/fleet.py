@@ -38,10 +38,10 @@ class FleetPage(Page[Fleet]):
 
     BINDINGS = [
         Binding("slash", "search", "search", id="fleet.search", tooltip=f"Show only some: {HINT}"),
+        Binding("i", "incident", "incident", id="fleet.incident", tooltip="Go to what is found against this GPU"),
         Binding("c", "next_measure", "colour", id="fleet.measure", tooltip=f"Colour by {NAMES}"),
         Binding("b", "next_by", "by", id="fleet.by", tooltip="Group by " + ", ".join(BY)),
         Binding("o", "next_order", "order", id="fleet.order", tooltip="Order groups by " + ", ".join(ORDERS)),
-        Binding("i", "incident", "incident", id="fleet.incident", tooltip="Go to what is found against this GPU"),
         Binding("y", "copy", "copy", show=False, id="fleet.copy", tooltip="Copy what is said of this GPU"),
     ]  # fmt: skip
 

@@ -146,7 +146,8 @@ class HeatGrid(ScrollView, can_focus=True):
         layout = self._layout
         if layout is None or gpu >= len(layout.spots) or layout.spots[gpu] < 0:
             return None
-        return divmod(int(layout.spots[gpu]), layout.slots.shape[1])
+        line, column = divmod(int(layout.spots[gpu]), int(layout.slots.shape[1]))
+        return line, column
 
     def _refresh_cells(self, gpus: np.typing.NDArray[np.int64]) -> None:
         """Draw these anew where they are seen; what lies between two that are near is drawn with them."""

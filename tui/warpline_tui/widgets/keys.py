@@ -16,6 +16,9 @@ ALWAYS: Final = ("help", "quit")
 SCREENS: Final = "show."
 """What the ids of keys begin with that lead to a screen; they give way to what works here alone."""
 
+SUMMED: Final = " 1-9 screens "
+"""What stands for the screens where they do not all fit."""
+
 
 class Keys(Static):
     """Written from the bindings that are in force; it changes with the focus."""
@@ -48,19 +51,24 @@ class Keys(Static):
             return
         here, screens, always = self._shown()
         room = self.size.width - sum(map(_width, always))
-        chosen = []
-        for each in (*here, *screens):
-            if (room := room - _width(each)) < 0:
-                break
-            chosen.append(each)
+        screens.sort(key=lambda each: each[2])
+        fit = len(_fitting([*here, *screens], room)) == len(here) + len(screens)
         said, self._spans = Text(), []
-        for node, binding, key in (*chosen, *always):
-            start = said.cell_len
-            said.append(f" {key} ", "bold").append(f"{binding.description} ")
-            self._spans.append((start, said.cell_len, node, binding.action))
+        for each in [*here, *screens] if fit else _fitting(here, room - len(SUMMED)):
+            self._append(said, each)
+        if screens and not fit:
+            said.append(f" {screens[0][2]}-{screens[-1][2]} ", "bold").append("screens ")
+        for each in always:
+            self._append(said, each)
         if said != self._said:
             self._said = said
             self.update(said, layout=False)
+
+    def _append(self, said: Text, shown: _Shown) -> None:
+        node, binding, key = shown
+        start = said.cell_len
+        said.append(f" {key} ", "bold").append(f"{binding.description} ")
+        self._spans.append((start, said.cell_len, node, binding.action))
 
     def _shown(self) -> tuple[list[_Shown], list[_Shown], list[_Shown]]:
         """What works here alone, what leads to screens, and what is always shown; each binding once."""
@@ -80,6 +88,16 @@ class Keys(Static):
 
 
 _Shown = tuple[DOMNode, Binding, str]
+
+
+def _fitting(listed: list[_Shown], room: int) -> list[_Shown]:
+    """As many of the first as there is room for."""
+    fitting = []
+    for each in listed:
+        if (room := room - _width(each)) < 0:
+            break
+        fitting.append(each)
+    return fitting
 
 
 def _width(shown: _Shown) -> int:

@@ -65,7 +65,7 @@ def line(standing: Standing, columns: int) -> Text:
     headline = standing.headline
     text = Text(" ") if columns < WIDE_COLUMNS else Text(" ").append(" warpline ", "bold reverse").append("  ")
     text.append(("  " if columns >= WIDE_COLUMNS else " ").join(_counted(headline)) + " ")
-    text.append_text(_verdict(headline)).append(" ").append_text(_time(standing))
+    text.append_text(_verdict(headline)).append(" ").append_text(_time(standing, columns))
     if standing.waiting is not None and standing.waiting[1] >= SLOW_SECONDS:
         what, seconds = standing.waiting
         text.append(f"  asking for {what} for {seconds:.0f} s", "yellow")
@@ -94,7 +94,7 @@ def _clock(time_ns: int, now_ns: int) -> str:
     return then.strftime("%H:%M:%S" if then.date() == now.date() else "%Y-%m-%d %H:%M:%S")
 
 
-def _time(standing: Standing) -> Text:
+def _time(standing: Standing, columns: int) -> Text:
     at_ns, newest_ns = standing.travel.moment.at_ns, standing.headline.newest_ns
     if at_ns is not None:
         said = "PLAYING" if standing.travel.playing else "PAUSED"
@@ -102,7 +102,8 @@ def _time(standing: Standing) -> Text:
         said = "now" if standing.recorded else "live"
         return Text(then, "bold black on cyan").append(f" L: {said}", "not bold default on default")
     if standing.recorded:
-        return Text("" if newest_ns is None else f"RECORDED to {_clock(newest_ns, 0)}", "bold")
+        said = "RECORDED to" if columns >= WIDE_COLUMNS else "to"
+        return Text("" if newest_ns is None else f"{said} {_clock(newest_ns, 0)}", "bold")
     if newest_ns is None:
         return Text("LIVE", "bold")
     old_seconds = (standing.now_ns - newest_ns) / 1e9
