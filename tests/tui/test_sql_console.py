@@ -192,6 +192,7 @@ async def test_a_collector_that_does_not_answer_takes_no_key(database: Database)
     [
         ("SELECT p", " FROM device_samples", "power_watts"),
         ("SELECT d.pow", " FROM device_samples d JOIN steps s USING (job)", "power_watts"),
+        ("SELECT power_w", "", "power_watts"),
         ("SELECT * FROM ste", "", "steps"),
         ("SELECT * FROM steps JOIN dev", "", "device_samples"),
         ("sel", "", "SELECT"),

@@ -91,15 +91,15 @@ def _anything(before: str, catalogue: Catalogue, named: Mapping[str, str]) -> It
 
 
 def _columns(catalogue: Catalogue, named: Mapping[str, str], qualifier: str | None = None) -> Iterator[Candidate]:
-    wanted = (
-        [named.get((qualifier or "").lower(), qualifier or "")] if qualifier else list(dict.fromkeys(named.values()))
-    )
+    """Of the relation that is qualified, else of those the statement names, else of all."""
+    of_all = list(dict.fromkeys(named.values())) or list(catalogue)
+    wanted = [named.get(qualifier.lower(), qualifier)] if qualifier else of_all
     seen = set()
     for relation in wanted:
         for name, meaning in catalogue[relation].columns.items() if relation in catalogue else ():
             if name not in seen:
                 seen.add(name)
-                yield Candidate(name, meaning if qualifier or len(wanted) == 1 else f"{meaning} ({relation})")
+                yield Candidate(name, meaning if len(wanted) == 1 else f"{meaning} ({relation})")
 
 
 def _fitting(word: str, told: Iterable[Candidate]) -> list[Candidate]:
