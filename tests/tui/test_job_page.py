@@ -236,3 +236,19 @@ def test_a_spark_line_keeps_peaks_and_leaves_gaps_blank(values: tuple[float | No
 
 def test_a_plot_has_four_dots_a_row() -> None:
     assert plot([(0.0, 0.0), (8.0, 8.0), None, (0.0, 8.0)], 2, 0.0, 8.0) == ["⠈⢸", "⡀⢸"]
+
+
+def test_where_steps_tell_no_parts_the_phases_of_the_framework_do(database: Database) -> None:
+    """A recording of each twentieth step, with named phases alone."""
+    bare = ("job", "rank", "pp", "dp", "node", "scope", "duration_ns")
+    database.add("steps", [{name: row[name] for name in bare} | {"step": 20 * row["step"]} for row in steps()])
+    database.add(
+        "phases",
+        [{"job": "train", "rank": rank, "pp": rank // 4, "dp": rank % 4, "step": 20 * step, "phase": phase, "kind": "compute",
+          "duration_ns": (200 if rank == 6 and phase == "backward" else 100) * MS}
+         for rank in range(8) for step in range(80) for phase in ("forward", "backward")],
+    )  # fmt: skip
+    job = take(database, JobView("train"), NOW)
+    assert len(job.course.marks) == 80
+    assert (job.ranks[0].rank, job.ranks[0].phase, job.ranks[0].over_ns) == (6, "backward", 100 * MS)
+    assert job.groups[1].phases == {"backward": 125 * MS, "forward": 100 * MS}

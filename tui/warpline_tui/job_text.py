@@ -56,7 +56,8 @@ def heading(job: Job) -> Text:
     said = Text(job.job, "bold")
     if job.size is not None and job.size.last_step is not None:
         of = f" of {job.size.world_size}" if job.size.world_size and job.size.world_size != job.size.ranks else ""
-        said.append(f"  {job.size.ranks}{of} ranks on {job.size.nodes} nodes  step {job.size.last_step:,}", "not bold")
+        where = f" on {job.size.nodes} node{'' if job.size.nodes == 1 else 's'}" if job.size.nodes else ""
+        said.append(f"  {job.size.ranks}{of} ranks{where}  step {job.size.last_step:,}", "not bold")
         if job.size.last_ns is not None:
             said.append(f" begun {age(job.size.last_ns, job.now_ns)}", "not bold dim")
     marks = job.course.marks

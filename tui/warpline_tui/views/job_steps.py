@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from warpline_proto.history_tables import HISTORY_SECONDS as TEN_MINUTES
@@ -36,8 +36,15 @@ class Size:
     ranks: int
     world_size: int | None
     nodes: int
+    told: int
+    """How many of the newest RECENT_STEPS numbers are recorded: of a recording that passes steps over, few."""
     groups: tuple[str, ...]
     """Those of GROUPED_BY of which there is more than one."""
+
+    def since(self, steps: int) -> str:
+        """SQL: the newest so many steps that were recorded, as far as they lie evenly."""
+        stride = -(-RECENT_STEPS // max(self.told, 1))
+        return f"step > {self.last_step} - {steps * stride}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,8 @@ def extent(ask: Ask, job: str) -> Size:
     [row] = ask.rows(
         f"""
 WITH newest AS (SELECT max(step) AS step FROM steps WHERE {same("job", job)} AND {when})
-SELECT max(s.step) AS last_step, max(start_ns) AS last_ns, count(DISTINCT rank) AS ranks, count(DISTINCT node) AS nodes, {groups},
+SELECT max(s.step) AS last_step, max(start_ns) AS last_ns, count(DISTINCT rank) AS ranks, count(DISTINCT node) AS nodes,
+       count(DISTINCT s.step) AS told, {groups},
        (SELECT max(world_size) FROM jobs WHERE {same("job", job)}) AS world_size
 FROM steps s, newest WHERE {same("job", job)} AND {when} AND (s.step IS NULL OR s.step > newest.step - {RECENT_STEPS})
 """,
@@ -117,7 +125,7 @@ def _raw(ask: Ask, job: str, size: Size) -> Course:
     rows = ask.rows(
         f"""
 SELECT step, min(start_ns) AS time_ns, min(duration_ns) AS low_ns, median(duration_ns) AS median_ns, max(duration_ns) AS high_ns
-FROM steps WHERE {same("job", job)} AND {ask.until("start_ns")} AND step > {size.last_step} - {steps} AND duration_ns IS NOT NULL
+FROM steps WHERE {same("job", job)} AND {ask.until("start_ns")} AND {size.since(steps)} AND duration_ns IS NOT NULL
 GROUP BY step ORDER BY step LIMIT {STEPS_MAX}
 """,
         ASKED_SECONDS,
@@ -143,7 +151,7 @@ def groups(ask: Ask, job: str, by: str, size: Size) -> tuple[Group, ...]:
     """Phases as the framework names them, else the parts of a step, each group's mean a step and rank."""
     if size.last_step is None:
         return ()
-    recent = f"{same('job', job)} AND {ask.until('start_ns')} AND step > {size.last_step} - {_compared(size)}"
+    recent = f"{same('job', job)} AND {ask.until('start_ns')} AND {size.since(_compared(size))}"
     counted = f"SELECT {by} AS index, count(DISTINCT rank) AS ranks, count(*) AS steps FROM steps WHERE {recent} GROUP BY {by}"
     named = ask.rows(
         f"""
@@ -197,7 +205,7 @@ def ranks(ask: Ask, job: str, size: Size) -> tuple[RankOff, ...]:
 WITH each AS (
     SELECT rank, any_value(node) AS node, any_value(pp) AS stage, any_value(dp) AS dp, any_value(tp) AS tp, count(*) AS steps,
            median(duration_ns) AS step_ns, {medians}
-    FROM steps WHERE {same("job", job)} AND {ask.until("start_ns")} AND step > {size.last_step} - {_compared(size)} GROUP BY rank
+    FROM steps WHERE {same("job", job)} AND {ask.until("start_ns")} AND {size.since(_compared(size))} GROUP BY rank
 ), compared AS (SELECT *, {over}, median(step_ns) OVER stage AS usual_ns FROM each WINDOW stage AS (PARTITION BY stage))
 SELECT * EXCLUDE ({", ".join(f"{each}_over" for each in own)}, usual_ns), {worst} AS over_ns,
        {worst} / nullif(usual_ns, 0) AS over_share, CASE {worst} WHEN 0 THEN NULL {phase} END AS phase
@@ -205,4 +213,34 @@ FROM compared ORDER BY over_ns DESC NULLS LAST, rank LIMIT {RANKS_MAX}
 """,
         ASKED_SECONDS,
     )
-    return tuple(RankOff(**row) for row in rows.to_pylist())
+    found = tuple(RankOff(**row) for row in rows.to_pylist())
+    return found if any(each.compute_ns is not None for each in found) else _by_phase(ask, job, size, found)
+
+
+def _by_phase(ask: Ask, job: str, size: Size, known: tuple[RankOff, ...]) -> tuple[RankOff, ...]:
+    """The same by the phases that the framework names, where steps do not tell what they are made of."""
+    rows = ask.rows(
+        f"""
+WITH once AS (
+    SELECT rank, pp, phase, step, sum(duration_ns) AS phase_ns FROM phases
+    WHERE {same("job", job)} AND {ask.until("start_ns")} AND {size.since(_compared(size))} AND kind <> 'communication'
+    GROUP BY rank, pp, phase, step
+), each AS (SELECT rank, pp, phase, median(phase_ns) AS phase_ns FROM once GROUP BY rank, pp, phase),
+compared AS (SELECT *, greatest(phase_ns - median(phase_ns) OVER (PARTITION BY pp, phase), 0) AS over_ns FROM each)
+SELECT rank, arg_max(phase, over_ns) AS phase, max(over_ns) AS over_ns FROM compared GROUP BY rank
+ORDER BY over_ns DESC, rank LIMIT {RANKS_MAX}
+""",
+        ASKED_SECONDS,
+    ).to_pylist()
+    by_rank = {each.rank: each for each in known}
+    told = ((by_rank[row["rank"]], row) for row in rows if row["rank"] in by_rank)
+    off = [
+        replace(
+            rank,
+            phase=row["phase"] if row["over_ns"] else None,
+            over_ns=row["over_ns"],
+            over_share=row["over_ns"] / rank.step_ns if rank.step_ns else None,
+        )
+        for rank, row in told
+    ]
+    return tuple(off) or known
