@@ -20,8 +20,6 @@ from ..fleet.measures import LEVELS, Picture
 CURSOR: Final = "◆"
 ACCUSED: Final = "!"
 STYLES_MAX: Final = 200
-GAP_MAX: Final = 6
-"""So many cells that did not change are drawn again rather than skipped: to go past them takes as many bytes."""
 
 
 class HeatGrid(ScrollView, can_focus=True):
@@ -119,6 +117,8 @@ class HeatGrid(ScrollView, can_focus=True):
             shown.tolist(), signs.tolist(), accused.tolist(), slots.tolist(), strict=True
         ):
             here = (level, blamed, gpu == self.cursor and gpu >= 0)
+            if gpu < 0 and kind is not None and not (kind[1] or kind[2]):
+                here = kind  # a blank looks the same in every colour, and a change of colour costs twenty bytes
             if here != kind:
                 if kind is not None:
                     made.append(Segment(text, self._style(base, *kind)))
@@ -150,7 +150,7 @@ class HeatGrid(ScrollView, can_focus=True):
         return line, column
 
     def _refresh_cells(self, gpus: np.typing.NDArray[np.int64]) -> None:
-        """Draw these anew where they are seen; what lies between two that are near is drawn with them."""
+        """Draw these anew where they are seen: once a line, since Textual sends a line from its beginning for each region."""
         layout = self._layout
         if layout is None or not gpus.size:
             return
@@ -158,10 +158,11 @@ class HeatGrid(ScrollView, can_focus=True):
         lines, columns = np.divmod(spots[spots >= 0], layout.slots.shape[1])
         left, top = self.scroll_offset
         for line in range(top, min(top + self.size.height, len(layout.labels))):
-            here = np.sort(columns[lines == line])
-            for run in np.split(here, np.flatnonzero(np.diff(here) > GAP_MAX) + 1) if here.size else ():
-                first = layout.label_width + int(run[0]) * layout.columns - left
-                self.refresh(Region(first, line - top, (int(run[-1]) - int(run[0]) + 1) * layout.columns, 1))
+            here = columns[lines == line]
+            if here.size:
+                first = layout.label_width + int(here.min()) * layout.columns - left
+                width = (int(here.max()) - int(here.min()) + 1) * layout.columns
+                self.refresh(Region(first, line - top, width, 1))
 
     def action_move(self, by: int) -> None:
         """Along the line, and on to the next."""
