@@ -121,11 +121,18 @@ def test_top_with_nobody_to_ask_says_so_and_still_leaves(open_terminal: Open, co
 
 
 def test_a_demonstration_on_the_screen_lives(tmp_path: Path, open_terminal: Open) -> None:
-    """Collector, agents and screen for real: GPUs come up, the injected straggler is accused, and leaving leaves nothing."""
+    """Collector, agents and screen for real: GPUs come up, the injected straggler is accused, enter walks through it,
+    and leaving leaves nothing."""
     folder = tmp_path / "kept"
     terminal = open_terminal(140, 40, "demo", "--tui", "--seconds", "60", "--keep", str(folder))
     terminal.shows("3 nodes", "12 ranks", "▶", "open: critical")
     terminal.press("2")
     terminal.shows("compute_straggler", "step 30")
+    terminal.press("Enter")
+    terminal.shows("it stands", "→")
+    terminal.press("Enter", "Enter")
+    terminal.shows("peers doing the same work")
+    terminal.press("Escape")
+    terminal.shows("1 open, 0 over")
     terminal.press("q")
     terminal.shows("injected: ", "left with 0")
