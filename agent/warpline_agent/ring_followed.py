@@ -186,6 +186,7 @@ class Followed:
 
     def take_events(self, events: Records, standing: Standing, now_ns: int) -> None:
         """When capture began and ended, and when CUPTI lost records."""
+        events = self._not_to_come(events, now_ns)
         if len(events):
             for event in events[events["kind"] == ring.CAPTURE]:
                 on = bool(event["value"] & ring.KERNELS)
@@ -214,7 +215,7 @@ class Followed:
                 self.spans.extend(self.inferred.take_operations(operations, self.file))
 
     def _not_to_come(self, records: Records, now_ns: int) -> Records:
-        """Less those of a time to come: they would wait for ever."""
+        """Less those of a time to come: kernels would wait for ever, and no window of capture can begin or end there."""
         known = records["start_ns"] < now_ns + FUTURE_NS
         self.impossible += int(known.size - known.sum())
         return records if known.all() else records[known]

@@ -234,6 +234,19 @@ def test_a_window_of_capture_that_began_in_no_time_is_written_all_the_same(node:
     assert here.kernels() == 40
 
 
+def test_capture_that_began_and_ended_beyond_all_time_stops_nothing(node: Make, tmp_path: Path) -> None:
+    content = sound(MINE)
+    cells = np.frombuffer(memoryview(content)[ring.HEADER_BYTES :], RECORD, 3 * CAPACITY)[2 * CAPACITY :]
+    cells["start_ns"] = 2**63 + np.arange(CAPACITY, dtype=np.uint64)
+    cells["duration_ns"] = 0
+    cells["value"] = np.resize((ring.KERNELS, 0), CAPACITY)
+    (tmp_path / name_of(MINE)).write_bytes(content)
+    here = node()
+    here.rounds(3)
+    assert here.kernels() == 40
+    assert "40 records with impossible times" in "".join(each.reason for each in here.source.health())
+
+
 def test_records_of_a_time_to_come_do_not_pile_up(node: Make, tmp_path: Path) -> None:
     """They would wait for their step for ever."""
     content = sound(MINE)

@@ -76,7 +76,7 @@ def _recorded(content: bytes) -> str:
     except Refused:
         return "refused"
     _sound(reading.rows)
-    operations = reading.facts.get("operation_lines", 0)
+    operations = reading.facts.get("operation_lines", 0) + reading.facts.get("call_lines", 0)
     told = sum(row["count"] or 1 for row in _of(reading.rows, "collectives"))
     lost = sum(each.dropped for each in reading.rows if each.table == "collectives")
     if operations and not any(mark in content for mark in _TUNED) and told + lost > operations:
