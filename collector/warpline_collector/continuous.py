@@ -33,6 +33,9 @@ from .store import Store
 SOURCE: Final = "analysis"
 PASS: Final = "pass"
 """Subject of the row of source_health that each pass writes."""
+LONG_PASS_SECONDS: Final = 2.0
+REST_LONG: Final = 4.0
+"""After a pass that took longer than that, the analysis rests so many times as long: the cores are wanted for taking frames in."""
 CHECKS_REFRESH_NS: Final = 60 * 10**9
 """Answers that did not change are written anew at most so often."""
 _NEWEST: Final = """
@@ -54,8 +57,9 @@ class Config:
             raise ValueError("period_seconds is more than 0")
 
     def rest_seconds(self, pass_seconds: float) -> float:
-        """How long to rest after a pass: it takes at most half of one core's time, however many ranks there are."""
-        return max(self.period_seconds, pass_seconds)
+        """How long to rest after a pass: long ones take at most a fifth of one core's time, however many ranks there are."""
+        times = REST_LONG if pass_seconds > LONG_PASS_SECONDS else 1.0
+        return max(self.period_seconds, times * pass_seconds)
 
 
 @dataclass(frozen=True)
