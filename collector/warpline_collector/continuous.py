@@ -35,7 +35,7 @@ PASS: Final = "pass"
 """Subject of the row of source_health that each pass writes."""
 LONG_PASS_SECONDS: Final = 2.0
 REST_LONG: Final = 4.0
-"""After a pass that took longer than that, the analysis rests so many times as long: the cores are wanted for taking frames in."""
+"""After a pass that took longer than that, the analysis rests so many times as long: cores are wanted for taking frames in."""
 CHECKS_REFRESH_NS: Final = 60 * 10**9
 """Answers that did not change are written anew at most so often."""
 _NEWEST: Final = """
