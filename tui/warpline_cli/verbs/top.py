@@ -41,8 +41,6 @@ def run(options: argparse.Namespace) -> int:
             "--operator with --store: a directory takes no requests", "--collector ADDR asks a running one"
         )
     first = _first(options.screen)
-    if not (options.once or options.json):
-        screen.check()
     with consoles.opened(options) as (query, console):
         try:
             at_ns = None if options.at is None else _at_ns(options, query)
