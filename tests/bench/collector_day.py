@@ -33,6 +33,7 @@ from warpline_collector.pool import Config, WorkerPool
 from warpline_collector.stores.duckdb import Config as StoreConfig
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch
+from warpline_proto.errors import QueryError
 from warpline_proto.history_tables import DEVICE_HISTORY, KERNELS_HISTORY, STEPS_HISTORY
 from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_SECONDS
 from warpline_proto.table import Table
@@ -327,19 +328,7 @@ def ask(folder: Path, rounds: int) -> dict[str, Any]:
     told = []
     try:
         for name, sql in questions():
-            took, found = [], 0
-            for _ in range(rounds):
-                begun = time.perf_counter()
-                found = pool.query(sql).rows().num_rows
-                took.append(1e3 * (time.perf_counter() - begun))
-            told.append(
-                {
-                    "question": name,
-                    "ms": round(statistics.median(took), 1),
-                    "first_ms": round(took[0], 1),
-                    "rows": found,
-                }
-            )
+            told.append({"question": name, **_asked(pool, sql, rounds)})
             print(told[-1], file=sys.stderr)
         counts = " UNION ALL ".join(f"SELECT '{name}' AS name, count(*) AS rows FROM {name}" for name in sorted(TABLES))
         held = {row["name"]: row["rows"] for row in pool.query(counts).rows().to_pylist() if row["rows"]}
@@ -347,9 +336,23 @@ def ask(folder: Path, rounds: int) -> dict[str, Any]:
         pool.close()
     return {
         "questions": told,
-        "query_p95_ms": round(float(np.quantile([each["ms"] for each in told], 0.95)), 1),
+        "query_p95_ms": round(float(np.quantile([each["ms"] for each in told if each["ms"] is not None], 0.95)), 1),
+        "unanswered": sum(each["ms"] is None for each in told),
         "rows": held,
     }
+
+
+def _asked(pool: WorkerPool, sql: str, rounds: int) -> dict[str, Any]:
+    """What one question takes; why it was not answered, where it was not."""
+    took, found = [], 0
+    try:
+        for _ in range(rounds):
+            begun = time.perf_counter()
+            found = pool.query(sql).rows().num_rows
+            took.append(1e3 * (time.perf_counter() - begun))
+    except QueryError as error:
+        return {"ms": None, "first_ms": None, "rows": 0, "why": str(error).splitlines()[0]}
+    return {"ms": round(statistics.median(took), 1), "first_ms": round(took[0], 1), "rows": found}
 
 
 def in_pandas(folder: Path, rounds: int) -> dict[str, float]:
