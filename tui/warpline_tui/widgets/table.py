@@ -52,6 +52,10 @@ class LiveTable(DataTable[Cell]):
         if selected is not None and selected in {key for key, _ in rows}:
             self.move_cursor(row=self.get_row_index(selected), animate=False)
 
+    def watch_virtual_size(self) -> None:
+        """Draw anew when the columns were measured: a DataTable measures when it is idle, and keeps lines drawn before that."""
+        self.notify_style_update()
+
     @property
     def selected_key(self) -> str | None:
         """Key of the row under the cursor."""
