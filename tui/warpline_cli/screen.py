@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LEAVE_SECONDS: Final = 5.0
 """What closing may take after a signal, each time before it is given again."""
 LEAVE_TRIES: Final = 4
+SWITCH_SECONDS: Final = 0.0005
+"""How long the thread that reads an answer may compute while a key, or what was drawn for it, waits for its turn."""
 
 
 def check() -> None:
@@ -57,6 +59,7 @@ def show(
     from warpline_tui.app import WarplineApp
 
     check()
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = WarplineApp(
         query,
         prices=prices,

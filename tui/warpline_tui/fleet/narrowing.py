@@ -74,4 +74,5 @@ def _named(fleet: Fleet, word: str) -> Kept:
 
 def _contains(fleet: Fleet, column: str, word: str) -> Kept:
     listed = fleet.gpus.texts(column)
-    return np.fromiter((each is not None and word in each.lower() for each in listed), np.bool_, len(listed))
+    holds = {each: each is not None and word in each.lower() for each in set(listed)}
+    return np.fromiter(map(holds.__getitem__, listed), np.bool_, len(listed))
