@@ -12,6 +12,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from browser import browser
 
 from warpline_cli.main import EXIT_USAGE, main
 from warpline_cli.pki.keeping import Keeping
@@ -86,6 +87,16 @@ async def test_who_has_the_token_sees_the_screen_and_types_into_it(local: str) -
             await websocket.send_json(["resize", {"width": 10**9, "height": 40}])
             await websocket.send_json(["stdin", "9"])
             await painted(websocket, b"What can be asked for")
+
+
+def test_a_browser_shows_it(local: str) -> None:
+    """The page's own scripts, under its own content security policy, reach the program and draw what it writes."""
+    with browser() as page:
+        page.resize(1200, 700)
+        page.goto(local)
+        page.wait_for("document.body.classList.contains('-first-byte') && document.querySelector('.xterm canvas')")
+        assert page.evaluate("location.search") == ""
+        assert not page.complaints
 
 
 async def test_nobody_else_comes(local: str) -> None:
