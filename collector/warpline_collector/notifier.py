@@ -30,11 +30,16 @@ class News(StrEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """One incident as it stands when it is told; `before` is the severity it was told with last, None where it was not."""
+    """One incident as it stands when it is told; `before` is the severity it was told with last, None where it was not.
+
+    `after_ns`: when it was told last, else when it was first seen. The same for each attempt to tell this news, another for later
+    news of the same incident.
+    """
 
     state: FindingState
     news: News
     before: Severity | None = None
+    after_ns: int = 0
 
     @property
     def finding(self) -> Finding:
@@ -67,9 +72,8 @@ class Message:
     @property
     def id(self) -> str:
         """The same for the same news of the same incidents: a message that comes twice has one id."""
-        told = sorted((item.finding.id, item.news, item.state.opened_ns, str(item.before)) for item in self.items)
-        again = self.time_ns if any(item.news == News.AGAIN for item in self.items) else 0
-        text = json.dumps([self.receiver, told, again], separators=(",", ":"))
+        told = sorted((item.finding.id, item.news, item.after_ns) for item in self.items)
+        text = json.dumps([self.receiver, told], separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     @property

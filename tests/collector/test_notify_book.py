@@ -188,6 +188,27 @@ def test_a_message_that_comes_twice_has_one_id() -> None:
     assert first.id == second.id != again.id
 
 
+def test_an_incident_that_is_back_after_it_was_told_to_be_over_has_another_id() -> None:
+    """It bears the moment at which it was first opened; who drops what came twice must hear of it nonetheless."""
+    reader, known = Reader(), standing(found())
+    ids = []
+    for begin in (START, START + 400 * SECOND):
+        reader.look(known, begin)
+        ids += [message.id for message in reader.look(known, begin + 15 * SECOND)]
+        gone = over(known, begin + 30 * SECOND)
+        ids += [message.id for message in reader.look(gone, begin + 200 * SECOND)]
+    assert len(ids) == len(set(ids)) == 4
+
+
+def test_a_reminder_that_is_tried_again_keeps_its_id() -> None:
+    reader, known = Reader(), standing(found())
+    reader.look(known, START)
+    reader.look(known, START + 15 * SECOND)
+    tries = [book.due(reader.book, TERMS, START + hours * HOUR) for hours in (25, 26)]
+    assert [[item.news for item in message.items] for (message,) in tries] == [[News.AGAIN]] * 2
+    assert len({message.id for (message,) in tries}) == 1
+
+
 def test_one_who_groups_by_himself_is_told_everything_at_once() -> None:
     reader = Reader(replace(TERMS, together=True, repeat_ns=60 * SECOND))
     known = standing(found(1), found(2, "other"))

@@ -293,6 +293,40 @@ def test_a_huge_answer_is_left_unread_and_a_dripping_one_is_cut(bench: MakeBench
             Poster().post(here.url, b"{}", {}, 0.3)
 
 
+def test_time_that_connecting_took_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receiver that is slow to connect and then drips is not listened to for ever."""
+
+    class Over:
+        """The time is over before there is a connection to cut."""
+
+        def __init__(self, seconds: float, end: Callable[..., None], given: tuple[object, ...]) -> None:
+            self._end, self._given = end, given
+
+        def start(self) -> None:
+            self._end(*self._given)
+
+        def cancel(self) -> None:
+            """It is over already."""
+
+    monkeypatch.setattr(post.threading, "Timer", Over)
+    with listening() as here:
+        with pytest.raises(PostError, match="did not answer within 30 s"):
+            Poster().post(here.url, b"{}", {}, 30)
+        assert here.told == []
+
+
+def test_a_reminder_that_is_called_faulty_is_given_up_too(bench: MakeBench) -> None:
+    """Alertmanager is told each minute of what stands, in one message."""
+    with listening() as here:
+        at = bench(Receiver(name="alerts", kind="alertmanager", url=here.url))
+        at.known = incidents(SLOW)
+        at.turn()
+        here.answers += [status(400, b"bad")] * FAULTY_ATTEMPTS_MAX
+        for _ in range(FAULTY_ATTEMPTS_MAX):
+            at.turn(100)
+    assert (at.courier.standing.messages, at.courier.standing.dropped) == (1, 1)
+
+
 def test_a_faulty_message_is_given_up_and_the_next_one_goes_out(bench: MakeBench) -> None:
     with listening() as here:
         at = bench(webhook(here))
@@ -420,6 +454,9 @@ def test_no_word_of_a_secret_goes_anywhere(
         here.answers.append(status(404, b"no such hook: /services/T0/SECRET"))
         at.known = incidents(SLOW)
         at.turn()
+        here.answers.append(status(401, b"hook TOP-SECRET does not know Bearer SECRET-TOKEN"))
+        asked = Poster().post(f"{here.url}/hooks/TOP-SECRET", b"{}", {"Authorization": "Bearer SECRET-TOKEN"}, 30)
+        assert asked.words == "hook ... does not know Bearer ..."
     at.turn(1_000)  # nobody is there any more
     (tmp_path / "warpline.toml").write_text(
         f'[[collector.notify.receivers]]\nname = "chat"\nkind = "slack"\nurl_file = "{receiver.url_file}"\n'
@@ -434,6 +471,22 @@ def test_no_word_of_a_secret_goes_anywhere(
     assert "cannot be reached: Connection refused" in everywhere
     assert f'url_file = "{receiver.url_file}"' in printed.out
     assert "SECRET" not in everywhere
+
+
+def test_a_receiver_that_cannot_be_told_hides_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever may not read the file of one URL still sees who else is told, and tries the others."""
+    with listening() as here:
+        (tmp_path / "warpline.toml").write_text(
+            f'[[collector.notify.receivers]]\nname = "chat"\nkind = "slack"\nurl_file = "{tmp_path}/none"\n'
+            f'[[collector.notify.receivers]]\nname = "hook"\nkind = "webhook"\nurl = "{here.url}"\n'
+        )
+        assert main(["notify", "--config", str(tmp_path / "warpline.toml"), "--json"]) == 64
+        listed = json.loads(capsys.readouterr().out)
+        assert [(each["receiver"], each["host"]) for each in listed] == [("chat", None), ("hook", "127.0.0.1")]
+        assert "cannot be read: No such file or directory" in listed[0]["words"]
+        assert main(["notify", "--test", "--config", str(tmp_path / "warpline.toml"), "--json"]) == 1
+        assert [each["taken"] for each in json.loads(capsys.readouterr().out)] == [False, True]
+        assert [told.document["test"] for told in here.told] == [True]
 
 
 def test_a_server_is_believed_by_its_certificate_alone(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def due(book: Book, terms: Terms, now_ns: int) -> list[Message]:
         news = _news(record, terms, now_ns)
         if news is not None:
             key = ("", "") if terms.together else _group(record.state.finding)
-            groups[key].append((record, Item(record.state, news, record.told_severity)))
+            groups[key].append((record, _item(record, news)))
     messages = [
         _message(key, listed, book, terms, now_ns) for key, listed in groups.items() if _ripe(listed, terms, now_ns)
     ]
@@ -135,6 +135,10 @@ def _news(record: Record, terms: Terms, now_ns: int) -> News | None:
     return News.AGAIN if _repeats(record, terms, now_ns) else None
 
 
+def _item(record: Record, news: News) -> Item:
+    return Item(record.state, news, record.told_severity, record.seen_ns if record.told_ns is None else record.told_ns)
+
+
 def _repeats(record: Record, terms: Terms, now_ns: int) -> bool:
     return record.told_ns is not None and terms.repeat_ns is not None and now_ns - record.told_ns >= terms.repeat_ns
 
@@ -162,7 +166,7 @@ def _beside(key: tuple[str, str], items: Sequence[Item], book: Book) -> list[Ite
     """What else stands in the same job, so that all of it is told again once, not each by itself."""
     named = {item.finding.id for item in items}
     return [
-        Item(record.state, News.AGAIN, record.told_severity)
+        _item(record, News.AGAIN)
         for name, record in book.items()
         if name not in named
         and record.told_ns is not None

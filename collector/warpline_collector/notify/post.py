@@ -6,11 +6,12 @@ import base64
 import contextlib
 import email.utils
 import http.client
+import re
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
@@ -19,9 +20,12 @@ from urllib.request import getproxies, proxy_bypass
 ANSWER_BYTES_MAX: Final = 16 * 1024
 """Of an answer so much is read; the rest is left to whoever sends it."""
 ANSWER_CHARS_MAX: Final = 200
+SECRET_CHARS_MIN: Final = 8
+"""A piece of a URL so long may be a password."""
 REDIRECTS_MAX: Final = 3
 _KEPT: Final = (307, 308)
 """Redirects that mean the same POST once more; others would make a GET of it."""
+_BETWEEN: Final = re.compile("[/&=]")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -93,6 +97,9 @@ class Poster:
         deadline.daemon = True
         deadline.start()
         try:
+            connection.connect()
+            if late.is_set():  # there was nothing to cut while it was still being connected
+                raise TimeoutError
             connection.request(
                 "POST", target, body, {**headers, **extra, **_basic("Authorization", parts), "Connection": "close"}
             )
@@ -100,7 +107,7 @@ class Poster:
             text = reply.read(ANSWER_BYTES_MAX)
             onward = reply.getheader("Location") if reply.status in _KEPT else None
             retry_seconds = _retry_seconds(reply.getheader("Retry-After"), self._clock())
-            return Answer(reply.status, _words(text, parts), retry_seconds), onward
+            return Answer(reply.status, _words(text, _secrets(parts, headers)), retry_seconds), onward
         except ssl.SSLCertVerificationError as error:
             raise PostError(f"its certificate is not trusted: {error.verify_message}") from None
         except TimeoutError:
@@ -151,12 +158,20 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
-def _words(text: bytes, parts: SplitResult) -> str:
-    """The first line of an answer, without the path of the URL, which may be a password."""
+def _secrets(parts: SplitResult, headers: Mapping[str, str]) -> list[str]:
+    """What must not be told of a request: the URL behind its host, each long piece of that, passwords; the longest first."""
+    pieces = [each for each in _BETWEEN.split(f"{parts.path}/{parts.query}") if len(each) >= SECRET_CHARS_MIN]
+    pieces += [parts.password or "", headers.get("Authorization", "").partition(" ")[2], parts.path, parts.query]
+    return sorted(
+        {secret for each in pieces for secret in (each, unquote(each)) if len(secret) > 1}, key=len, reverse=True
+    )
+
+
+def _words(text: bytes, secrets: Sequence[str]) -> str:
+    """The first line of an answer, without what is secret of what was asked."""
     line = next(iter(text.decode("utf-8", "replace").strip().splitlines()), "")
-    for secret in (parts.path, parts.query):
-        if len(secret) > 1:
-            line = line.replace(secret, "...")
+    for secret in secrets:
+        line = line.replace(secret, "...")
     return "".join(each if each.isprintable() else " " for each in line)[:ANSWER_CHARS_MAX]
 
 

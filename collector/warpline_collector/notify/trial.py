@@ -22,7 +22,14 @@ def made_up(receiver: Receiver, cluster: str, now_ns: int) -> Message:
         "nothing: whoever reads this is told of incidents",
     )
     state = FindingState(finding, OPEN, now_ns, now_ns, "test")
-    return Message(receiver.name, {"job": "warpline-test"}, (Item(state, News.OPENED),), now_ns, cluster, test=True)
+    return Message(
+        receiver.name,
+        {"job": "warpline-test"},
+        (Item(state, News.OPENED, after_ns=now_ns),),
+        now_ns,
+        cluster,
+        test=True,
+    )
 
 
 def tried(receiver: Receiver, cluster: str, now_ns: int) -> Answer:

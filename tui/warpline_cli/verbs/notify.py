@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from warpline_cli.main import EXIT_USAGE
+
 if TYPE_CHECKING:
     from warpline_collector.notify.config import Config, Receiver
 
@@ -27,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """0, or 1 where a receiver did not take the made-up incident; no collector is asked, and none told."""
+    """0, 1 where a receiver did not take the made-up incident, 64 where who is told cannot be read; no collector is asked."""
     from warpline_collector.config import sections
     from warpline_proto.config import files, load
 
@@ -41,7 +43,9 @@ def run(options: argparse.Namespace) -> int:
         print("nobody is told of incidents: [[collector.notify.receivers]] names who is")
     else:
         print("\n".join(f"{each['receiver']}: {each['words']}" for each in told))
-    return EXIT_NOT_TAKEN if any(each.get("taken") is False for each in told) else 0
+    if options.test is None:
+        return EXIT_USAGE if any(each["host"] is None for each in told) else 0
+    return EXIT_NOT_TAKEN if any(not each["taken"] for each in told) else 0
 
 
 def _chosen(config: Config, name: str | None) -> Sequence[Receiver]:
@@ -59,11 +63,17 @@ def _chosen(config: Config, name: str | None) -> Sequence[Receiver]:
 
 
 def _listed(receiver: Receiver) -> dict[str, Any]:
-    """Who is told of what; of a URL its host alone."""
+    """Who is told of what; of a URL its host alone, and None with the reason where it is in a file that cannot be used."""
     from urllib.parse import urlsplit
 
-    host = urlsplit(receiver.address()).hostname
-    words = [f"{receiver.kind} at {host}", f"severity {receiver.severity} and above"]
+    from warpline_proto.errors import ConfigError
+
+    try:
+        host = urlsplit(receiver.address()).hostname
+        words = [f"{receiver.kind} at {host}"]
+    except ConfigError as error:
+        host, words = None, [f"{receiver.kind}: {error}"]
+    words += [f"severity {receiver.severity} and above"]
     words += [f"kinds {', '.join(receiver.kinds)}"] if receiver.kinds else []
     words += [f"jobs {', '.join(receiver.jobs)}"] if receiver.jobs else []
     return {"receiver": receiver.name, "kind": receiver.kind, "host": host, "words": ", ".join(words)}
@@ -72,11 +82,12 @@ def _listed(receiver: Receiver) -> dict[str, Any]:
 def _tried(receiver: Receiver, config: Config) -> dict[str, Any]:
     from warpline_collector.notify.post import PostError
     from warpline_collector.notify.trial import tried
+    from warpline_proto.errors import ConfigError
 
     begun = time.monotonic()
     try:
         answer = tried(receiver, config.cluster, time.time_ns())
-    except PostError as error:
+    except (ConfigError, PostError) as error:
         return {"receiver": receiver.name, "taken": False, "status": None, "words": str(error)}
     words = f"answered {answer.status}{': ' if answer.words else ''}{answer.words}"
     if answer.taken:
