@@ -15,7 +15,7 @@ from warpline_analysis.energy.account import AROUND_SECONDS, SOURCE, account
 from warpline_analysis.energy.floors import Floor, stored_floors, watts
 from warpline_analysis.parts import by_part
 from warpline_proto.batch import Batch
-from warpline_proto.errors import WarplineError
+from warpline_proto.errors import QueryError, WarplineError
 from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_NS
 
 from .merging import HOUR_NS
@@ -84,16 +84,34 @@ class Accounting:
             self._accounted = self._remembered(counts)
         due = [key for key, count in counts.items() if self._accounted.get(key, 0) < count and self._ripe(key, newest)]
         floors = stored_floors(self._reader) if due else {}
-        done = 0
+        done = failed = 0
         for window_ns, nodes in _together(due):
-            if done >= WINDOWS_MAX or self._passes.stop.is_set():
+            if done + failed >= WINDOWS_MAX or self._passes.stop.is_set():
                 break
-            if fuller := self._fuller(window_ns, nodes, counts):
-                self._account(window_ns, fuller, floors)
-            self._accounted |= {(node, window_ns): counts[node, window_ns] for node in nodes}
-            done += 1
+            if self._done(window_ns, nodes, counts, floors):
+                self._accounted |= {(node, window_ns): counts[node, window_ns] for node in nodes}
+                done += 1
+            else:
+                failed += 1
         self._accounted = {key: count for key, count in self._accounted.items() if key in counts}
         return done
+
+    def _done(
+        self, window_ns: int, nodes: Sequence[str], counts: Mapping[Key, int], floors: Mapping[str | None, Floor]
+    ) -> bool:
+        """Whether the window could be accounted: one whose question fails is tried again, and holds no other up."""
+        try:
+            if fuller := self._fuller(window_ns, nodes, counts):
+                self._account(window_ns, fuller, floors)
+        except QueryError as error:
+            if not self._passes.stop.is_set():
+                _LOG.error(
+                    "the energy account of %s failed and is tried again: %s",
+                    f"{len(nodes)} nodes at {window_ns}",
+                    error,
+                )
+            return False
+        return True
 
     def _account(self, window_ns: int, nodes: Sequence[str], floors: Mapping[str | None, Floor]) -> None:
         self._updated_ns = max(self._clock(), self._updated_ns + 1)  # the clock may stand still, or be set back

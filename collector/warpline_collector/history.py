@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from warpline_analysis.parts import by_part
 from warpline_proto.batch import Batch
-from warpline_proto.errors import WarplineError
+from warpline_proto.errors import QueryError, WarplineError
 from warpline_proto.history_tables import DEVICE_HISTORY, HISTORY_SECONDS, KERNELS_HISTORY, STEPS_HISTORY
 from warpline_proto.table import Table
 from warpline_proto.tables import DEVICE_SAMPLES, KERNEL_CLUSTERS, STEPS
@@ -104,11 +104,11 @@ WITH each AS (
   WHERE start_ns >= {start_ns} AND start_ns < {end_ns} AND job IS NOT NULL AND rank IS NOT NULL AND {share}
   GROUP BY cluster, job, kernel_id, rank
 )
-SELECT cluster, job, kernel_id, any_value(category) AS category, CAST(sum(kernels) AS BIGINT) AS count,
-  CAST(sum(total_ns) AS BIGINT) AS sum_ns, count(*) AS ranks, min(mean_ns) AS min_mean_ns, median(mean_ns) AS p50_mean_ns,
+SELECT cluster, job, kernel_id, any_value(category) AS category, TRY_CAST(sum(kernels) AS BIGINT) AS count,
+  TRY_CAST(sum(total_ns) AS BIGINT) AS sum_ns, count(*) AS ranks, min(mean_ns) AS min_mean_ns, median(mean_ns) AS p50_mean_ns,
   max(mean_ns) AS max_mean_ns, arg_max(rank, mean_ns) AS slowest_rank, arg_max(node, mean_ns) AS slowest_node,
   arg_max(gpu_uuid, mean_ns) AS slowest_gpu_uuid, list(rank ORDER BY rank) AS rank_numbers,
-  list(CAST(mean_ns AS BIGINT) ORDER BY rank) AS rank_means_ns, CAST(sum(samples) AS BIGINT) AS samples
+  list(TRY_CAST(mean_ns AS BIGINT) ORDER BY rank) AS rank_means_ns, CAST(sum(samples) AS BIGINT) AS samples
 FROM each GROUP BY cluster, job, kernel_id ORDER BY job, kernel_id""",
         "job || CAST(kernel_id AS VARCHAR)",
         KERNEL_ROWS_MAX,
@@ -157,11 +157,21 @@ class History:
         for window_ns in due[:WINDOWS_MAX]:
             if self._passes.stop.is_set():
                 break
-            self._make(kind, window_ns, counts[window_ns])
-            done[window_ns] = counts[window_ns]
-            made += 1
+            if self._made(kind, window_ns, counts[window_ns]):
+                done[window_ns] = counts[window_ns]
+                made += 1
         self._before[name] = counts
         return made
+
+    def _made(self, kind: Kind, window_ns: int, count: int) -> bool:
+        """Whether the window could be made: one whose question fails is tried again, and holds no other up."""
+        try:
+            self._make(kind, window_ns, count)
+        except QueryError as error:
+            if not self._passes.stop.is_set():
+                _LOG.error("%s at %d could not be made, and is tried again: %s", kind.history.name, window_ns, error)
+            return False
+        return True
 
     def _over(self, window_ns: int, newest: int) -> bool:
         return window_ns < newest or self._clock() >= window_ns + WINDOW_NS + LATE_SECONDS * 10**9

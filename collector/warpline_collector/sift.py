@@ -1,6 +1,7 @@
-"""Looks at rows before they are stored: times that cannot be, numbers that are none, texts without end, jobs without number.
+"""Looks at rows before they are stored: times that cannot be, numbers beyond measure, texts without end, jobs without number.
 
-One row of the year 2262 would stand at the end of every question, end every sum of times with an overflow, and never grow old.
+One row of the year 2262 would stand at the end of every question, end every sum of times with an overflow, and never grow old;
+one number near the end of 64 bits would end every question that reckons with it, for all jobs.
 The rows of many frames are looked at together, table by table, which costs next to nothing; only where something is strange is
 each frame taken apart, so that the others keep all of theirs.
 """
@@ -18,12 +19,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warpline_proto.batch import Batch, Frame
+from warpline_proto.table import Column
 from warpline_proto.tables import table
+from warpline_proto.wire import COUNT_MAX
 
 LEAST_NS: Final = -(2**61)
 """Earlier times and longer negative spans are damage: two of them would not add up within 64 bits."""
 TEXT_BYTES_MAX: Final = 256 * 1024
 """Longest text of one cell."""
+COUNTER_MAX: Final = 2**62
+"""No counter counts further; two of them still subtract within 64 bits, and other counts are bounded by COUNT_MAX."""
+REAL_MAX: Final = 1e100
+"""Nothing that is measured is larger; very many of them still add up."""
+_BOUNDLESS: Final = ("kernel_id",)
+"""Whole numbers that are names: every bit of them means something, and nobody reckons with them."""
 TIMES: Final = "times that cannot be"
 TEXTS: Final = f"texts longer than {TEXT_BYTES_MAX // 1024} KiB"
 JOBS: Final = "too many new jobs"
@@ -35,6 +44,8 @@ May = Callable[[str], bool]
 @dataclass(frozen=True)
 class _Columns:
     times: tuple[str, ...]
+    wholes: tuple[tuple[str, int], ...]
+    """With the most that each may be."""
     reals: tuple[str, ...]
     texts: tuple[str, ...]
     job: bool
@@ -45,10 +56,19 @@ def _columns(name: str) -> _Columns:
     columns = table(name).columns
     return _Columns(
         tuple(each.name for each in columns if each.unit == "ns" and each.type == pa.int64()),
+        tuple((each.name, _most(each)) for each in columns if _counts(each)),
         tuple(each.name for each in columns if pa.types.is_floating(each.type)),
         tuple(each.name for each in columns if pa.types.is_string(each.type)),
         any(each.name == "job" for each in columns),
     )
+
+
+def _counts(column: Column) -> bool:
+    return column.type == pa.int64() and column.unit not in ("ns", "bits") and column.name not in _BOUNDLESS
+
+
+def _most(column: Column) -> int:
+    return COUNTER_MAX if column.meaning.startswith("counter:") else COUNT_MAX
 
 
 class Sieve:
@@ -73,9 +93,11 @@ class Sieve:
             least, most = _span(rows.column(each))
             if (least is not None and least < LEAST_NS) or (most is not None and most > self._latest_ns):
                 return True
+        if any(not _within(rows.column(each), most) for each, most in columns.wholes):
+            return True
         for each in columns.reals:
-            total = pc.sum(rows.column(each)).as_py()
-            if total is not None and not math.isfinite(total):
+            total = pc.sum(rows.column(each)).as_py()  # NaN, of which least and greatest know nothing
+            if total is not None and not (math.isfinite(total) and _within(rows.column(each), REAL_MAX)):
                 return True
         for each in columns.texts:
             longest = pc.max(pc.binary_length(rows.column(each))).as_py()
@@ -101,7 +123,7 @@ class Sieve:
             if fresh:
                 allowed = pc.invert(pc.is_in(jobs, pa.array(fresh, pa.string())))
                 rows = _chosen(rows, [allowed], JOBS, reasons)
-        return replace(batch, rows=_finite(rows, columns.reals))
+        return replace(batch, rows=_known(rows, columns))
 
     def _in_time(self, column: pa.Array) -> pa.Array:
         return pc.and_(pc.greater_equal(column, LEAST_NS), pc.less_equal(column, self._latest_ns))
@@ -127,11 +149,16 @@ def _chosen(rows: pa.RecordBatch, sound: Sequence[pa.Array], reason: str, reason
     return kept
 
 
-def _finite(rows: pa.RecordBatch, reals: Sequence[str]) -> pa.RecordBatch:
+def _within(column: pa.ChunkedArray, most: float) -> bool:
+    least, greatest = _span(column)
+    return least is None or (least >= -most and greatest <= most)
+
+
+def _known(rows: pa.RecordBatch, columns: _Columns) -> pa.RecordBatch:
     """Numbers that are none, or beyond all measure, are not known."""
-    for each in reals:
+    for each, most in (*columns.wholes, *((name, REAL_MAX) for name in columns.reals)):
         column = rows.column(each)
-        sound = pc.is_finite(column)
+        sound = pc.and_(pc.greater_equal(column, -most), pc.less_equal(column, most))  # of NaN neither is true
         if pc.all(sound).as_py() is False:
             at = rows.schema.get_field_index(each)
             known = pc.if_else(pc.fill_null(sound, False), column, pa.scalar(None, column.type))

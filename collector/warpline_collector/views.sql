@@ -1,5 +1,5 @@
 -- Stable names for people, over the declared tables. Times are nanoseconds, NULL means "not known", and a group of unknowns
--- is a group of its own. Order is left to the question.
+-- is a group of its own. A sum that 64 bits do not hold is not known either. Order is left to the question.
 
 -- The newest state of each finding that is open.
 CREATE OR REPLACE VIEW current_findings AS
@@ -67,7 +67,7 @@ WITH known AS (
 )
 SELECT
     cluster, node, from_ns, until_ns, offset_ns,
-    CAST(greatest(error_ns, coalesce(next_ns, 0)) + coalesce(twice_ns, 0) AS BIGINT) AS error_ns
+    TRY_CAST(greatest(error_ns, coalesce(next_ns, 0)) + coalesce(twice_ns, 0) AS BIGINT) AS error_ns
 FROM lasting LEFT JOIN doubt USING (node, from_ns);
 
 -- Time: rows with their time on the collector's clock, on which all nodes can be compared: `collector_ns`, give or take
@@ -115,7 +115,7 @@ WITH names AS (
 ), totals AS (
     SELECT
         job, rank, kernel_id, any_value(category) AS category,
-        CAST(sum(count) AS BIGINT) AS kernels, CAST(sum(sum_ns) AS BIGINT) AS total_ns,
+        TRY_CAST(sum(count) AS BIGINT) AS kernels, TRY_CAST(sum(sum_ns) AS BIGINT) AS total_ns,
         sum(sum_ns) / nullif(sum(count), 0) AS mean_ns, min(min_ns) AS min_ns, max(max_ns) AS max_ns
     FROM kernel_clusters GROUP BY job, rank, kernel_id
 )
@@ -135,24 +135,24 @@ GROUP BY job, step;
 -- Collectives: how many of each operation on each communicator. A row without `count` stands for one operation. Sources stay
 -- apart in these three: a log and a table of results may speak of the same operations.
 CREATE OR REPLACE VIEW collective_counts AS
-SELECT job, source, communicator, operation, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
+SELECT job, source, communicator, operation, TRY_CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
 FROM collectives GROUP BY job, source, communicator, operation;
 
 -- Collectives: bytes moved by each operation. Operations whose size is not known are counted apart.
 CREATE OR REPLACE VIEW collective_sizes AS
 SELECT
     job, source, operation,
-    CAST(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS BIGINT) AS count,
-    sum(message_bytes * coalesce(count, 1))
+    TRY_CAST(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS BIGINT) AS count,
+    sum(CAST(message_bytes AS HUGEINT) * coalesce(count, 1))
         / sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NOT NULL) AS average_bytes,
     min(message_bytes) AS min_bytes, max(message_bytes) AS max_bytes,
-    CAST(sum(message_bytes * coalesce(count, 1)) AS BIGINT) AS total_bytes,
-    CAST(coalesce(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NULL), 0) AS BIGINT) AS unknown_size_count
+    TRY_CAST(sum(CAST(message_bytes AS HUGEINT) * coalesce(count, 1)) AS BIGINT) AS total_bytes,
+    TRY_CAST(coalesce(sum(coalesce(count, 1)) FILTER (WHERE message_bytes IS NULL), 0) AS BIGINT) AS unknown_size_count
 FROM collectives GROUP BY job, source, operation;
 
 -- Collectives: how often each message size was used by each operation on each communicator.
 CREATE OR REPLACE VIEW collective_size_distribution AS
-SELECT job, source, communicator, operation, message_bytes, CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
+SELECT job, source, communicator, operation, message_bytes, TRY_CAST(sum(coalesce(count, 1)) AS BIGINT) AS count
 FROM collectives GROUP BY job, source, communicator, operation, message_bytes;
 
 -- Energy: what each GPU was doing and what it drew, the newest account of each window. Old windows are merged by the hour.
@@ -199,7 +199,7 @@ WITH counters AS (
 )
 SELECT
     node, gpu, any_value(gpu_name) AS gpu_name, job, reason, time_ns // 600000000000 * 600000000000 AS window_ns,
-    CAST(sum(CASE WHEN growth_ns >= 0 THEN growth_ns ELSE least(held_ns, passed_ns) END) AS BIGINT) AS held_ns,
-    CAST(sum(passed_ns) AS BIGINT) AS covered_ns, count(*) FILTER (growth_ns < 0) AS resets
+    TRY_CAST(sum(CASE WHEN growth_ns >= 0 THEN growth_ns ELSE least(held_ns, passed_ns) END) AS BIGINT) AS held_ns,
+    TRY_CAST(sum(passed_ns) AS BIGINT) AS covered_ns, count(*) FILTER (growth_ns < 0) AS resets
 FROM grown WHERE passed_ns > 0 GROUP BY node, gpu, source, job, reason, window_ns
 QUALIFY source = min(source) OVER (PARTITION BY node, gpu, reason);

@@ -12,6 +12,7 @@ from warpline_collector.history import History
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch
+from warpline_proto.errors import QueryError
 from warpline_proto.tables import DEVICE_SAMPLES, KERNEL_CLUSTERS, STEPS
 
 NS = 10**9
@@ -136,3 +137,23 @@ def test_ten_minutes_of_a_kernel_are_one_row_that_names_the_slowest_rank(
     assert (second["min_mean_ns"], second["p50_mean_ns"], second["max_mean_ns"]) == (200.0, 200.0, 400.0)
     assert (second["slowest_rank"], second["slowest_node"], second["slowest_gpu_uuid"]) == (3, "n1", "G-3")
     assert (second["rank_numbers"], second["rank_means_ns"]) == ([0, 1, 2, 3], [200, 200, 200, 400])
+
+
+def test_a_window_that_cannot_be_made_holds_no_other_up(
+    store: TendedStore, reader: CatalogReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one question past its memory would leave all that comes after without a history, and retention would take it."""
+    store.write([readings("a", range(1900))])
+    ask = reader.query
+
+    def query(sql: str, *rest: Any) -> Any:
+        if f"< {at(600)}" in sql:
+            raise QueryError("out of memory")
+        return ask(sql, *rest)
+
+    history = History(store, reader, clock=lambda: at(1900))
+    monkeypatch.setattr(reader, "query", query)
+    assert (history.one_pass(), history.one_pass(), history.one_pass()) == (0, 2, 0)
+    monkeypatch.setattr(reader, "query", ask)
+    assert history.one_pass() == 1
+    assert [row["time_ns"] for row in reader.query(GPU).to_pylist()] == [at(0), at(600), at(1200)]
