@@ -7,6 +7,7 @@ A root always stands before what it explains in ORDER, so that no two findings e
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -32,6 +33,7 @@ EVIDENCE_MAX: Final = 8
 """Queries kept in one finding."""
 TRACE: Final = "by itself: "
 """What follows the name of an explained finding in `ruled_out` of its root."""
+_TRACED: Final = re.compile(rf"(?:[a-z_]+|(?P<more>\d+) more findings) {TRACE}.*", re.DOTALL)
 
 ORDER: Final = (
     Kind.GPU_LOST, Kind.GPU_ERROR, Kind.THROTTLING, Kind.MASKED_STRAGGLER, Kind.PIPELINE_BUBBLE, Kind.COMPUTE_STRAGGLER,
@@ -296,6 +298,12 @@ def _coincide(one: Onset, two: Onset, steps: int) -> bool:
 
 def _at_once(one: Onset, two: Onset) -> bool:
     return one.time_ns is not None and two.time_ns is not None and abs(one.time_ns - two.time_ns) <= NS_APART
+
+
+def accusations(finding: Finding) -> int:
+    """How many findings of detectors it stands for: itself, and those folded into it."""
+    traces = filter(None, map(_TRACED.fullmatch, finding.ruled_out))
+    return 1 + sum(int(each["more"] or 1) for each in traces)
 
 
 def _merge(root: Finding, explained: Sequence[Finding]) -> Finding:

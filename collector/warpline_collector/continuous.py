@@ -39,7 +39,7 @@ REST_LONG: Final = 4.0
 CHECKS_REFRESH_NS: Final = 60 * 10**9
 """Answers that did not change are written anew at most so often."""
 _NEWEST: Final = """
-SELECT document, state, opened_ns, updated_ns, detector FROM findings
+SELECT document, state, opened_ns, updated_ns, detector, alarms FROM findings
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 """
 _LOG = logging.getLogger(__name__)
@@ -64,12 +64,16 @@ class Config:
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass: when it ended, how long it took, why it failed ("" if it did not), open findings by kind and severity."""
+    """One pass: when it ended, how long it took, why it failed ("" if it did not), open findings by kind and severity.
+
+    `rest_seconds`: how long the analysis rests after it.
+    """
 
     ended_ns: int
     seconds: float
     failed: str
     open: Mapping[tuple[str, str], int]
+    rest_seconds: float = 0.0
 
 
 class _Stopped(BaseException):
@@ -125,6 +129,7 @@ class Continuous:
         self.newest: Pass | None = None
         """The newest pass, for any thread to read."""
         self.failures = 0
+        self._config = config
         self._passes = Passes("analysis", self._turn, reader.interrupt, config.rest_seconds)
         self._reader = _Stoppable(reader, self._passes.stop)
 
@@ -160,7 +165,8 @@ class Continuous:
             batches += self._closer.turn(self._reader, report, partial(_opened, following), now_ns)
         self._store.write(batches)
         self._known = following
-        self.newest = Pass(now_ns, (now_ns - started_ns) / 1e9, "", _open_by_kind(following))
+        took = (now_ns - started_ns) / 1e9
+        self.newest = Pass(now_ns, took, "", _open_by_kind(following), self._config.rest_seconds(took))
         return report
 
     def _turn(self) -> None:
@@ -175,8 +181,9 @@ class Continuous:
         if self._passes.stop.is_set():
             return
         self.failures += 1
-        before = self.newest
-        self.newest = Pass(self._clock(), before.seconds if before else 0.0, str(error), _open_by_kind(self._known))
+        took = self.newest.seconds if self.newest else 0.0
+        rest_seconds = self._config.rest_seconds(took)
+        self.newest = Pass(self._clock(), took, str(error), _open_by_kind(self._known), rest_seconds)
         _LOG.error("the analysis pass failed: %s", error, exc_info=None if isinstance(error, WarplineError) else error)
         row = _health(PASS, "dead", f"{type(error).__name__}: {error}"[:1_000], self._clock())
         try:
@@ -230,5 +237,6 @@ def _states(rows: Sequence[Mapping[str, Any]]) -> list[FindingState]:
         except (KeyError, TypeError, ValueError) as error:
             _LOG.warning("a stored finding cannot be read and will be opened anew: %s", error)
             continue
-        states.append(FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"], row["detector"]))
+        life = (row["state"], row["opened_ns"], row["updated_ns"], row["detector"], row["alarms"])
+        states.append(FindingState(finding, *life))
     return states

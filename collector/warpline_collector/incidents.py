@@ -4,6 +4,7 @@
 that failed, or had no rows of the job to judge, proves nothing. A finding that now stands under its root is resolved at once,
 as is one of a late rank that goes on under another name.
 *Replaced* says that what it accuses is not there any more: another GPU is in its place, or another machine bears its name.
+*Alarms* are what a page without grouping would have shown: in each pass the accusation itself and those that it explains.
 *Ended* says that nobody can tell any more: the job, or the node, fell silent with the finding standing. It is neither open for
 ever nor called mended.
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from warpline_analysis.grouping import same_late_rank
+from warpline_analysis.grouping import accusations, same_late_rank
 from warpline_proto.finding import (
     ENDED,
     GRAVITY,
@@ -33,7 +34,8 @@ ABSENT_PASSES: Final = 3
 REOPEN_NS: Final = 10 * 60 * 10**9
 """A finding that is back so soon after it was resolved is the same incident: it keeps the moment it was opened."""
 REFRESH_NS: Final = 60 * 10**9
-"""Figures that merely grow (cost so far, evidence) are written anew at most so often; while the finding is young, sooner."""
+"""Figures that merely grow (cost so far, evidence) are written anew at most so often; while the finding is young, sooner. Alarms
+alone are no reason to, unless they have doubled."""
 CONFIDENCE_STEP: Final = 0.1
 SILENCE_NS: Final = 10 * 60 * 10**9
 """A finding whose job or node sends nothing for so long has ended."""
@@ -46,10 +48,20 @@ STANDING_SILENCE_NS: Final = 24 * 3_600 * 10**9
 
 @dataclass(frozen=True)
 class Incident:
-    """One finding as it was last written, and how many passes in a row judged its job and did not have it."""
+    """One finding as it was last written, how many passes in a row judged its job and did not have it, and alarms since then."""
 
     written: FindingState
     absent: int = 0
+    alarms: int = 0
+
+    @property
+    def total(self) -> int:
+        """Alarms since it was opened."""
+        return (self.written.alarms or 0) + self.alarms
+
+    def closed(self, state: str, now_ns: int) -> Incident:
+        """Written as RESOLVED, REPLACED or ENDED."""
+        return Incident(replace(self.written.closed(state, now_ns), alarms=self.total))
 
 
 Incidents = Mapping[str, Incident]
@@ -82,7 +94,7 @@ def after(
     for name in known.keys() | present.keys():
         before = known.get(name)
         if before is not None and before.written.state == OPEN and _accuses(before.written.finding, gpus, nodes):
-            following[name] = Incident(before.written.closed(REPLACED, now_ns))
+            following[name] = before.closed(REPLACED, now_ns)
             continue
         incident = _next(before, present.get(name), answers, now_ns, silence)
         if incident is not None:
@@ -122,31 +134,38 @@ def _next(
     silent = silence(written.finding) >= (STANDING_SILENCE_NS if written.finding.kind in STANDING else SILENCE_NS)
     if written.state == OPEN:
         if silent:
-            return Incident(written.closed(ENDED, now_ns))
+            return before.closed(ENDED, now_ns)
         return _absent(before, reports, now_ns) if found is None else _present(before, found, now_ns)
     if silent and written.state == ENDED:
         return before
     recent = written.state == RESOLVED and now_ns - written.updated_ns < REOPEN_NS
     if found is not None and not silent:
-        return Incident(replace(found, opened_ns=written.opened_ns) if recent else found)
+        return _again(before, found) if recent else Incident(found)
     return before if recent else None
 
 
 def _present(before: Incident, found: FindingState, now_ns: int) -> Incident:
-    if _changed(before.written, found.finding, now_ns):
-        return Incident(replace(found, opened_ns=before.written.opened_ns))
-    return replace(before, absent=0)
+    alarms = before.alarms + (found.alarms or 0)
+    many = alarms >= (before.written.alarms or 0) and now_ns - before.written.updated_ns >= REFRESH_NS
+    if many or _changed(before.written, found.finding, now_ns):
+        return _again(before, found)
+    return replace(before, absent=0, alarms=alarms)
+
+
+def _again(before: Incident, found: FindingState) -> Incident:
+    """Written anew: the same incident."""
+    return Incident(replace(found, opened_ns=before.written.opened_ns, alarms=before.total + (found.alarms or 0)))
 
 
 def _absent(before: Incident, reports: Mapping[str, Report], now_ns: int) -> Incident:
     if _said(before.written.finding, reports):
-        return Incident(before.written.closed(RESOLVED, now_ns))  # it stands under its root from now on
+        return before.closed(RESOLVED, now_ns)  # it stands under its root from now on
     if before.written.finding.kind == FindingKind.REPLACED:
-        return Incident(before.written.closed(RESOLVED, now_ns))  # told for long enough
+        return before.closed(RESOLVED, now_ns)  # told for long enough
     if not _judged(before.written, reports):
         return before
     if before.absent + 1 >= ABSENT_PASSES or _goes_on(before.written.finding, reports):
-        return Incident(before.written.closed(RESOLVED, now_ns))
+        return before.closed(RESOLVED, now_ns)
     return replace(before, absent=before.absent + 1)
 
 
@@ -179,7 +198,7 @@ def _judged(state: FindingState, reports: Mapping[str, Report]) -> bool:
 def _by_id(reports: Mapping[str, Report], now_ns: int) -> dict[str, FindingState]:
     """One finding an id; where two detectors agree the graver one speaks."""
     found = [
-        FindingState(finding, OPEN, now_ns, now_ns, detector)
+        FindingState(finding, OPEN, now_ns, now_ns, detector, accusations(finding))
         for detector, report in reports.items()
         for finding in report.findings
     ]

@@ -214,13 +214,18 @@ class Report:
 
 @dataclass(frozen=True)
 class FindingState:
-    """A finding with its life: OPEN or how it was closed, when it was opened, when this state was written, who found it."""
+    """A finding with its life: OPEN or how it was closed, when it was opened, when this state was written, who found it.
+
+    `alarms` counts accusations of detectors that it stands for since it was opened: in each pass its own and those folded under
+    it; None where that is not known.
+    """
 
     finding: Finding
     state: str
     opened_ns: int
     updated_ns: int = 0
     detector: str | None = None
+    alarms: int | None = None
 
     def closed(self, state: str, now_ns: int) -> FindingState:
         """The same finding, RESOLVED, REPLACED or ENDED at `now_ns`."""
@@ -254,6 +259,7 @@ def to_rows(states: list[FindingState]) -> pa.RecordBatch:
             "subject": json.dumps(state.finding.subject.named(), sort_keys=True),
             "opened_ns": state.opened_ns,
             "updated_ns": state.updated_ns,
+            "alarms": state.alarms,
             "onset_ns": state.finding.onset.time_ns,
             "onset_step": state.finding.onset.step,
             "summary": state.finding.summary,

@@ -126,6 +126,7 @@ FINDINGS = Table(
         Column("subject", TEXT, "", "the whole subject as JSON"),
         Column("opened_ns", INT, "ns", "when it was first raised"),
         Column("updated_ns", INT, "ns", "when this state was written"),
+        Column("alarms", INT, "", "accusations that it stood for then: in each pass its own and those folded under it"),
         Column("onset_ns", INT, "ns", "since when, where a clock is known"),
         Column("onset_step", INT, "", "since which step"),
         Column("summary", TEXT, "", "one sentence for an operator"),

@@ -84,6 +84,26 @@ def test_figures_that_grow_are_told_once_a_minute_and_sooner_while_they_are_youn
     assert rows[-1] - rows[-2] == REFRESH_NS // 10**9
 
 
+def test_an_incident_tells_how_many_alarms_it_spared_an_operator() -> None:
+    """Each pass counts, with what the incident explains; that alone is written when it has doubled, and in the end."""
+    folded = [f"regression by itself: step {number} took longer" for number in range(3)]
+    root = replace(SLOW, ruled_out=("network: even", *folded, "4 more findings by itself: they follow from this as well"))
+    known: Incidents = {}
+    rows: list[tuple[int, int | None]] = []
+    for pass_number in range(64):
+        known, states = after(known, found(root), pass_number * REFRESH_NS)
+        known = restored(state.written for state in known.values()) if pass_number == 3 else known
+        rows += [(pass_number + 1, state.alarms) for state in states]
+    assert rows == [(passes, 8 * passes) for passes in (1, 2, 4, 8, 16, 32, 64)]
+    for _ in range(2):
+        known, _ = after(known, found(root), 65 * REFRESH_NS)
+    for _ in range(ABSENT_PASSES):
+        known, states = after(known, HEALTHY, 66 * REFRESH_NS)
+    assert [(state.state, state.alarms) for state in states] == [("resolved", 8 * 66)]
+    _, [again] = after(known, found(root), 67 * REFRESH_NS)
+    assert (again.state, again.opened_ns, again.alarms) == ("open", 0, 8 * 67)
+
+
 def test_a_finding_is_resolved_only_after_it_stayed_away() -> None:
     """One quiet pass proves nothing, and one loud pass starts the count anew."""
     known: Incidents = after({}, found(SLOW), 100)[0]

@@ -56,7 +56,7 @@ async def test_one_key_leads_to_what_stands_what_it_explains_and_what_to_do(
         assert "2 open, 1 over" in words(pilot, "#said")
         shown = words(pilot, "#incident")
         assert INCIDENT.next_step in shown and "└ regression: Iteration time rose" in shown
-        assert "1 rows of evidence are kept" in shown and "not recorded" in shown
+        assert "rows of evidence kept: 1; stands for alarms that were not counted" in shown
 
 
 async def test_it_is_filtered_by_each_letter_and_sorted_by_a_key(database: Database) -> None:

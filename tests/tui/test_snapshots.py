@@ -52,7 +52,7 @@ def database() -> Iterator[Database]:
     made = Database()
     for name, rows in {**_devices(), **_work()}.items():
         made.add(name, rows)
-    states = pa.Table.from_batches([to_rows([FindingState(SLOW, "open", NOW - 180 * NS, NOW - 5 * NS)])])
+    states = pa.Table.from_batches([to_rows([FindingState(SLOW, "open", NOW - 180 * NS, NOW - 5 * NS, alarms=1431)])])
     made.add("findings", states.to_pylist())
     yield made
     made.connection.close()

@@ -16,6 +16,7 @@ from warpline_tui.words import accused
 
 from . import states
 from .asking import Query, text
+from .json_keys import LIFE
 
 if TYPE_CHECKING:
     from warpline_analysis.energy.money import Money
@@ -57,8 +58,7 @@ class Explained:
 
 def lived(state: FindingState) -> dict[str, Any]:
     """The finding in its published form, with its life."""
-    life = {"state": state.state, "opened_ns": state.opened_ns, "updated_ns": state.updated_ns}
-    return state.finding.to_json() | life
+    return state.finding.to_json() | {key: getattr(state, key) for key in LIFE}
 
 
 def explain(query: Query, wanted: str, prices: Money | None) -> Explained:

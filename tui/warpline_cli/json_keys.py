@@ -23,6 +23,7 @@ LIFE: Final = {
     "state": "open, resolved, replaced or ended",
     "opened_ns": "when it was first raised",
     "updated_ns": "when this was written",
+    "alarms": "accusations that it stood for then: in each pass its own and those folded under it",
 }
 KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "demo": {
@@ -112,7 +113,7 @@ KEYS: Final[Mapping[str, Mapping[str, str]]] = {
     "notify": {
         "[].receiver": "its name",
         "[].words": "who is told of what; with --test, what came of it",
-        "[].kind, [].host": "without --test",
+        "[].kind, [].host": "without --test; host is null where the file with the URL cannot be used",
         "[].taken, [].status": "with --test: whether it took the made-up incident, and its HTTP status",
     },
     "store check": {

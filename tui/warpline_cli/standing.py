@@ -12,15 +12,16 @@ from warpline_tui.words import age
 
 from .asking import Query
 from .findings_text import finding_lines, one_line
+from .json_keys import LIFE
 
 FINDINGS_MAX: Final = 1_000
 """Findings asked for at once."""
 CHECK_AGE_NS: Final = 10 * 60 * 10**9
 """Answers older than this before the newest pass speak of jobs that are gone."""
 STALE_NS: Final = 120 * 10**9
-_OPEN: Final = f"SELECT document, state, opened_ns, updated_ns FROM current_findings LIMIT {FINDINGS_MAX}"
+_OPEN: Final = f"SELECT document, state, opened_ns, updated_ns, alarms FROM current_findings LIMIT {FINDINGS_MAX}"
 _ALL: Final = f"""
-SELECT document, state, opened_ns, updated_ns FROM findings
+SELECT document, state, opened_ns, updated_ns, alarms FROM findings
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 ORDER BY updated_ns DESC LIMIT {FINDINGS_MAX}
 """
@@ -65,7 +66,7 @@ class Known:
 def take(query: Query, *, resolved: bool = False) -> Known:
     """Ask the store; findings gravest first, then the oldest."""
     findings = [
-        json.loads(row["document"]) | {key: row[key] for key in ("state", "opened_ns", "updated_ns")}
+        json.loads(row["document"]) | {key: row[key] for key in LIFE}
         for row in query(_ALL if resolved else _OPEN).to_pylist()
     ]
     looks = query(_LOOKS).to_pylist()

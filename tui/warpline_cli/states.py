@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from warpline_proto.finding import FindingState, from_json
 
-COLUMNS: Final = "document, state, opened_ns, updated_ns, detector"
+COLUMNS: Final = "document, state, opened_ns, updated_ns, detector, alarms"
 NEWEST: Final = "QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1"
 """SQL: of each finding its newest state."""
 
@@ -23,4 +23,5 @@ def _read(row: Mapping[str, Any]) -> FindingState | None:
         finding = from_json(json.loads(row["document"]))
     except (KeyError, TypeError, ValueError):
         return None
-    return FindingState(finding, row["state"], row["opened_ns"], row["updated_ns"], row["detector"])
+    life = (row["state"], row["opened_ns"], row["updated_ns"], row["detector"], row["alarms"])
+    return FindingState(finding, *life)

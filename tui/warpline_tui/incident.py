@@ -22,12 +22,14 @@ class Incident:
     state: str
     opened_ns: int | None
     updated_ns: int | None
+    alarms: int | None = None
+    """Accusations that it stood for then; None where that was not written."""
 
 
 def newest(ask: Ask, of: str = "TRUE") -> tuple[Incident, ...]:
     """The newest state of each finding at the moment looked at, the last changed first; `of` is SQL about its subject."""
     rows = ask.rows(f"""
-SELECT document, state, opened_ns, updated_ns FROM findings WHERE {ask.until("updated_ns")} AND {of}
+SELECT document, state, opened_ns, updated_ns, alarms FROM findings WHERE {ask.until("updated_ns")} AND {of}
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 ORDER BY updated_ns DESC LIMIT {INCIDENTS_MAX}
 """)
@@ -56,4 +58,4 @@ def read(row: dict[str, Any]) -> Incident | None:
         finding = from_json(json.loads(str(row["document"])))
     except (KeyError, TypeError, ValueError):
         return None
-    return Incident(finding=finding, state=str(row["state"]), opened_ns=row["opened_ns"], updated_ns=row["updated_ns"])
+    return Incident(finding, str(row["state"]), row["opened_ns"], row["updated_ns"], row["alarms"])

@@ -92,6 +92,8 @@ def _facts(state: FindingState, money: str | None) -> Iterator[tuple[str, str]]:
     yield "cost", _cost(state, money)
     yield "confidence", f"{finding.confidence:.0%}"
     yield "state", _life(state)
+    if state.alarms is not None:
+        yield "stands for", alarms(state.alarms)
     yield "id", finding.id
 
 
@@ -112,6 +114,11 @@ def _cost(state: FindingState, money: str | None) -> str:
     words += [] if cost.joules is None else [energy(cost.joules)]
     words += [] if money is None else [money]
     return ", ".join(words) or "not known"
+
+
+def alarms(count: int) -> str:
+    """How many accusations an incident stands for, in words."""
+    return f"{count:,} alarm{'s' if count != 1 else ''}, each pass counted"
 
 
 def _life(state: FindingState) -> str:

@@ -96,6 +96,7 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 
 
 def _diagnose(imported: Import, folder: Path, *, kept: bool) -> Report:
+    from warpline_analysis.grouping import accusations
     from warpline_analysis.runner import run as run_detectors
     from warpline_collector.accounting import account_all
     from warpline_collector.reader import CatalogReader
@@ -112,7 +113,7 @@ def _diagnose(imported: Import, folder: Path, *, kept: bool) -> Report:
             account_all(store, reader)
         report = run_detectors(store)
         if kept:
-            states = [FindingState(finding, OPEN, now, now) for finding in report.findings]
+            states = [FindingState(finding, OPEN, now, now, alarms=accusations(finding)) for finding in report.findings]
             store.write([Batch("findings", "analysis", to_rows(states))])
         return report
     finally:

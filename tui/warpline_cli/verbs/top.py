@@ -111,17 +111,11 @@ def _print(options: argparse.Namespace, query: asking.Query, at_ns: int | None) 
 def _document(shown: Roster, now_ns: int) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from warpline_cli.json_keys import LIFE
+
     return {
         "at_ns": now_ns,
         "gpus": [asdict(gpu) for gpu in shown.gpus],
         "ranks": [asdict(rank) for rank in shown.ranks],
-        "findings": [
-            {
-                **each.finding.to_json(),
-                "state": each.state,
-                "opened_ns": each.opened_ns,
-                "updated_ns": each.updated_ns,
-            }
-            for each in shown.incidents
-        ],
+        "findings": [each.finding.to_json() | {key: getattr(each, key) for key in LIFE} for each in shown.incidents],
     }

@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Input, Static
 
 from warpline_proto.finding import GRAVITY, OPEN
 
+from ..incident_text import alarms
 from ..place import Go, Place
 from ..telling import ticket
 from ..views.incidents import Incidents, IncidentsView, Listed, swallowed
@@ -176,8 +177,8 @@ def about(listed: Listed) -> Text:
     )
     for kind, summary in listed.folded:
         text.append(f"└ {kind}: ", "bold").append(f"{summary}\n", "not bold")
-    told = f"{listed.rows} rows of evidence are kept" if listed.rows else "no rows of evidence are kept"
-    text.append(f"{told}. How many raw events these sum up is not recorded.", "dim")
+    told = f"rows of evidence kept: {listed.rows}; stands for "
+    text.append(told + ("alarms that were not counted" if incident.alarms is None else alarms(incident.alarms)), "dim")
     return text
 
 

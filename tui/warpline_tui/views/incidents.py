@@ -92,7 +92,7 @@ class IncidentsView:
 def states(ask: Ask, only: str = "TRUE") -> str:
     """SQL: the newest state of each finding for which `only` holds, and how many states were written of it."""
     return f"""
-SELECT id, document, state, severity, opened_ns, updated_ns, count(*) OVER (PARTITION BY id) AS written FROM findings
+SELECT id, document, state, severity, opened_ns, updated_ns, alarms, count(*) OVER (PARTITION BY id) AS written FROM findings
 WHERE {ask.until("updated_ns")} AND {only}
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
 """
