@@ -34,6 +34,8 @@ CREDIT_BYTES_MIN: Final = 64 * 1024
 CREDIT_BYTES_MAX: Final = 4 * 1024 * 1024
 ACKS_WAITING_MAX: Final = 1_000
 """Acknowledgements an agent may leave unread before its stream is cut."""
+AGENTS_COUNTED_MAX: Final = 100_000
+"""Names of agents that are counted apart."""
 MAINTAIN_SECONDS: Final = 1.0
 _LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -286,4 +288,5 @@ class Ingest:
         if item.frame is not None:
             self.counts.frames += 1
             self.counts.rows += sum(batch.rows.num_rows for batch in item.frame.batches)
-            self.counts.agents.add(item.frame.agent)
+            if len(self.counts.agents) < AGENTS_COUNTED_MAX:
+                self.counts.agents.add(item.frame.agent)

@@ -16,7 +16,8 @@ from typing import Final
 
 from warpline_proto import service_pb2
 from warpline_proto.batch import Frame
-from warpline_proto.errors import StoreError, WireError
+from warpline_proto.errors import StoreError
+from warpline_proto.wire import NAME_CHARS_MAX
 
 from .ingest import Stream
 from .sift import Sieve
@@ -28,8 +29,14 @@ WAIT_SECONDS_MAX: Final = 30.0
 HOUR_SECONDS: Final = 3_600.0
 BOOTS_KNOWN_MAX: Final = 64
 """Starts of one agent that are remembered."""
+FORGET_SECONDS: Final = HOUR_SECONDS
+"""An agent without a stream of which nothing came for so long is forgotten: its budgets are as full as those of a new one."""
+SWEEP_SECONDS: Final = 60.0
+"""How often agents are looked for that can be forgotten."""
 JOBS_KNOWN_MAX: Final = 100_000
 """Names of jobs that are remembered, the ones seen last."""
+NAMES_MAX: Final = 1_000
+"""Agents that one stream may speak for where nothing but frames says whose it is: an agent is one, tests are several."""
 HOST_STREAMS_MAX: Final = 4_096
 """Streams from one address that have not said yet whose they are."""
 
@@ -86,25 +93,35 @@ class _Agent:
     rows: Budget
     starts: Budget
     jobs: Budget
+    heard: float
     streams: list[Stream] = field(default_factory=list)
-    boots: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    boots: OrderedDict[int, None] = field(default_factory=OrderedDict)
 
 
 class Guest:
     """One stream as the limits see it, from its begin to `close`."""
 
-    def __init__(self, limits: Limits, host: str, stream: Stream) -> None:
+    def __init__(self, limits: Limits, host: str, stream: Stream, whose: str | None) -> None:
         self._limits = limits
         self._host = host
         self._stream = stream
+        self._whose = whose
         self._names: set[str] = set()
+
+    def name(self, message: service_pb2.Frame) -> str:
+        """Who is to answer for a frame: whose certificate it came with, else whom it names."""
+        return self._whose if self._whose is not None else message.agent[:NAME_CHARS_MAX]
 
     async def turn(self, message: service_pb2.Frame, size: int) -> None:
         """Return once the budget of its agent allows a frame that takes `size` bytes."""
+        name = self.name(message)
         if not self._names:
             self._limits.named(self._host)
-        self._names.add(message.agent)
-        if seconds := self._limits.seconds(message, self._stream, size):
+        if name not in self._names and len(self._names) >= NAMES_MAX:
+            self._stream.fail(StoreError(f"a stream that speaks for more than {NAMES_MAX} agents"))
+            return
+        self._names.add(name)
+        if seconds := self._limits.seconds(name, message, self._stream, size):
             await asyncio.sleep(seconds)
 
     def close(self) -> None:
@@ -137,41 +154,47 @@ class Limits:
         self._told = told
         self._monotonic = monotonic
         self._agents: dict[str, _Agent] = {}
+        self._swept = monotonic()
         self._unnamed: dict[str, int] = {}
         self._jobs: OrderedDict[str, None] = OrderedDict()
         self._mutex = threading.Lock()
 
-    def guest(self, host: str, stream: Stream) -> Guest | None:
-        """A stream from an address that begins; None where too many from there have not said yet whose they are."""
+    def guest(self, host: str, stream: Stream, whose: str | None = None) -> Guest | None:
+        """A stream from an address that begins; None where too many from there have not said yet whose they are.
+
+        Whatever its frames say, all of them count for `whose`, where that is known.
+        """
         if self._unnamed.get(host, 0) >= HOST_STREAMS_MAX:
             return None
         self._unnamed[host] = self._unnamed.get(host, 0) + 1
-        return Guest(self, host, stream)
+        return Guest(self, host, stream, whose)
 
     def check(self, name: str) -> None:
-        """WireError where this is an agent more than the collector takes."""
+        """StoreError where this is an agent more than the collector takes: its frames wait where they are."""
         if self._agent(name, self._monotonic()) is None:
-            raise WireError(f"the collector knows {self._config.agents_max} agents, and takes no further one")
+            said = f"the collector knows {self._config.agents_max} agents, and takes no further one"
+            raise StoreError(said, "see agents_max in [collector.limits]")
 
-    def seconds(self, message: service_pb2.Frame, stream: Stream, size: int) -> float:
-        """How long its agent has to wait before a frame of `size` bytes is read; its oldest stream gives way to a new one."""
+    def seconds(self, name: str, message: service_pb2.Frame, stream: Stream, size: int) -> float:
+        """How long agent `name` has to wait before a frame of `size` bytes is read; its oldest stream gives way to a new one."""
         now = self._monotonic()
-        agent = self._agent(message.agent, now)
+        agent = self._agent(name, now)
         if agent is None:
             return 0.0
         if stream not in agent.streams:
             agent.streams.append(stream)
             if len(agent.streams) > self._config.streams_max:
                 oldest = agent.streams.pop(0)
-                oldest.fail(StoreError(f"agent {message.agent[:100]} has too many streams: this was its oldest"))
+                oldest.fail(StoreError(f"agent {name[:100]} has too many streams: this was its oldest"))
         rows = sum(part.rows for part in message.parts)
         seconds = max(agent.bytes.take(size, now), agent.rows.take(min(rows, size), now))
-        if message.boot not in agent.boots:
+        boot = hash(message.boot)  # it may be as long as a frame
+        if boot not in agent.boots:
             seconds = max(seconds, agent.starts.take(1, now))
             if len(agent.boots) >= BOOTS_KNOWN_MAX:
                 agent.boots.popitem(last=False)
-        agent.boots[message.boot] = None
-        agent.boots.move_to_end(message.boot)
+        agent.boots[boot] = None
+        agent.boots.move_to_end(boot)
         return min(seconds, WAIT_SECONDS_MAX)
 
     def named(self, host: str) -> None:
@@ -218,9 +241,22 @@ class Limits:
     def _agent(self, name: str, now: float) -> _Agent | None:
         with self._mutex:
             known = self._agents.get(name)
-            if known is None and len(self._agents) < self._config.agents_max:
-                known = self._agents[name] = self._new(now)
+            if known is None:
+                self._forget(now)
+                if len(self._agents) < self._config.agents_max:
+                    known = self._agents[name] = self._new(now)
+            if known is not None:
+                known.heard = now
             return known
+
+    def _forget(self, now: float) -> None:
+        if now - self._swept < SWEEP_SECONDS:
+            return
+        self._swept = now
+        for name in [
+            name for name, each in self._agents.items() if not each.streams and now - each.heard > FORGET_SECONDS
+        ]:
+            del self._agents[name]
 
     def _new(self, now: float) -> _Agent:
         config = self._config
@@ -229,4 +265,5 @@ class Limits:
             Budget(config.rows_per_second, BURST_SECONDS * config.rows_per_second, now),
             Budget(config.starts_per_hour / HOUR_SECONDS, config.starts_per_hour, now),
             Budget(config.jobs_per_hour / HOUR_SECONDS, config.jobs_per_hour, now),
+            now,
         )

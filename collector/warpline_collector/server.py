@@ -21,7 +21,7 @@ from warpline_proto.stream import OutOfStep
 
 from .admission import NODE, Admission
 from .belonging import OWN, Foreign, checked
-from .callers import Caller, Role
+from .callers import LOCAL, Caller, Role
 from .captures import CaptureBoard
 from .certificates import Certificates
 from .ingest import Ingest, Item, Stream
@@ -71,7 +71,7 @@ class Service(service_pb2_grpc.WarplineServicer):
         """Read frames while a task of its own writes the acknowledgements: neither waits for the other."""
         caller = await self._admission.admit(context, "push", Role.AGENT, Role.OPERATOR)
         stream = Stream()
-        guest = self._limits.guest(context.peer().rpartition(":")[0], stream)
+        guest = self._limits.guest(context.peer().rpartition(":")[0], stream, _whose(caller))
         if guest is None:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many streams from there that send nothing")
             return
@@ -170,27 +170,32 @@ class Service(service_pb2_grpc.WarplineServicer):
             size = max(message.ByteSize(), wire.unpacked_bytes(message))
             size = min(size, FRAME_UNPACKED_BYTES_MAX)  # one that claims more is refused without being unpacked
             await guest.turn(message, size)
-            await self._ingest.take(stream, size, partial(self._item, message, stream, size, caller))
+            await self._ingest.take(
+                stream, size, partial(self._item, message, stream, size, caller, guest.name(message))
+            )
         await self._ingest.drained(stream)
 
-    async def _item(self, message: service_pb2.Frame, stream: Stream, size: int, caller: Caller) -> Item:
-        """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place."""
+    async def _item(self, message: service_pb2.Frame, stream: Stream, size: int, caller: Caller, name: str) -> Item:
+        """A frame that is not taken travels on as a refusal, so that its acknowledgement keeps its place.
+
+        `name` answers for it: another agent is not blamed for what is sent in its name.
+        """
         try:
-            self._limits.check(message.agent)
+            self._limits.check(name)
             if size > UNPACK_APART_BYTES:
                 frame, strays = await asyncio.to_thread(_unpacked, message, stream, caller)
             else:
                 frame, strays = _unpacked(message, stream, caller)
-        except OutOfStep as error:
-            stream.fail(StoreError(str(error)))  # sent again on a new stream it can be read
+        except (OutOfStep, StoreError) as error:
+            stream.fail(StoreError(str(error)))  # sent again on a new stream it can be read, or there is room
             return Item(stream, message.boot, message.sequence, size, None, str(error))
         except Foreign as error:
             self._admission.refuse(caller, NODE, "push", str(error))
-            self._limits.refuse(message.agent, 1, 0, str(error))
+            self._limits.refuse(name, 1, 0, str(error))
             return Item(stream, message.boot, message.sequence, size, None, str(error))
         except WireError as error:
             _LOG.warning("frame %d of agent %r refused: %s", message.sequence, message.agent[:100], error)
-            self._limits.refuse(message.agent, 1, 0, str(error))
+            self._limits.refuse(name, 1, 0, str(error))
             return Item(stream, message.boot, message.sequence, size, None, str(error))
         self._admission.took(caller, frame, strays)
         return Item(stream, frame.boot, frame.sequence, size, frame)
@@ -231,6 +236,13 @@ async def _write_acks(stream: Stream, context: Any, clock: Callable[[], int]) ->
         ack.collector_ns = clock()  # as late as can be: what passes from here on makes the agent less sure of its clock
         await context.write(ack)
         stream.acks.task_done()
+
+
+def _whose(caller: Caller) -> str | None:
+    """Who answers for all that a caller sends; None where that is not known but by what the frames say."""
+    if caller is LOCAL:
+        return None
+    return caller.node if caller.node is not None else f"{caller.role} {caller.name}"
 
 
 def _unpacked(message: service_pb2.Frame, stream: Stream, caller: Caller) -> tuple[Frame, int]:

@@ -24,7 +24,7 @@ from warpline_collector.limits import Budget, Limits
 from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
-from warpline_proto.errors import WireError
+from warpline_proto.errors import StoreError, WireError
 from warpline_proto.tables import DEVICE_SAMPLES, METRICS, SOURCE_HEALTH, STEPS
 
 MakeFrame = Callable[..., Frame]
@@ -206,8 +206,8 @@ def test_an_agent_beyond_its_budget_waits_and_others_do_not() -> None:
 
     async def waits() -> list[float]:
         stream = Stream()
-        return [bounds.seconds(message, stream, 10 * 1024 * 1024) for _ in range(2)] + [
-            bounds.seconds(wire.to_message(steps(1, [step(0)], "other")), Stream(), 1_000)
+        return [bounds.seconds("node-1", message, stream, 10 * 1024 * 1024) for _ in range(2)] + [
+            bounds.seconds("other", wire.to_message(steps(1, [step(0)], "other")), Stream(), 1_000)
         ]
 
     assert asyncio.run(waits()) == [0.0, 10.0, 0.0]
@@ -218,7 +218,8 @@ def test_an_agent_that_begins_anew_without_end_is_slowed_and_loses_nothing() -> 
 
     async def waits() -> list[float]:
         stream = Stream()
-        return [bounds.seconds(wire.to_message(steps(1, [], boot=f"b{number}")), stream, 1) for number in range(5)]
+        messages = [wire.to_message(steps(1, [], boot=f"b{number}")) for number in range(5)]
+        return [bounds.seconds("node-1", message, stream, 1) for message in messages]
 
     assert asyncio.run(waits()) == [0.0, 0.0, 0.0, 30.0, 30.0]
 
@@ -237,8 +238,55 @@ def test_the_oldest_of_too_many_streams_gives_way_and_one_more_agent_than_the_bo
             assert guest is not None
             guest.close()
         assert bounds.guest("here", Stream()) is not None
-        with pytest.raises(WireError, match="knows 1 agents"):
+        with pytest.raises(StoreError, match="knows 1 agents"):
             bounds.check("another")
+
+    asyncio.run(check())
+
+
+def test_who_sends_in_the_name_of_others_spends_its_own_budget_and_place() -> None:
+    """With a certificate of its own an agent neither ends another's streams nor fills the table of agents with made-up ones."""
+    bounds = Limits(limits.Config(streams_max=1, agents_max=2), time.time_ns)
+
+    async def check() -> None:
+        honest, evil = Stream(), Stream()
+        guests = (bounds.guest("there", honest, "node-1"), bounds.guest("elsewhere", evil, "evil"))
+        assert guests[0] is not None and guests[1] is not None
+        await guests[0].turn(wire.to_message(steps(1, [step(0)])), 10)
+        for agent in ("node-1", *(f"made-up-{number}" for number in range(10))):
+            await guests[1].turn(wire.to_message(steps(1, [step(0)], agent)), 10)
+        assert (honest.broken.done(), evil.broken.done()) == (False, False)
+        bounds.check("node-1")
+        bounds.check("evil")
+
+    asyncio.run(check())
+
+
+def test_frames_of_an_agent_beyond_the_bound_wait_with_it_until_there_is_room(tmp_path: Path) -> None:
+    """They are neither taken nor refused: an acknowledgement of any kind would let the agent drop them."""
+    first, second = (wire.to_message(steps(1, [step(time.time_ns())], agent)) for agent in ("a", "b"))
+    with running(tmp_path, limits.Config(agents_max=1)) as address:
+        assert push(address, [first])[-1].refused == ""
+        with pytest.raises(grpc.RpcError, match="takes no further one"):
+            push(address, [second])
+
+
+def test_an_agent_of_which_nothing_came_for_an_hour_makes_room_for_another() -> None:
+    now = [0.0]
+    bounds = Limits(limits.Config(agents_max=2), time.time_ns, monotonic=lambda: now[0])
+
+    async def check() -> None:
+        there, gone = (bounds.guest("here", Stream()) for _ in range(2))
+        assert there is not None and gone is not None
+        await there.turn(wire.to_message(steps(1, [], "there")), 10)
+        await gone.turn(wire.to_message(steps(1, [], "gone")), 10)
+        gone.close()
+        with pytest.raises(StoreError):
+            bounds.check("another")
+        now[0] = limits.FORGET_SECONDS + 1
+        bounds.check("another")
+        with pytest.raises(StoreError):
+            bounds.check("one more")
 
     asyncio.run(check())
 
