@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import subprocess
@@ -106,9 +107,26 @@ async def test_nobody_else_comes(local: str) -> None:
         for path in ("", "ws", "static/js/textual.js", "?token=guessed", "download/x"):
             async with stranger.get(root + path) as answer:
                 assert answer.status == 403, path
-        for headers in ({"Origin": "https://evil.example"}, {"Host": "evil.example:80"}):
+        for headers in (
+            {"Origin": "https://evil.example"},
+            {"Host": "evil.example:80"},
+            {"Host": "127.0.0.1.evil.example"},
+        ):
             async with stranger.get(f"{root}?{token}", headers=headers, allow_redirects=False) as answer:
                 assert answer.status == 403, headers
+    port = root.rstrip("/").rpartition(":")[2]
+    for line in (f"Cookie: warpline-{port}=".encode() + b"\xff", b"Origin: \xff"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+        writer.write(f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\nConnection: close\r\n".encode() + line + b"\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 403 "), line
+        writer.close()
+
+
+async def test_every_address_of_loopback_is_as_good(store: Path) -> None:
+    with serving("--store", str(store), "--listen", "127.0.0.2:0") as address:
+        jar = aiohttp.CookieJar(unsafe=True)
+        async with aiohttp.ClientSession(cookie_jar=jar) as browser, browser.get(address) as page:
+            assert page.status == 200
 
 
 @pytest.mark.parametrize(
@@ -118,9 +136,11 @@ async def test_nobody_else_comes(local: str) -> None:
         (["--listen", "nowhere"], "is no HOST:PORT"),
         (["--https", "/nonexistent"], "cannot read /nonexistent"),
         (["--operator", "--store", "/tmp"], "a directory takes no requests"),
+        (["--store", "/nonexistent"], "/nonexistent"),
+        (["--theme", "plaid"], "plaid"),
     ],
 )
-def test_what_would_let_strangers_in_is_refused(
+def test_what_would_let_strangers_in_or_opens_no_screen_is_refused(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", *words]) == EXIT_USAGE

@@ -8,6 +8,7 @@ operator. What is asked of the collector is asked with the rights of the serving
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import secrets
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +22,6 @@ VIEWER: Final = "viewer"
 OPERATOR: Final = "operator"
 ADMITTED: Final = {VIEWER: (VIEWER, OPERATOR), OPERATOR: (OPERATOR,)}
 """By the rights of the serving account."""
-LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class Door:
         scheme = "https" if self.secure else "http"
         origin = request.headers.get("Origin")
         if origin is not None and origin != f"{scheme}://{request.host}":
-            raise web.HTTPForbidden(text=f"a page of {origin} may not open this screen\n")
+            raise web.HTTPForbidden(text=f"a page of {origin!a} may not open this screen\n")
         return self._certified(request) if self.secure else self._local(request)
 
     def _local(self, request: web.Request) -> str:
         """A name that a stranger's DNS server gave loopback is none of ours."""
         name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
-        if name not in LOOPBACK_NAMES:
+        if name != "localhost" and not _is_loopback(name):
             raise web.HTTPForbidden(text="this screen is served on loopback alone\n")
         shown = request.query.get("token") or request.cookies.get(self.cookie(request.headers)) or ""
-        if not hmac.compare_digest(shown.encode(), self.token.encode()):
+        if not hmac.compare_digest(shown.encode(errors="replace"), self.token.encode()):
             raise web.HTTPForbidden(text="open the address that `warpline serve` printed, with the token in it\n")
         return OPERATOR if self.operator else VIEWER
 
@@ -66,3 +66,11 @@ class Door:
                 text=f"this screen is for the certificate of a {wanted}; yours is of {role} {name}\n"
             )
         return OPERATOR if role == OPERATOR and self.operator else VIEWER
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host is an address of loopback, written as such."""
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False

@@ -55,10 +55,26 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(
             "--operator with --store: a directory takes no requests", "--collector ADDR asks a running one"
         )
+    _check(options)
     material = None if options.https is None else read(Tls.within(options.https))
     door = Door(material is not None, _rights(options), options.operator)
     asyncio.run(_serve(options, door, host.strip("[]"), int(port), material))
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """What no session could begin with is told here, and not by each session's end."""
+    from pathlib import Path
+
+    from warpline_proto.config import files
+    from warpline_tui import settings
+
+    if options.config is not None or options.theme is not None:
+        settings.read(files(options.config), options.theme)
+    if options.store is not None:
+        from warpline_collector import catalog
+
+        catalog.read(Path(options.store))
 
 
 def _rights(options: argparse.Namespace) -> str:
