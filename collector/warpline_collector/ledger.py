@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -81,6 +82,7 @@ def admit(frames: Sequence[Frame], entries: Mapping[Key, Entry]) -> Admission:
     changed: dict[Key, Entry] = {}
     new: list[bool] = []
     losses: list[Mapping[str, Any]] = []
+    starts: dict[str, list[Key]] = {}
     for frame in frames:
         key = (frame.agent, frame.boot)
         entry = changed.get(key) or entries.get(key) or Entry(frame.agent, frame.boot)
@@ -88,7 +90,9 @@ def admit(frames: Sequence[Frame], entries: Mapping[Key, Entry]) -> Admission:
         if new[-1]:
             losses += _losses(frame, entry)
             if entry.frames and frame.created_ns // TOGETHER_NS != entry.last_ns // TOGETHER_NS:
-                losses += _namesakes(frame, entry, chain(changed.values(), entries.values()))
+                starts = starts or _starts(chain(entries, changed))
+                others = (changed.get(other) or entries[other] for other in starts.get(frame.agent, ()))
+                losses += _namesakes(frame, entry, others)
             changed[key] = entry.after(frame)
     return Admission(new, changed, losses)
 
@@ -139,10 +143,18 @@ def _losses(frame: Frame, entry: Entry) -> list[Mapping[str, Any]]:
     return found
 
 
+def _starts(keys: Iterable[Key]) -> dict[str, list[Key]]:
+    """The boots of each agent: all agents begin a minute together, and each is to look at its own alone."""
+    found: dict[str, list[Key]] = defaultdict(list)
+    for key in keys:
+        found[key[0]].append(key)
+    return dict(found)
+
+
 def _namesakes(frame: Frame, entry: Entry, entries: Iterable[Entry]) -> list[Mapping[str, Any]]:
     """Said once a minute while another agent sends under the same name: their rows cannot be told apart."""
     for other in entries:
-        if other.agent != frame.agent or other.boot == frame.boot:
+        if other.boot == frame.boot:
             continue
         together = min(other.last_ns, frame.created_ns) - max(other.first_ns, entry.first_ns)
         if together >= TOGETHER_NS and other.last_ns >= frame.created_ns - 2 * TOGETHER_NS:
