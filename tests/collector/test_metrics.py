@@ -219,9 +219,16 @@ def test_one_late_agent_is_no_stale_collector_but_all_of_them_are() -> None:
     assert (well.red, well.amber) == ((), ("1 of 2 agents late: old",))
     assert health(snapshot()).text() == "ok\nlook: no agent was heard of yet\n"
     assert "no agent of 1 was heard of for 40 s" in health(snapshot(old)).red[0]
-    # A pass that takes long may take five times that until the next one is overdue.
-    long = replace(snapshot(fresh), newest=Pass(NOW_NS - 500 * 10**9, 110.0, "", {}))
-    assert health(long).red == ()
+
+
+@pytest.mark.parametrize(
+    ("took", "rest", "age", "overdue"), [(60, 240, 300, False), (60, 240, 601, True), (1, 300, 301, False)]
+)
+def test_the_analysis_is_overdue_by_its_own_rhythm(took: float, rest: float, age: int, overdue: bool) -> None:
+    """Long passes rest long, and a period may be set; a collector that keeps to that is not stale."""
+    newest = Pass(NOW_NS - age * 10**9, took, "", {}, rest)
+    red = health(replace(snapshot(readings_of("node-1", 1, NOW_NS)), newest=newest)).red
+    assert bool(red) == overdue
 
 
 def test_a_receiver_that_is_not_reached_is_told_and_makes_nothing_stale() -> None:

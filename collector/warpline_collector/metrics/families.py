@@ -48,6 +48,7 @@ _DOORS: Final[tuple[tuple[str, str, Value], ...]] = (
 )  # fmt: skip
 _PASS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("analysis_pass_seconds", "What the newest pass of the analysis took.", lambda newest: newest.seconds),
+    ("analysis_rest_seconds", "How long the analysis rests after it.", lambda newest: newest.rest_seconds),
     ("analysis_pass_timestamp_seconds", "When it ended, in seconds since 1970.", lambda newest: newest.ended_ns / 1e9),
 )
 _STORE: Final[tuple[tuple[str, str, Value], ...]] = (

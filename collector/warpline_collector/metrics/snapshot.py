@@ -23,8 +23,8 @@ from .disk import Disk, Size
 STUCK_SECONDS: Final = 60.0
 """The writer turns about once a second, and longer only while it compacts or its disk does not answer."""
 PASS_SECONDS_MIN: Final = 120.0
-PASSES: Final = 5.0
-"""A pass of the analysis is overdue after both: this time, and so many times what the one before took."""
+PASSES: Final = 2.0
+"""A pass of the analysis is overdue after both: this time, and so many times what the one before took with the rest after it."""
 CERTIFICATE_DAYS: Final = 30
 """A certificate that ends sooner should be renewed."""
 DAY_NS: Final = 86_400 * 10**9
@@ -166,7 +166,8 @@ def _red(snapshot: Snapshot) -> Iterator[str]:
         yield f"no agent of {len(late)} was heard of for {age:.0f} s: is this collector cut off from them?"
     newest = snapshot.newest
     age = (snapshot.now_ns - (newest.ended_ns if newest else snapshot.started_ns)) / 1e9
-    if age > max(PASS_SECONDS_MIN, PASSES * (newest.seconds if newest else 0.0)):
+    usual = newest.seconds + newest.rest_seconds if newest else 0.0
+    if age > max(PASS_SECONDS_MIN, PASSES * usual):
         yield f"no pass of the analysis ended for {age:.0f} s: findings are as old as that"
     if newest is not None and newest.failed:
         yield f"the newest pass of the analysis failed: {newest.failed}"
