@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from warpline_cli.json_keys import LIFE
 from warpline_cli.main import EXIT_USAGE, VERBS, main
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch
@@ -105,6 +106,25 @@ def test_a_price_that_cannot_be_meant_is_refused_with_what_to_write(
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ('theme = "colourblind"', "did you mean 'colour-blind'?"),
+        ('keys = {"fleet.serch" = "s"}', "did you mean 'fleet.search'?"),
+        ('keys = {"fleet.search" = "q"}', "'q' would be fleet.search and quit"),
+    ],
+)
+def test_config_validate_knows_the_settings_of_the_screen(
+    written: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('[tui]\nkeys = {"fleet.search" = "s"}\n', encoding="utf-8")
+    assert main(["config", "validate", "--config", str(path)]) == 0
+    path.write_text(f"[tui]\n{written}\n", encoding="utf-8")
+    assert main(["config", "validate", "--config", str(path)]) == EXIT_USAGE
+    assert said in capsys.readouterr().err
+
+
 def test_doctor_answers_for_each_part_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     """The same checks, and the exit code is the worst of them."""
     code = main(["doctor", "--json", "--collector", "127.0.0.1:1"])
@@ -128,4 +148,4 @@ def test_a_finding_has_the_same_form_in_findings_and_in_analyze(
     assert main(["findings", "--json", "--store", str(tmp_path)]) == 0
     [told] = json.loads(capsys.readouterr().out)["findings"]
     published = list(json.loads(json.dumps(FOUND.to_json())))
-    assert list(told) == [*published, "state", "opened_ns", "updated_ns"]
+    assert list(told) == [*published, *LIFE]

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,7 +41,11 @@ def run(options: argparse.Namespace) -> int:
         print("\n".join(map(str, paths)) or f"no file: {SYSTEM_CONFIG} and {USER_CONFIG} do not exist, defaults hold")
         return 0
     known, absent = sections()
-    settings = load(known, paths)
+    of_screen, without = _of_screen()
+    absent += without
+    settings = load(known | of_screen, paths)
+    if options.action == "validate" and of_screen:
+        _check_keys(settings["tui"].keys)
     for words in absent:
         tell(words)
     if options.json:
@@ -61,6 +65,23 @@ def _json(paths: Sequence[Path], absent: Sequence[str], settings: dict[str, Any]
         document["settings"] = {name: plain(dataclasses.asdict(each)) for name, each in settings.items()}
     print(json.dumps(document, indent=2))
     return 0
+
+
+def _of_screen() -> tuple[dict[str, type[Any]], list[str]]:
+    """Section [tui], or a sentence where nothing is installed that draws a screen."""
+    try:
+        settings = importlib.import_module("warpline_tui.settings")
+    except ModuleNotFoundError as error:
+        return {}, [f"section [tui] is left out without {error.name}"]
+    return {settings.SECTION: settings.Tui}, []
+
+
+def _check_keys(wanted: Mapping[str, str]) -> None:
+    """ConfigError where [tui.keys] names what is no key, or gives one key to two."""
+    from warpline_tui.app import WarplineApp
+    from warpline_tui.bindings import declared, keymap
+
+    keymap(declared(WarplineApp.BINDINGS), wanted)
 
 
 def sections() -> tuple[dict[str, type[Any]], list[str]]:
