@@ -101,6 +101,15 @@ async def test_a_moment_that_cannot_be_understood_is_asked_for_again(database: D
         assert "LIVE" in words(pilot, "Status")
 
 
+@pytest.mark.parametrize("typed", ["-999999d", "0001-01-01", "9999-12-31T23:59:59-12:00", "23:00", "2100-01-01"])
+async def test_a_moment_that_cannot_be_is_asked_for_again(database: Database, typed: str) -> None:
+    async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
+        await settle(pilot)
+        await pilot.press("@", *typed, "enter")
+        await settle(pilot)
+        assert "no clock tells" in words(pilot, "#hint") or "after all there is" in words(pilot, "#hint")
+
+
 async def test_before_anything_was_recorded_the_page_says_so(database: Database) -> None:
     async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
@@ -157,3 +166,11 @@ def test_moments_as_people_write_them(typed: str, seconds_ago: int) -> None:
 def test_what_is_no_moment_says_what_is() -> None:
     with pytest.raises(ConfigError, match="-15m, 14:05"):
         moment_ns("yesterday", NOW)
+
+
+def test_an_answer_that_comes_late_is_not_shown_at_another_time() -> None:
+    playing = Travel(Moment(NOW - 3600 * NS), playing=True)
+    assert playing.shows(Moment(NOW - 3601 * NS)), "it was played over just now"
+    assert not playing.shows(LIVE) and not playing.shows(Moment(NOW - 7200 * NS))
+    assert not playing.shows(Moment(NOW - 60 * NS)), "it has yet to be played"
+    assert Travel().shows(LIVE) and not Travel().shows(Moment(NOW))

@@ -19,6 +19,7 @@ from warpline_proto.errors import ConfigError, WarplineError
 from .answers import Answers
 from .bindings import Group, declared, keymap, keys
 from .console.catalogue import Console
+from .harmless import Harmless
 from .help import Help
 from .place import Go, Place
 from .power import Prices
@@ -36,6 +37,8 @@ from .words import moment
 
 if TYPE_CHECKING:
     from textual.command import Provider
+    from textual.filter import LineFilter
+    from textual.notifications import SeverityLevel
 
 MOMENT_HINT: Final = "-15m, -2h, 14:05 or 2026-01-31T12:00:00, in UTC. Enter goes there, escape leaves it."
 FIRST_SCREEN: Final = "fleet"
@@ -121,6 +124,7 @@ class WarplineApp(App[None]):
             self.set_keymap(keymap(declared(self.BINDINGS), self._settings.keys))
         self.operator = operator and command is not None
         self._command = command
+        self._harmless = Harmless()
         self._clock = clock
         self._prices = prices
         self._console = console
@@ -141,6 +145,22 @@ class WarplineApp(App[None]):
         """Go to the first screen and start asking."""
         self.switch_mode(self._first)
         self.set_interval(self._settings.refresh_seconds, self._tick)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Every line is drawn without what a name could do to the terminal."""
+        return (*super().get_line_filters(), self._harmless)
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """Tell something as it is: it may hold names, and in these brackets are no markup."""
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)
 
     def run_command(self, words: Sequence[str]) -> None:
         """Run `warpline WORDS` beside the screen, and tell what it says when it ends; only of an operator."""
@@ -226,10 +246,17 @@ class WarplineApp(App[None]):
     def _came_to(self, written: str | None) -> None:
         if not written:
             return
+        newest_ns = self._newest_ns()
         try:
-            self._go_to(Travel(Moment(moment_ns(written, self._newest_ns()))))
+            at_ns = moment_ns(written, newest_ns)
+            if at_ns > newest_ns:
+                raise ConfigError(
+                    f"{moment(at_ns)} is after all there is", "14:05 is today's: write another day's date"
+                )
         except ConfigError as error:
             self._ask_for_moment(written, str(error))
+        else:
+            self._go_to(Travel(Moment(at_ns)))
 
     def _go_to(self, travel: Travel) -> None:
         self._travel = travel
@@ -300,9 +327,7 @@ class WarplineApp(App[None]):
             self._headline = shown
             if question.moment.at_ns is None:
                 self._last_ns = shown.newest_ns
-        elif question.page.wanted() == question.view and (
-            question.moment == self._travel.moment or self._travel.playing
-        ):
+        elif question.page.wanted() == question.view and self._travel.shows(question.moment):
             question.page.show(shown)
 
     def _draw_status(self) -> None:

@@ -130,7 +130,7 @@ def rows(kept: Sequence[Any]) -> RenderableType:
         return Text("(no rows are kept: the query behind it, two keys on, can be run anew)", "dim")
     table = Table(box=None, header_style="bold dim", padding=(0, 2, 0, 0))
     for name in listed[0]:
-        table.add_column(name)
+        table.add_column(Text(str(name)))
     for row in listed[:ROWS_SHOWN]:
         table.add_row(*(Text(_cell(value)) for value in row.values()))
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -64,7 +65,7 @@ class SourcesPage(Page[Sources]):
         listed = (
             f"of {self.by} {self.of}; enter on it above: all" if self.of else "of all; tab, enter: only the one above"
         )
-        self.query_one("#of", Static).update(f"Parts {listed}, the worst first" if shown.parts else "")
+        self.query_one("#of", Static).update(Text(f"Parts {listed}, the worst first" if shown.parts else ""))
         self.query_one("#sources", LiveTable).show(
             [(_key(each), sources_text.part_row(each, shown.now_ns)) for each in shown.parts]
         )

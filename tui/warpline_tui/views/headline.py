@@ -43,7 +43,8 @@ SELECT severity, count(*) AS open FROM (
 ) WHERE state = 'open' GROUP BY severity
 """)
         by_severity = {str(row["severity"]): int(row["open"]) for row in found.to_pylist()}
-        gravest_first = sorted(by_severity, key=lambda each: [str(severity) for severity in GRAVITY].index(each))
+        order = [str(severity) for severity in GRAVITY]
+        gravest_first = sorted(by_severity, key=lambda each: order.index(each) if each in order else len(order))
         [counts] = ask.rows(_counts(ask), COUNTED_SECONDS).to_pylist()
         return Headline(**counts, open={each: by_severity[each] for each in gravest_first}, newest_ns=newest_ns)
 

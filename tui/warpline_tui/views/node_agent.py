@@ -137,7 +137,7 @@ def sources(ask: Ask, node: str, end_ns: int) -> Sources:
     """The newest word of each source of the node, and the cost of the agent by its own count."""
     rows = ask.rows(
         f"""
-SELECT source, subject, arg_max(state, time_ns) AS state, arg_max(coalesce(reason, ''), time_ns) AS reason,
+SELECT source, subject, coalesce(arg_max(state, time_ns), '-') AS state, arg_max(coalesce(reason, ''), time_ns) AS reason,
        max(time_ns) AS time_ns, sum(coalesce(dropped, 0))::BIGINT AS dropped, arg_max(rss_bytes, time_ns) AS rss_bytes,
        (arg_max(cpu_ns, time_ns) - arg_min(cpu_ns, time_ns)) * 100 / nullif(max(time_ns) - min(time_ns), 0) AS cpu_percent
 FROM source_health WHERE node = {literal(node)} AND {ask.until()} AND time_ns >= {end_ns - SOURCES_NS}

@@ -47,7 +47,8 @@ WITH prices(window_ns, price) AS (VALUES {prices})
 SELECT state, sum(seconds) AS seconds, sum(joules) AS joules, sum(unmeasured_seconds) AS unmeasured_seconds,
        sum(joules * price) AS priced, min(start_ns) AS start_ns, max(end_ns) AS end_ns
 FROM energy_states LEFT JOIN prices USING (window_ns)
-WHERE {within(first_ns)} AND {of} GROUP BY state ORDER BY seconds DESC
+WHERE {within(first_ns)} AND {of} AND state IS NOT NULL GROUP BY state
+HAVING sum(seconds) IS NOT NULL AND min(start_ns) IS NOT NULL AND max(end_ns) IS NOT NULL ORDER BY seconds DESC
 """
 
 
@@ -67,7 +68,7 @@ WITH numbered AS (
     FROM numbered WINDOW whole AS (PARTITION BY node, gpu, run)
 )
 SELECT cause, sum(seconds) AS seconds, sum(joules) AS joules FROM told
-WHERE {within(first_ns)} AND {of} GROUP BY cause ORDER BY seconds DESC LIMIT {CAUSES_MAX}
+WHERE {within(first_ns)} AND {of} GROUP BY cause HAVING sum(seconds) IS NOT NULL ORDER BY seconds DESC LIMIT {CAUSES_MAX}
 """
 
 
@@ -158,6 +159,8 @@ def _summed(ask: Ask, of: str = "TRUE") -> Power:
     priced = _per_kwh(ask)
     first_ns = last_ns - (WINDOWS - 1) * WINDOW_NS
     by_state = ask.rows(states(first_ns, _prices(ask, first_ns), of), ACCOUNT_SECONDS).to_pylist()
+    if not by_state:  # what was charged to it then was charged to another when it was accounted anew
+        return Power()
     followed = ask.rows(causes(first_ns, of), ACCOUNT_SECONDS).to_pylist()
     return Power(
         first_ns=first_ns,

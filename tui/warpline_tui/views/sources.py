@@ -34,7 +34,7 @@ class Group:
     @property
     def worst(self) -> str:
         """The worst state that any part is in."""
-        return next((state for state in STATES if self.states.get(state)), "fresh")
+        return next((state for state in STATES if self.states.get(state)), "-")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _known(ask: Ask, newest_ns: int) -> str:
     end_ns = -(-newest_ns // (5 * 10**9)) * 5 * 10**9
     return f"""
 SELECT coalesce(node, '-') AS node, coalesce(source, '-') AS source, coalesce(subject, '') AS subject,
-       arg_max(state, time_ns) AS state, arg_max(coalesce(reason, ''), time_ns) AS reason, max(time_ns) AS time_ns,
+       coalesce(arg_max(state, time_ns), '-') AS state, arg_max(coalesce(reason, ''), time_ns) AS reason, max(time_ns) AS time_ns,
        sum(coalesce(dropped, 0))::BIGINT AS dropped
 FROM source_health WHERE time_ns > {end_ns - TOLD_NS} AND time_ns <= {end_ns} AND {ask.until()} GROUP BY ALL
 """

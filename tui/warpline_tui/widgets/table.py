@@ -11,7 +11,7 @@ from textual.widgets import DataTable
 Cell = str | Text
 
 
-class LiveTable(DataTable[Cell]):
+class LiveTable(DataTable[Text]):
     """Rows by key. Cells are rewritten in place when keys and order are unchanged, which does not move the cursor."""
 
     BINDINGS = [
@@ -28,7 +28,7 @@ class LiveTable(DataTable[Cell]):
     def on_mount(self) -> None:
         """Put up the heading."""
         for name in self._names:
-            self.add_column(name, key=name)
+            self.add_column(Text(name), key=name)
 
     def head(self, columns: Sequence[str]) -> None:
         """Put up another heading; rows go where it differs."""
@@ -38,7 +38,10 @@ class LiveTable(DataTable[Cell]):
             self.on_mount()
 
     def show(self, rows: Sequence[tuple[str, Sequence[Cell]]]) -> None:
-        """Draw (key, cells) rows."""
+        """Draw (key, cells) rows; brackets in a cell are brackets, no markup."""
+        self._show([(key, list(map(_text, cells))) for key, cells in rows])
+
+    def _show(self, rows: Sequence[tuple[str, Sequence[Text]]]) -> None:
         if [key for key, _ in rows] == [str(key.value) for key in self.rows]:
             for key, cells in rows:
                 for name, cell in zip(self._names, cells, strict=True):
@@ -63,3 +66,7 @@ class LiveTable(DataTable[Cell]):
             return None
         value = self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value
         return None if value is None else str(value)
+
+
+def _text(cell: Cell) -> Text:
+    return Text(cell, no_wrap=True, end="") if isinstance(cell, str) else cell
