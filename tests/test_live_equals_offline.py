@@ -108,6 +108,7 @@ def test_a_recorded_run_pushed_by_agents_gives_the_findings_of_analyze(data: Pat
     for found in live["findings"]:
         assert found.pop("state") == "open"
         assert found.pop("opened_ns") <= found.pop("updated_ns")
+        assert found.pop("alarms") >= 1
     assert live["findings"] == offline["findings"]
     healthy = {
         f"{check['detector']} of job {check['job']}" for check in offline["checks"] if check["verdict"] == "healthy"
