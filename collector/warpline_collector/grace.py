@@ -23,6 +23,9 @@ class Grace:
     def sweep(self) -> int:
         """Unlink what is due; returns how many."""
         now_ns, count = self._clock(), 0
+        latest_ns = now_ns + self._grace_ns
+        if self._waiting and self._waiting[0][0] > latest_ns:  # the clock was set back
+            self._waiting = deque((min(due_ns, latest_ns), path) for due_ns, path in self._waiting)
         while self._waiting and self._waiting[0][0] <= now_ns:
             (self._directory / self._waiting.popleft()[1]).unlink(missing_ok=True)
             count += 1

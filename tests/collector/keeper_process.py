@@ -29,7 +29,8 @@ def main(directory: str) -> None:
         return 1_800_000_000 * 10**9 + day * DAY_NS
 
     settings = Config(seal_rows=ROWS, compact_files=2, grace_seconds=0.0)
-    store = TendedStore(Path(directory), settings, clock, Kept(phases="4 days", source_health="forever"))
+    kept = Kept(phases="4 days", source_health="forever")
+    store = TendedStore(Path(directory), settings, clock, kept, lambda: clock() / 1e9)
     day = store.acknowledged("node", "boot")
     tell("open")
     while True:

@@ -131,7 +131,9 @@ def test_what_an_empty_gpu_draws_is_learned_from_the_account(store: DuckDBStore,
 def test_samples_that_were_let_go_take_nothing_from_the_account(tmp_path: Path) -> None:
     """A window of which a part is left, or to which a straggler comes when all are gone, keeps its account."""
     now = at(1300)
-    store = TendedStore(tmp_path, StoreConfig(seal_rows=100), lambda: now, Kept(device_samples="1 day"))
+    store = TendedStore(
+        tmp_path, StoreConfig(seal_rows=100), lambda: now, Kept(device_samples="1 day"), lambda: now / NS
+    )
     store.write([samples("a", range(900))])
     store.maintain()
     now = at(1300 + 40_000)
@@ -161,7 +163,7 @@ def test_old_accounts_are_merged_by_the_hour_and_add_up(tmp_path: Path) -> None:
     """Joules, seconds and samples by state, job and cause are what they were; superseded accounts are gone; once is enough."""
     now = at(10_000)
     kept = Kept(account_merge_days=30, device_samples="forever")
-    store = TendedStore(tmp_path, StoreConfig(seal_rows=5), lambda: now, kept)
+    store = TendedStore(tmp_path, StoreConfig(seal_rows=5), lambda: now, kept, lambda: now / NS)
     store.write([samples("a", range(9_000)), samples("b", range(100, 5_000))])
     store.maintain()
     with CatalogReader(tmp_path) as reader:

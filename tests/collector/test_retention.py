@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from warpline_collector import catalog, retention
+from warpline_collector.grace import Grace
 from warpline_collector.history import History
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config
@@ -29,9 +30,19 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_ns = 1_800_000_000 * NS
+        self.set_by_ns = 0
+        """How far somebody set it, while no time passed."""
 
     def __call__(self) -> int:
         return self.now_ns
+
+    def seconds(self) -> float:
+        """As a clock that nobody sets."""
+        return (self.now_ns - self.set_by_ns) / NS
+
+    def set(self, seconds: float) -> None:
+        self.set_by_ns += int(seconds * NS)
+        self.now_ns += int(seconds * NS)
 
     def pass_seconds(self, seconds: float) -> None:
         self.now_ns += int(seconds * NS)
@@ -53,7 +64,7 @@ def open_store(tmp_path: Path, clock: Clock) -> Iterator[Open]:
     def open_one(**kept: Any) -> TendedStore:
         for store in opened:
             store.close()
-        opened.append(TendedStore(tmp_path, Config(seal_rows=3), clock, retention.Config(**kept)))
+        opened.append(TendedStore(tmp_path, Config(seal_rows=3), clock, retention.Config(**kept), clock.seconds))
         return opened[-1]
 
     yield open_one
@@ -117,6 +128,50 @@ def test_what_is_older_than_its_table_is_kept_goes_and_is_told(open_store: Open,
     store.maintain()
     assert on_disk(tmp_path, "phases") == 4
     assert len(catalog.read(tmp_path).tables["phases"].segments) == 3
+
+
+def test_a_clock_that_jumps_takes_nothing_before_it_has_stood_by_it_for_a_day(open_store: Open, clock: Clock) -> None:
+    """Also where the collector is started anew meanwhile; and one that was set back keeps nothing from being tended."""
+    store = open_store(phases="4 days")
+    store.append([Frame("n", "b", 1, 1, (phases(1),))])
+    store.maintain()
+    clock.set(400 * DAY)
+    for _ in range(3):
+        clock.pass_seconds(3_600)
+        store.maintain()
+        store = open_store(phases="4 days")
+        store.maintain()
+    assert store.query("SELECT * FROM phases").num_rows == 3
+    clock.set(-400 * DAY)
+    store.maintain()
+    assert store.query("SELECT * FROM phases").num_rows == 3
+    clock.pass_seconds(5 * DAY)
+    store.maintain()
+    assert store.query("SELECT * FROM phases").num_rows == 0
+
+
+def test_a_clock_that_was_set_right_is_believed_after_a_day(open_store: Open, clock: Clock) -> None:
+    store = open_store(phases="4 days")
+    store.append([Frame("n", "b", 1, 1, (phases(1),))])
+    store.maintain()
+    clock.set(400 * DAY)
+    left = []
+    for _ in range(3):
+        store.maintain()
+        left.append(store.query("SELECT * FROM phases").num_rows)
+        clock.pass_seconds(DAY / 2)
+    store.maintain()
+    assert (left, store.query("SELECT * FROM phases").num_rows) == ([3, 3, 0], 0)
+
+
+def test_files_wait_no_longer_because_the_clock_was_set_back(tmp_path: Path, clock: Clock) -> None:
+    grace = Grace(tmp_path, 60 * NS, clock)
+    (tmp_path / "gone").touch()
+    grace.retire("gone")
+    clock.set(-400 * DAY)
+    assert grace.sweep() == 0
+    clock.pass_seconds(60)
+    assert grace.sweep() == 1
 
 
 def test_readers_keep_the_files_of_a_catalog_that_they_hold(open_store: Open, clock: Clock, tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ class DuckDBStore:
         since_ns = self._hot_since_ns.get(name)
         if since_ns is None:
             return False
-        aged = self._clock() - since_ns >= self._config.seal_seconds * 1e9
+        aged = not 0 <= self._clock() - since_ns < self._config.seal_seconds * 1e9  # less than nothing: it was set back
         return aged or self._hot_rows[name] >= self._config.seal_rows
 
     def _seal(self, name: str) -> None:

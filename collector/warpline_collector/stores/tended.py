@@ -19,6 +19,7 @@ from ..engine import refusals
 from ..history import HISTORY_OF, windows_missing
 from ..schema import quoted
 from ..segments import Segment
+from ..steady import Steady
 from .duckdb import Config, DuckDBStore
 
 SEGMENTS_NS: Final = 60 * 10**9
@@ -39,6 +40,7 @@ class TendedStore(DuckDBStore):
         config: Config | None = None,
         clock: Callable[[], int] = time.time_ns,
         kept: retention.Config | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kept = kept or retention.Config()
         self._segments_due_ns = 0
@@ -46,6 +48,8 @@ class TendedStore(DuckDBStore):
         self._merged: set[int] = set()
         self._heard: dict[ledger.Key, int] = {}
         super().__init__(directory, config or Config(), clock)
+        sealed = [each.sealed_ns for each in self._manifest.segments]
+        self._aging = Steady(clock, max(sealed, default=None), monotonic)
 
     def append(self, frames: Sequence[Frame]) -> Sequence[bool]:
         """As `DuckDBStore.append`; remembers by the collector's own clock who sends."""
@@ -140,14 +144,14 @@ class TendedStore(DuckDBStore):
         return self._kept.span_ns(name)
 
     def _tend(self) -> None:
-        now_ns = self._clock()
-        if self._segments_due_ns <= now_ns:
+        now_ns = self._aging()
+        if _due(self._segments_due_ns, now_ns, SEGMENTS_NS):
             self._segments_due_ns = now_ns + SEGMENTS_NS
             for name, table in TABLES.items():
                 if table.large:
                     self._retain_segments(name, now_ns)
         self._merge_account(now_ns - self._kept.account_merge_days * retention.DAY_NS)
-        if self._rows_due_ns <= now_ns:
+        if _due(self._rows_due_ns, now_ns, self._kept.rows_look_ns):
             self._rows_due_ns = now_ns + self._kept.rows_look_ns
             for name, table in TABLES.items():
                 if not table.large:
@@ -259,6 +263,11 @@ class TendedStore(DuckDBStore):
             parquet.sync_directory(place)
         told = f"segment of table {segment.table_name} {reason}; set aside with {segment.rows} rows"
         self._strike([segment], _row(segment.path, "refused", told, self._clock(), segment.rows))
+
+
+def _due(at_ns: int, now_ns: int, period_ns: int) -> bool:
+    """Whether the time has come; where it is further away than it can be, the clock was set back."""
+    return not now_ns < at_ns <= now_ns + period_ns
 
 
 def _row(subject: str, state: str, reason: str, now_ns: int, dropped: int) -> dict[str, Any]:
