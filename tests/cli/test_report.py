@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ from warpline_proto.tables import COLLECTIVES, DEVICE_SAMPLES, PHASES, SOURCE_HE
 NS = 10**9
 BEGIN = 1_790_000_400 * NS
 STEPS_TOLD = 120
-HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)> & \u202eevil\x07"
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)> & \u202eevil\x07\ufffe"
 STRAGGLER = Finding(
     FindingKind.COMPUTE_STRAGGLER, Severity.CRITICAL, 0.95, Subject(job=HOSTILE, rank=1, node="node-<b>1</b>", gpu="G1"),
     "Rank 1 computes 50 % longer than its peers", "Drain the node", Onset(BEGIN + 60 * NS, 60), Cost(0.5, 0.1, 3.6e5),
@@ -259,6 +261,50 @@ def test_a_time_that_ends_before_it_begins_is_refused_and_no_file_is_left(
     assert main(words) == EXIT_USAGE
     assert "--since is not before --until" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_not_judged_then_is_not_called_healthy(
+    store: Path, answer: Callable[..., Any], tmp_path: Path
+) -> None:
+    """That all is well now is no word on another day, nor on another job."""
+    judged = {
+        "source": "analysis",
+        "subject": "straggler of job calm",
+        "state": "fresh",
+        "reason": "even",
+        "time_ns": BEGIN,
+    }
+    made = DuckDBStore(tmp_path / "store")
+    made.write([Batch("source_health", "analysis", SOURCE_HEALTH.from_rows([judged]))])
+    made.close()
+    here = ("report", "--store", str(tmp_path / "store"), "-o", str(tmp_path / "page.html"), "--json", "--since", "1h")
+    after, before = str(BEGIN + 10**9), str(BEGIN - 86_400 * 10**9)
+    assert answer(*here, "--until", after)["verdict"] == "healthy"
+    assert answer(*here, "--until", after, "--job", "calm")["verdict"] == "healthy"
+    assert answer(*here, "--until", after, "--job", "other")["verdict"] == "unknown"
+    assert answer(*here, "--until", before)["verdict"] == "unknown"
+
+
+def test_where_nobody_answers_the_page_of_yesterday_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("yesterday")
+    assert main(["report", "--collector", "127.0.0.1:1", "-o", str(path)]) == EXIT_USAGE
+    assert "nothing could be asked: " in capsys.readouterr().err
+    assert path.read_text() == "yesterday"
+
+
+def test_what_is_no_file_is_written_to_and_a_link_goes_on_leading(store: Path, tmp_path: Path) -> None:
+    """A pipe that is named, or /dev/stdout, is not replaced by a file."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link.html", tmp_path / "target.html"
+    os.mkfifo(pipe)
+    link.symlink_to(target)
+    with ThreadPoolExecutor(1) as reading:
+        read = reading.submit(pipe.read_text)
+        assert main(["report", "--store", str(store), "-o", str(pipe)]) == 0
+        assert read.result().startswith("<!DOCTYPE html>")
+    assert pipe.is_fifo()
+    assert main(["report", "--store", str(store), "-o", str(link)]) == 0
+    assert link.is_symlink() and target.read_text().startswith("<!DOCTYPE html>")
 
 
 def test_a_day_of_ten_thousand_gpus_is_a_page_of_bounded_size() -> None:

@@ -69,8 +69,9 @@ def _finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
 
 
 def one_line(text: str) -> str:
-    """Text without line ends and control characters: what a foreign file is called or holds moves nothing on the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "?", text)
+    """Text without line ends, control characters and what is no character: what a foreign file is called or holds moves nothing
+    on the terminal, and fits into any document."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", "?", text)
 
 
 def _input_lines(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:

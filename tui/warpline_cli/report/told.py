@@ -35,6 +35,8 @@ ENERGY_LINES_MAX: Final = 10_000
 NODES_MAX: Final = 20
 ACCUSED_MAX: Final = 10_000
 """Nodes of which it is asked what they are accused of."""
+TOLD_NS: Final = 3_600 * 10**9
+"""How long before the time a source may have told last what holds in it: it tells each round, or when that changes."""
 Row = Mapping[str, Any]
 
 
@@ -87,27 +89,39 @@ def take(query: Query, span: Range, money: Money) -> Told:
         range=span,
         findings=findings,
         counts=_counts(questions, span),
-        answers=questions.rows("answers", _ANSWERS),
+        answers=questions.rows("answers", _answers(span)),
         iterations=iterations,
         stages=questions.rows("stages", _stages(span, list(newest))) if newest else [],
         phases=questions.rows("phases", _phases(newest)) if newest else [],
         bandwidth=questions.rows("bandwidth", _bandwidth(newest)) if newest else [],
         energy=energy,
         agents=questions.rows("agents", _agents(span)),
-        sources=questions.rows("sources", _SOURCES),
+        sources=questions.rows("sources", _sources(span)),
         nodes=_nodes(questions, span, energy),
         asked=questions.asked,
         money=money,
     )
 
 
-_ANSWERS: Final = f"""
-SELECT subject, state, reason FROM source_state WHERE source = 'analysis' AND subject <> 'pass'
-ORDER BY state, subject LIMIT {QUALITY_MAX}"""
-_SOURCES: Final = f"""
+def _answers(span: Range) -> str:
+    """What the analysis answered last within the time, of the job where one is named: what it says now is not what it said then."""
+    whose = "TRUE" if span.job is None else f"ends_with(subject, {text(f' of job {span.job}')})"
+    return f"""
+SELECT subject, state, reason FROM (
+  SELECT * FROM source_health WHERE source = 'analysis' AND subject <> 'pass' AND {span.within("time_ns")} AND {whose}
+  QUALIFY row_number() OVER (PARTITION BY cluster, node, subject ORDER BY time_ns DESC) = 1
+) ORDER BY state, subject LIMIT {QUALITY_MAX}"""
+
+
+def _sources(span: Range) -> str:
+    """How sources fared when the time ended, as they told within it or within an hour before."""
+    return f"""
 SELECT source, state, count(DISTINCT node) AS nodes, CAST(sum(dropped) AS BIGINT) AS dropped, max(time_ns) AS time_ns,
   arg_max(reason, time_ns) AS reason
-FROM source_state WHERE source <> 'analysis' AND state <> 'fresh' GROUP BY source, state
+FROM (
+  SELECT * FROM source_health WHERE source <> 'analysis' AND time_ns >= {span.start_ns - TOLD_NS} AND time_ns < {span.end_ns}
+  QUALIFY row_number() OVER (PARTITION BY cluster, node, source, subject ORDER BY time_ns DESC) = 1
+) WHERE state <> 'fresh' GROUP BY source, state
 ORDER BY nodes DESC, source, state LIMIT {QUALITY_MAX}"""
 
 

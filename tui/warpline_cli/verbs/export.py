@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from warpline_cli import asking
 from warpline_cli.streams import tell
+from warpline_cli.whole import whole
 
 if TYPE_CHECKING:
     from warpline_cli.trace.export import Exported
@@ -94,14 +95,10 @@ def _chosen(options: argparse.Namespace, query: asking.Query) -> Selection:
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[IO[str]]:
     """A file that takes its name when it is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with whole(path) as beside:
         if path.suffix == ".gz":
-            with gzip.open(temporary, "wt", LEVEL, "utf-8") as packed:
+            with gzip.open(beside, "wt", LEVEL, "utf-8") as packed:
                 yield packed
         else:
-            with temporary.open("w", encoding="utf-8") as stream:
+            with beside.open("w", encoding="utf-8") as stream:
                 yield stream
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from warpline_cli import asking, prices
 from warpline_cli.streams import tell
+from warpline_cli.whole import whole
 
 if TYPE_CHECKING:
     from warpline_cli.report.asked import Range
@@ -36,16 +37,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write the page whole or not at all; exit 0 whatever it says."""
+    """Write the page whole or not at all; exit 0 whatever it says, as long as there is anything to say."""
     import warpline_cli.report.plots  # noqa: F401  # a library that is missing is told before anything is asked
     from warpline_cli.report import page, told
+    from warpline_proto.errors import QueryError
 
     with asking.trusted(options) as query:
         span = _range(options, query)
         known = told.take(query, span, prices.settings(options))
+    if known.asked and all(each.trouble for each in known.asked):
+        raise QueryError(f"nothing could be asked: {known.asked[0].trouble}")
     document = page.page(known, _made(options, span))
     path = Path(options.output)
-    _write(path, document)
+    with whole(path) as beside:
+        beside.write_text(document, encoding="utf-8")
     said = page.verdict(known)
     failed = [each.title for each in known.asked if each.trouble]
     if options.json:
@@ -99,12 +104,3 @@ def _window(span: Range) -> int:
     from warpline_cli.report.asked import WINDOW_NS
 
     return span.start_ns - span.start_ns % WINDOW_NS
-
-
-def _write(path: Path, document: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(document, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
