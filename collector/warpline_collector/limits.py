@@ -145,12 +145,15 @@ class Limits:
         clock: Callable[[], int],
         told: Told = lambda agent, frames, rows, reason, now_ns: None,
         monotonic: Callable[[], float] = time.monotonic,
+        newest_ns: int = 0,
     ) -> None:
+        """`newest_ns` is a time that was before: where the clock is behind it, it is the clock that is wrong, not the rows."""
         self.refused_frames = 0
         self.refused_rows = 0
         """Since the start, over all agents."""
         self._config = config
         self._clock = clock
+        self._newest_ns = newest_ns
         self._told = told
         self._monotonic = monotonic
         self._agents: dict[str, _Agent] = {}
@@ -217,7 +220,8 @@ class Limits:
 
     def sift(self, frames: Sequence[Frame]) -> Sequence[Frame]:
         """The frames without rows that cannot be so, and without those of too many new jobs."""
-        sieve = Sieve(self._clock() + int(self._config.ahead_seconds * 1e9), self._jobs.keys())
+        self._newest_ns = max(self._newest_ns, self._clock())
+        sieve = Sieve(self._newest_ns + int(self._config.ahead_seconds * 1e9), self._jobs.keys())
         strange = sieve.strange(frames)
         return [self._sifted(each, sieve) for each in frames] if strange else frames
 

@@ -133,7 +133,7 @@ def _inside(stack: contextlib.AsyncExitStack, settings: Settings, clock: Callabl
     stack.callback(workers.close)
     fleet = Fleet()
     keeper = Keeper(fleet, store, settings.agents, clock)  # it remembers who was heard before anybody is
-    limits = Limits(settings.limits, clock, fleet.refuse)
+    limits = Limits(settings.limits, clock, fleet.refuse, newest_ns=store.newest_ns)
     ingest, board = Ingest(store, clock, heard=fleet.hear, sift=limits.sift), CaptureBoard(store, clock=clock)
     storing = asyncio.create_task(ingest.run())
     stack.push_async_callback(_finish, ingest, storing)

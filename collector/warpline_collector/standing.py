@@ -151,7 +151,7 @@ class Keeper:
 
     def _due(self, standing: Standing, now_ns: int) -> bool:
         written_ns, troubles = self._written.get(standing.seen.agent, (0, ()))
-        return tuple(standing.troubles) != troubles or now_ns - written_ns >= KEEP_NS
+        return tuple(standing.troubles) != troubles or not 0 <= now_ns - written_ns < KEEP_NS  # it may be set back
 
     def _turn(self) -> None:
         try:

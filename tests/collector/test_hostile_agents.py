@@ -147,6 +147,17 @@ def test_rows_of_a_time_to_come_are_set_aside_and_the_rest_of_the_frame_is_kept(
         assert ask(address, "SELECT min(start_ns) AS oldest FROM steps") == [{"oldest": 0}]
 
 
+def test_a_collector_whose_clock_was_set_back_takes_no_row_for_one_of_a_time_to_come() -> None:
+    """Else all that the fleet sends meanwhile would be set aside for good. After a start it is told by what was sealed."""
+    now = [10 * DAY_NS]
+    bounds, again = Limits(limits.Config(), lambda: now[0]), Limits(limits.Config(), lambda: 0, newest_ns=10 * DAY_NS)
+    fresh = [steps(1, [step(10 * DAY_NS)])]
+    assert bounds.sift(fresh) is not None
+    now[0] = 0
+    for each in (bounds, again):
+        assert each.sift(fresh)[0].batches[0].rows.num_rows == 1
+
+
 def test_numbers_that_are_none_are_not_known(tmp_path: Path) -> None:
     """NaN would be the largest of all, and no whole number can be made of it."""
     values = [float("nan"), float("inf"), -float("inf"), 7.5, None]

@@ -48,8 +48,12 @@ class TendedStore(DuckDBStore):
         self._merged: set[int] = set()
         self._heard: dict[ledger.Key, int] = {}
         super().__init__(directory, config or Config(), clock)
-        sealed = [each.sealed_ns for each in self._manifest.segments]
-        self._aging = Steady(clock, max(sealed, default=None), monotonic)
+        self._aging = Steady(clock, self.newest_ns or None, monotonic)
+
+    @property
+    def newest_ns(self) -> int:
+        """When the newest segment was sealed, by the clock of then; 0 where there is none."""
+        return max((each.sealed_ns for each in self._manifest.segments), default=0)
 
     def append(self, frames: Sequence[Frame]) -> Sequence[bool]:
         """As `DuckDBStore.append`; remembers by the collector's own clock who sends."""
@@ -62,7 +66,7 @@ class TendedStore(DuckDBStore):
         super().maintain()
         with refusals():
             self._join_full()
-        backup.serve(self.directory, self._copied)
+            backup.serve(self.directory, self._copied)
 
     def _copied(self, destination: Path) -> backup.Copied:
         """A copy: rows and links while nobody writes, bytes for another disk while others do."""
