@@ -99,3 +99,18 @@ def test_an_identifier_that_names_none_or_several_says_which_there_are(
     said = capsys.readouterr()
     assert said.out == ""
     assert words in said.err
+
+
+def test_a_name_moves_nothing_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not in an error that lists what there is, either."""
+    made = DuckDBStore(tmp_path / "store")
+    named = Finding(
+        FindingKind.HANG, Severity.CRITICAL, 0.9, Subject(job="\x1b[2Jtrain\u202e", rank=1), "it hangs", "look"
+    )
+    made.write([Batch("findings", "analysis", to_rows([FindingState(named, "open", BEGIN, BEGIN)]))])
+    made.close()
+    assert main(["explain", "none", "--store", str(tmp_path / "store")]) == EXIT_USAGE
+    assert main(["explain", "hang", "--store", str(tmp_path / "store")]) == 0
+    printed = capsys.readouterr()
+    assert "of job ?[2Jtrain?" in printed.err
+    assert "\x1b" not in printed.out + printed.err and "\u202e" not in printed.out + printed.err

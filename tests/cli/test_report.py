@@ -99,7 +99,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         FindingState(BEFORE, "resolved", BEGIN - 9000 * NS, BEGIN - 8000 * NS),
     ]
     phase = {
-        "node": "node-0", "source": "hook", "job": "calm", "rank": 0, "pp": 0, "step": STEPS_TOLD - 1, "kind": "compute",
+        "node": "node-0", "source": "hook", "job": "calm", "rank": 0, "pp": 0, "step": STEPS_TOLD - 1, "kind": HOSTILE,
         "phase": "forward", "duration_ns": 10**8,
     }  # fmt: skip
     denied = {

@@ -13,6 +13,16 @@ from typing import Final, NoReturn
 
 _STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
+_CONTROLS: Final = (
+    *range(0x09),
+    *range(0x0B, 0x20),
+    *range(0x7F, 0xA0),
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+)
+_MOVING: Final = dict.fromkeys(_CONTROLS, "?")
+"""Characters that a terminal obeys instead of showing them, but for the end of a line and the tabulator."""
+
 
 def endings() -> list[signal.Signals]:
     """Signals that ask a command to end. SIGHUP is none of them where the caller has it ignored (nohup)."""
@@ -46,9 +56,9 @@ def prepare() -> None:
 
 
 def tell(words: str) -> None:
-    """One line on standard error, which may be full or gone: that stops nothing."""
+    """Lines on standard error, which may be full or gone: that stops nothing. What names hold moves nothing on the terminal."""
     with contextlib.suppress(OSError, ValueError):
-        print(words, file=sys.stderr, flush=True)
+        print(words.translate(_MOVING), file=sys.stderr, flush=True)
 
 
 def give_up_output() -> None:

@@ -203,7 +203,7 @@ def _dates(times_ns: Sequence[int]) -> list[float]:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    return _short(name).replace("_", " ")
 
 
 def _short(name: str | None) -> str:

@@ -104,7 +104,7 @@ def take(query: Query, span: Range, money: Money) -> Told:
 
 
 def _answers(span: Range) -> str:
-    """What the analysis answered last within the time, of the job where one is named: what it says now is not what it said then."""
+    """What the analysis answered last within the time, of the job where one is named: it may say something else now."""
     whose = "TRUE" if span.job is None else f"ends_with(subject, {text(f' of job {span.job}')})"
     return f"""
 SELECT subject, state, reason FROM (
