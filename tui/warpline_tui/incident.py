@@ -12,6 +12,10 @@ from warpline_proto.finding import GRAVITY, OPEN, Finding, from_json
 from .view import Ask
 
 INCIDENTS_MAX: Final = 200
+GRAVEST_FIRST: Final = (
+    f"state <> '{OPEN}', list_position({[str(each) for each in GRAVITY]}, severity) NULLS LAST, updated_ns DESC"
+)
+"""SQL: the order of findings, so that where there are too many of them those are left that matter."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +31,11 @@ class Incident:
 
 
 def newest(ask: Ask, of: str = "TRUE") -> tuple[Incident, ...]:
-    """The newest state of each finding at the moment looked at, the last changed first; `of` is SQL about its subject."""
+    """The newest state of each finding at the moment looked at, the gravest open first; `of` is SQL about its subject."""
     rows = ask.rows(f"""
 SELECT document, state, opened_ns, updated_ns, alarms FROM findings WHERE {ask.until("updated_ns")} AND {of}
 QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
-ORDER BY updated_ns DESC LIMIT {INCIDENTS_MAX}
+ORDER BY {GRAVEST_FIRST} LIMIT {INCIDENTS_MAX}
 """)
     return tuple(filter(None, map(read, rows.to_pylist())))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..literal import literal
+from ..runs import EPOCH_CLOCKS_NS
 from ..view import Ask
 from .ranks import Compared, in_ranks
 
@@ -17,8 +18,6 @@ RECENT_NS: Final = 15 * 60 * 10**9
 """Of a live fleet no more than these before the newest step."""
 BINS_A_DECADE: Final = 48
 """Durations are counted in bins of 4.9 %, which are joined as far as the window is small."""
-EPOCH_CLOCKS_NS: Final = 10**18
-"""Starts beyond count from 1970: those of a live fleet, whose rows of other times are not even looked at."""
 KERNELS: Final = "kernels"
 OPERATIONS: Final = "operations"
 
@@ -180,7 +179,8 @@ def _recent(ask: Ask, who: Compared, span: Span) -> tuple[str, str | None, tuple
     of_accused = f"job = {literal(who.job or '')} AND {in_ranks(who.accused)} AND step IS NOT NULL"
     [row] = ask.rows(
         "SELECT min(step) AS first, max(step) AS last, max(at_ns) AS at_ns FROM (SELECT step, max(start_ns) AS at_ns FROM steps "
-        f"WHERE {' AND '.join([of_accused, *times, *terms])} GROUP BY step ORDER BY step DESC LIMIT {RECENT_STEPS})"
+        f"WHERE {' AND '.join([of_accused, *times, *terms])} GROUP BY step "
+        f"ORDER BY max(start_ns) FILTER (start_ns > {EPOCH_CLOCKS_NS}) DESC NULLS LAST, step DESC LIMIT {RECENT_STEPS})"
     ).to_pylist()
     if row["last"] is None:
         return " AND ".join(times + terms), None, None

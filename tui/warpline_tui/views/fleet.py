@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from warpline_proto.finding import GRAVITY
 
+from ..incident import GRAVEST_FIRST
+from ..runs import last, since
 from ..view import Ask
 
 RECENT_NS: Final = 120 * 10**9
@@ -198,18 +200,18 @@ def _findings(ask: Ask) -> str:
 SELECT id, severity, kind, job, node, gpu_uuid, summary FROM (
     SELECT * FROM findings WHERE {ask.until("updated_ns")}
     QUALIFY row_number() OVER (PARTITION BY id ORDER BY updated_ns DESC) = 1
-) WHERE state = 'open' ORDER BY updated_ns DESC LIMIT {FINDINGS_MAX}
+) WHERE state = 'open' ORDER BY {GRAVEST_FIRST} LIMIT {FINDINGS_MAX}
 """
 
 
 def _jobs(ask: Ask) -> str:
     return f"""
-WITH last AS (SELECT job, max(step) AS step FROM steps WHERE job IS NOT NULL AND {ask.until("start_ns")} GROUP BY job),
+WITH last AS ({last(f"job IS NOT NULL AND {ask.until('start_ns')}")}),
 ranks AS (
     SELECT s.job, s.rank, max(s.step) AS step, median(s.duration_ns) AS step_ns, median(s.compute_ns) AS compute_ns,
            median(s.communication_ns) AS communication_ns, median(s.idle_ns) AS idle_ns
     FROM steps s JOIN last USING (job)
-    WHERE (s.step IS NULL OR s.step > last.step - {RECENT_STEPS}) AND {ask.until("s.start_ns")} GROUP BY s.job, s.rank
+    WHERE {since(RECENT_STEPS, "last", "s")} AND {ask.until("s.start_ns")} GROUP BY s.job, s.rank
 )
 SELECT job, count(*) AS ranks, max(step) AS step, median(step_ns) AS step_ns, median(compute_ns) AS compute_ns,
        median(communication_ns) AS communication_ns, median(idle_ns) AS idle_ns,

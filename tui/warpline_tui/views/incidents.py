@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from warpline_proto.finding import OPEN
 
-from ..incident import Incident, read
+from ..incident import GRAVEST_FIRST, Incident, read
 from ..incident_text import FOLDED
 from ..money import Lost, lost
 from ..view import Ask
@@ -116,7 +116,7 @@ def swallowed(listed: Listed) -> str:
 def _incidents(ask: Ask) -> str:
     return f"""
 SELECT *, count(*) OVER () AS total FROM ({states(ask)})
-ORDER BY state <> '{OPEN}', list_position(['critical', 'warning', 'info'], severity) NULLS LAST, updated_ns DESC
+ORDER BY {GRAVEST_FIRST}
 LIMIT {INCIDENTS_MAX}
 """
 

@@ -8,6 +8,7 @@ from typing import Final
 from warpline_proto.history_tables import HISTORY_SECONDS as TEN_MINUTES
 
 from ..literal import same
+from ..runs import last, since
 from ..spans import DAY, Span, settled
 from ..view import Ask
 
@@ -38,13 +39,20 @@ class Size:
     nodes: int
     told: int
     """How many of the newest RECENT_STEPS numbers are recorded: of a recording that passes steps over, few."""
+    run_ns: int | None
+    """Before this an earlier run of the job, under the same name, told its steps; None where there was none."""
     groups: tuple[str, ...]
     """Those of GROUPED_BY of which there is more than one."""
 
     def since(self, steps: int) -> str:
         """SQL: the newest so many steps that were recorded, as far as they lie evenly."""
         stride = -(-RECENT_STEPS // max(self.told, 1))
-        return f"step > {self.last_step} - {steps * stride}"
+        ours = (
+            ""
+            if self.run_ns is None
+            else f" AND step <= {self.last_step} AND (start_ns IS NULL OR start_ns > {self.run_ns})"
+        )
+        return f"step > {self.last_step} - {steps * stride}{ours}"
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,11 @@ def extent(ask: Ask, job: str) -> Size:
     groups = ", ".join(f"count(DISTINCT {each}) AS {each}" for each in GROUPED_BY)
     [row] = ask.rows(
         f"""
-WITH newest AS (SELECT max(step) AS step FROM steps WHERE {same("job", job)} AND {when})
+WITH last AS ({last(f"{same('job', job)} AND {when}")})
 SELECT max(s.step) AS last_step, max(start_ns) AS last_ns, count(DISTINCT rank) AS ranks, count(DISTINCT node) AS nodes,
-       count(DISTINCT s.step) AS told, {groups},
+       count(DISTINCT s.step) AS told, any_value(run_ns) AS run_ns, {groups},
        (SELECT max(world_size) FROM jobs WHERE {same("job", job)}) AS world_size
-FROM steps s, newest WHERE {same("job", job)} AND {when} AND (s.step IS NULL OR s.step > newest.step - {RECENT_STEPS})
+FROM steps s, last WHERE {same("s.job", job)} AND {when} AND {since(RECENT_STEPS, "last", "s")}
 """,
         ASKED_SECONDS,
     ).to_pylist()

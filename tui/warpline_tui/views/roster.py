@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..incident import Incident, newest
+from ..runs import last, since
 from ..view import Ask
 
 RECENT_NS: Final = 120 * 10**9
@@ -101,12 +102,12 @@ ORDER BY node, gpu_index LIMIT {ROWS_MAX}
 
 def _ranks(ask: Ask) -> str:
     return f"""
-WITH newest AS (SELECT job, max(step) AS last FROM steps WHERE {ask.until("start_ns")} GROUP BY job)
+WITH last AS ({last(ask.until("start_ns"))})
 SELECT s.job, s.rank, any_value(s.node) AS node, any_value(s.pp) AS stage, any_value(s.dp) AS dp,
        max(s.step) AS step, count(*) AS steps, median(s.duration_ns) AS step_ns, median(s.compute_ns) AS compute_ns,
        median(s.communication_ns) AS communication_ns, median(s.idle_ns) AS idle_ns
-FROM steps s JOIN newest n ON s.job IS NOT DISTINCT FROM n.job
-WHERE (s.step IS NULL OR s.step > n.last - {RECENT_STEPS}) AND {ask.until("s.start_ns")}
+FROM steps s JOIN last ON s.job IS NOT DISTINCT FROM last.job
+WHERE {since(RECENT_STEPS, "last", "s")} AND {ask.until("s.start_ns")}
 GROUP BY s.job, s.rank ORDER BY s.job, s.rank LIMIT {ROWS_MAX}
 """
 

@@ -68,7 +68,7 @@ class Usual:
 
 def usual(ask: Ask, window: Window) -> Usual:
     """Ask for it."""
-    sql = f"""SELECT max(step) AS last, min(start_ns) AS first_ns FROM (
+    sql = f"""SELECT arg_max(step, start_ns) AS last, min(start_ns) AS first_ns FROM (
     SELECT step, start_ns FROM steps
     WHERE {window.who} AND step IS NOT NULL AND start_ns BETWEEN {window.start_ns - BEFORE_NS} AND {window.end_ns}{window.there()}
     ORDER BY start_ns DESC LIMIT {STEPS_MAX}
