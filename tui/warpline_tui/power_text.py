@@ -45,6 +45,9 @@ CAUSES: Final = {
 """What went before an idle time, as it is said here; one that lasts half an hour is a session that was forgotten."""
 MEANINGS_COLUMNS: Final = 150
 """A window this wide has room for what the states mean."""
+PADDING_COLUMNS: Final = 2
+"""Of a window, left and right of the sums."""
+GAP_COLUMNS: Final = 4
 BEHIND_SECONDS: Final = 25 * 60
 """The account is up to twelve minutes late; a node that fell silent is accounted after 25."""
 WORTH_A_LOOK: Final = 0.05
@@ -127,7 +130,7 @@ def _idle(power: Power) -> Text:
 
 
 def sums(power: Power, window_columns: int) -> Text:
-    """States to the left, causes to the right."""
+    """States to the left, causes to the right, as far apart as there is room for."""
     states = [("state", "time", "energy", ""), *_state_rows(power)]
     causes = [("execution-idle", "time", ""), *_cause_rows(power)] if power.causes else []
     left = grid(states, [False, True, True, True])
@@ -136,9 +139,10 @@ def sums(power: Power, window_columns: int) -> Text:
     meanings = ["", *(STATES.get(each.state, ("", ""))[1] for each in power.states)]
     width = max(map(len, left))
     right_width = max(map(len, right), default=0)
+    gap = " " * max(min(window_columns - PADDING_COLUMNS - width - right_width, GAP_COLUMNS), 1)
     lines = []
     for at, (one, other) in enumerate(zip_longest(left, right, fillvalue="")):
-        line = Text(one.ljust(width), styles[at] if at < len(styles) else "").append("    ")
+        line = Text(one.ljust(width), styles[at] if at < len(styles) else "").append(gap)
         line.append(other.ljust(right_width), "bold dim" if at == 0 else "not bold")
         if window_columns >= MEANINGS_COLUMNS and at < len(meanings):
             line.append(f"    {meanings[at]}", "dim")
