@@ -38,6 +38,21 @@ def test_once_prints_the_newest_and_at_a_past_moment(store: Path, capsys: pytest
     assert "111" in said and "555" not in said, "half an hour before the newest reading, not before now"
 
 
+def test_a_name_moves_nothing_on_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = DuckDBStore(tmp_path / "store")
+    row = {
+        "node": "a\x1b[2J\nb",
+        "gpu_uuid": "G1",
+        "gpu_index": 0,
+        "time_ns": 1_800_000_000 * 10**9,
+        "power_watts": 1.0,
+    }
+    made.write([Batch("device_samples", "test", TABLES["device_samples"].from_rows([row]))])
+    made.close()
+    assert main(["top", "--once", "--store", str(tmp_path / "store")]) == 0
+    assert "\na?[2J?b " in capsys.readouterr().out
+
+
 def test_json_has_the_keys_of_the_manual(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "--json", "--store", str(store)]) == 0
     document = json.loads(capsys.readouterr().out)

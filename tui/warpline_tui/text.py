@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from .grid import grid
 from .incident import open_ones
 from .views.roster import Roster
@@ -9,7 +12,7 @@ from .words import UNKNOWN, accused, cost, duration, number, share, since
 
 
 def fleet(shown: Roster) -> str:
-    """Findings first, then GPUs, then ranks."""
+    """Findings first, then GPUs, then ranks. What names hold moves nothing on the terminal."""
     parts = [_findings(shown)]
     if shown.gpus:
         gpu_heading = ("NODE", "GPU", "WATTS", "UTIL", "MHZ", "C", "JOB")
@@ -25,7 +28,7 @@ def fleet(shown: Roster) -> str:
             )
             for gpu in shown.gpus
         ]
-        parts.append("\n".join(grid([gpu_heading, *rows])))
+        parts.append("\n".join(grid([gpu_heading, *map(_harmless, rows)])))
     if shown.ranks:
         rank_heading = ("JOB", "RANK", "STAGE", "DP", "STEP", "STEP TIME", "COMPUTE", "NODE")
         rows_of_ranks = [
@@ -41,7 +44,7 @@ def fleet(shown: Roster) -> str:
             )
             for rank in shown.ranks
         ]
-        parts.append("\n".join(grid([rank_heading, *rows_of_ranks])))
+        parts.append("\n".join(grid([rank_heading, *map(_harmless, rows_of_ranks)])))
     return "\n\n".join(parts)
 
 
@@ -49,9 +52,17 @@ def _findings(shown: Roster) -> str:
     incidents = open_ones(shown.incidents)
     if not incidents:
         return "No finding is open." if shown.gpus or shown.ranks else "No data yet."
-    return "\n".join(
-        f"{incident.finding.severity.upper()} {incident.finding.kind}: {accused(incident.finding.subject)}"
-        f" | since {since(incident.finding)} | cost {cost(incident.finding)}\n  {incident.finding.summary}"
-        f"\n  next: {incident.finding.next_step}"
+    lines = (
+        (
+            f"{incident.finding.severity.upper()} {incident.finding.kind}: {accused(incident.finding.subject)}"
+            f" | since {since(incident.finding)} | cost {cost(incident.finding)}",
+            f"  {incident.finding.summary}",
+            f"  next: {incident.finding.next_step}",
+        )
         for incident in incidents
     )
+    return "\n".join(line for told in lines for line in _harmless(told))
+
+
+def _harmless(cells: Iterable[str]) -> tuple[str, ...]:
+    return tuple(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "?", cell) for cell in cells)
