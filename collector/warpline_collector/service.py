@@ -155,7 +155,9 @@ async def _doors(
     stack.callback(service.close)
     rim, address = await server.start(service, settings.collector.listen, secured.rim)
     stack.push_async_callback(rim.stop, server.STOP_SECONDS)
-    sql_door = postgres.Endpoint(settings.postgres, inside.workers, inside.audit, inside.directory, secured.sql)
+    sql_door = postgres.Endpoint(
+        settings.postgres, inside.workers, inside.audit, inside.directory, secured.sql, inside.clock
+    )
     stack.push_async_callback(sql_door.close)
     for place in await sql_door.start():
         opened(place)

@@ -65,6 +65,7 @@ def test_what_has_no_place_is_refused_and_the_session_goes_on(door: Door) -> Non
             (told(b"F", b"\0" * 8), b"08P01"),
             (told(b"P", b"\0SELECT $1\0\0\1\0\0\0\x17") + told(b"B", b"\0\0\0\1\0\1\0\1\0\0\0\1x\0\0"), b"42601"),
             (told(b"P", b"\0SELECT $1\0\0\0") + told(b"B", b"\0\0\0\0\0\0\0\0") + told(b"E", b"\0\0\0\0\0"), b"42000"),
+            (told(b"P", b"\0SHOW nothing\0\0\0") + told(b"B", b"\0\0\0\0\0\0\0\0") + told(b"E", b"\0\0\0\0\0"), b"42704"),
             (told(b"P", b"\0SELECT 1; SELECT 2\0\0\0"), b"42601"),
         ):  # fmt: skip
             connection.sendall(message + told(b"S", b""))

@@ -17,6 +17,7 @@ from postgres_door import Door, opened
 from warpline_collector.certificates import Certificates
 from warpline_collector.described import views
 from warpline_proto.tables import TABLES
+from warpline_proto.tls import read
 
 ENDLESS = "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))"
 
@@ -212,3 +213,15 @@ def test_over_tls_the_certificate_says_the_role(psql: str, tmp_path: Path) -> No
         assert [tuple(row.values())[:3] for row in denied.to_pylist()] == [
             ("vera", "question", "denied"), (None, "connect", "denied"), (None, "connect", "denied"),
         ]  # fmt: skip
+
+
+def test_a_session_ends_with_the_certificate_it_came_with(psql: str, tmp_path: Path) -> None:
+    """Else whoever keeps a connection open would be let in for ever."""
+    authority = Authority(tmp_path / "authority")
+    (tmp_path / "store").mkdir()
+    tls = authority.of("viewer", "vera")
+    where = f"host=127.0.0.1 sslmode=verify-ca sslcert={tls.certificate} sslkey={tls.key} sslrootcert={tls.authority}"
+    certificates = Certificates(authority.collector())
+    end_ns = read(tls).told.end_ns
+    with opened(tmp_path / "store", certificates=certificates, clock=lambda: end_ns) as door:
+        assert "the certificate has expired" in ask(psql, door, "SELECT 1", where=f"{where} port={door.port}")

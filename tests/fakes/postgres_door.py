@@ -6,7 +6,8 @@ import asyncio
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,6 +50,7 @@ def opened(
     config: Config = LISTEN,
     sql: SqlConfig = ONE_WORKER,
     certificates: Certificates | None = None,
+    clock: Callable[[], int] = time.time_ns,
 ) -> Iterator[Door]:
     """A door on a free port of loopback, and on a socket in `folder`."""
     store = DuckDBStore(folder)
@@ -57,7 +59,7 @@ def opened(
     audit.start()
     pool = WorkerPool(folder, sql, audit)
     loop = asyncio.new_event_loop()
-    endpoint = Endpoint(config, pool, audit, folder, certificates)
+    endpoint = Endpoint(config, pool, audit, folder, certificates, clock)
     door = Door(endpoint, store, audit, folder)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()

@@ -16,6 +16,8 @@ import secrets
 import socket
 import ssl
 import struct
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -60,7 +62,9 @@ class Endpoint:
         audit: Audit,
         directory: Path,
         certificates: Certificates | None = None,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._clock = clock
         self._config = config
         self._pool = pool
         self._audit = audit
@@ -189,10 +193,21 @@ class Endpoint:
             for name in _REPORTED:
                 link.write(messages.parameter_status(name, told.get(name, SETTINGS[name])))
             link.write(messages.backend_key(number, secret))
-            await session.run()
+            await self._until_expired(link, session)
         finally:
             del self._sessions[number]
             session.close()
+
+    async def _until_expired(self, link: Link, session: Session) -> None:
+        """Answer a client as long as its certificate holds: the handshake may be long over."""
+        left = None if link.end_ns is None else max(link.end_ns - self._clock(), 0) / 1e9
+        try:
+            async with asyncio.timeout(left) as holding:
+                await session.run()
+        except TimeoutError:
+            if not holding.expired():
+                raise
+            await _farewell(link, "the certificate has expired", "28000", "renew it with `warpline pki rotate`")
 
     async def _begin(self, link: Link, connection: socket.socket) -> tuple[Caller, dict[str, str]] | None:
         """Who it is and what it says of itself; None where it only wanted another's question cancelled, or is turned away."""

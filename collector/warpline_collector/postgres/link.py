@@ -36,6 +36,12 @@ class Link:
         shown = self._writer.get_extra_info("peercert")
         return dict(shown) if shown else {}
 
+    @property
+    def end_ns(self) -> int | None:
+        """Until when the client's certificate holds, ns since 1970; None where it showed none."""
+        until = self.certificate.get("notAfter")
+        return ssl.cert_time_to_seconds(until) * 10**9 if isinstance(until, str) else None
+
     async def startup(self) -> Startup:
         """The first message, and nothing behind it: a client waits for the answer."""
         while (size := messages.startup_size(self._buffer)) is None:

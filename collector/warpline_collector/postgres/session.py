@@ -230,6 +230,8 @@ class Session:
         elif kind == commands.SET:
             self._set(command)
         elif kind == commands.SHOW:
+            if command.name not in self._settings:
+                raise _unknown(command.name)
             self._link.write(messages.data_row([self._settings[command.name].encode()]))
         elif kind == commands.CLOSE:
             self._let_go(command.name)
@@ -356,6 +358,10 @@ _ENDS: Final = frozenset({commands.COMMIT, commands.ROLLBACK, commands.RELEASE})
 """What is answered also in a transaction that failed."""
 
 
+def _unknown(setting: str) -> Unanswered:
+    return Unanswered(f"there is no setting {setting[:100]!r}", "SHOW TABLES lists tables", "42704")
+
+
 def _fields_of(command: Command | None, portals: Mapping[str, Portal]) -> Sequence[tuple[str, int, int]] | None:
     """The columns that a command answers with; None where it has none."""
     if command is None:
@@ -363,7 +369,7 @@ def _fields_of(command: Command | None, portals: Mapping[str, Portal]) -> Sequen
     if command.kind == commands.SHOW:
         name = next((each for each in SETTINGS if each.lower() == command.name.lower()), None)
         if name is None:
-            raise Unanswered(f"there is no setting {command.name[:100]!r}", "SHOW TABLES lists tables", "42704")
+            raise _unknown(command.name)
         return [(name, messages.TEXT_OID, -1)]
     if command.kind == commands.FETCH and command.name in portals:
         rows = portals[command.name].rows
