@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from warpline_cli.main import main
 from warpline_cli.processes import ChildEnded, Processes
 from warpline_cli.scenario import FAULTS, HEALTHY, SICK, scenario
+from warpline_cli.verbs import demo as demo_verb
 
-SECONDS_MAX = 120.0
+SECONDS_MAX = 200.0
 COMMAND = [sys.executable, "-m", "warpline_cli.main", "demo"]
 
 
@@ -38,6 +41,18 @@ def test_the_demonstration_finds_what_it_injected(seed: int, last: str) -> None:
     assert HEALTHY not in done.stdout
     assert "energy, of made-up readings: 13 GPUs drew " in done.stdout
     assert done.stderr == ""
+
+
+def test_a_machine_that_is_too_busy_is_not_called_a_miss(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where no pass of the analysis saw the end of the run, nothing is known of what it would have found."""
+    monkeypatch.setattr(demo_verb, "LAST_PASS_SECONDS_MAX", 0.0)
+    assert main(["demo", "--seconds", "10", "--json"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["judged"] is False
+    assert "this machine is too busy" in printed.err
+    assert "Not found" not in printed.err
 
 
 def _hear_ctrl_c() -> None:

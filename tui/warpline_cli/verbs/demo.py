@@ -28,8 +28,13 @@ START_SECONDS: Final = 4.0
 READY_SECONDS_MAX: Final = 20.0
 LAST_PASS_SECONDS: Final = 3.0
 """After the last row the analysis has at least this long for its last pass ..."""
-LAST_PASS_SECONDS_MAX: Final = 45.0
-"""... and on a busy machine up to this long, until a pass has begun that late."""
+LAST_PASS_SECONDS_MAX: Final = 100.0
+"""... and on a busy machine up to this long, until a pass has begun that late: it rests four times as long as it took."""
+LEFT: Final = "Left before the run was over: not judged."
+TOO_BUSY: Final = (
+    f"No pass of the analysis saw the end of the run within {LAST_PASS_SECONDS_MAX:g} s, so nothing is judged: this machine is "
+    "too busy. Try again when it is not."
+)
 FLUSH_SECONDS: Final = 1.0
 """Agents have sent their last rows so long after these were made."""
 LOOK_SECONDS: Final = 5.0
@@ -78,16 +83,16 @@ def _run(options: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     plan = scenario(options.seed)
     with _folder(options.keep) as folder:
         try:
-            found, over = _play(options, plan, folder)
+            found, unjudged = _play(options, plan, folder)
         except ChildEnded as error:
             tell(f"demo: {error}")
             return 1, {"seed": plan.seed, "error": str(error)}
     expected, outcome = plan.expectation(), plan.judge(found)
     document = {
-        "seed": plan.seed, "injected": None if expected is None else expected.words, "judged": over, "found": outcome.found,
-        "wrongly_accused": list(outcome.wrong), "findings": found,
+        "seed": plan.seed, "injected": None if expected is None else expected.words, "judged": not unjudged,
+        "found": outcome.found, "wrongly_accused": list(outcome.wrong), "findings": found,
     }  # fmt: skip
-    return _tell(plan, found, over), document
+    return _tell(plan, found, unjudged), document
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -120,8 +125,8 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[list[dict[str, Any]], bool]:
-    """Run everything; the findings that are open at the end, and whether the time was over then."""
+def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Run everything; the findings that are open at the end, and why they are not to be judged, "" where they are."""
     from warpline_cli.processes import Processes, free_address
     from warpline_proto.client import QueryClient
 
@@ -137,8 +142,8 @@ def _play(options: argparse.Namespace, plan: Scenario, folder: Path) -> tuple[li
                 if code := screen.show(client.query):
                     raise SystemExit(code)
                 over = time.monotonic() - started >= START_SECONDS + options.seconds + LAST_PASS_SECONDS
-                return _findings(client), over
-            return _watch(processes, client, started, START_SECONDS + options.seconds), True
+                return _findings(client), "" if over else LEFT
+            return _watch(processes, client, started, START_SECONDS + options.seconds)
 
 
 def _start(processes: Processes, plan: Scenario, folder: Path, address: str, seconds: float) -> int:
@@ -177,15 +182,18 @@ def _answers(client: QueryClient, agents: int) -> bool:
         return False
 
 
-def _watch(processes: Processes, client: QueryClient, started: float, seconds: float) -> list[dict[str, Any]]:
+def _watch(
+    processes: Processes, client: QueryClient, started: float, seconds: float
+) -> tuple[list[dict[str, Any]], str]:
     """Print findings as they come and go, until a pass has begun after the last rows of the jobs, `seconds` from the start."""
     last_rows_ns = time.time_ns() + int((started + seconds + FLUSH_SECONDS - time.monotonic()) * 1e9)
     seen: dict[str, dict[str, Any]] = {}
-    enough = False
-    while not enough:
+    judged, over_seconds = False, 0.0
+    while not judged and over_seconds < LAST_PASS_SECONDS_MAX:
         time.sleep(POLL_SECONDS)
         processes.check()
-        enough = _enough(client, time.monotonic() - started - seconds, last_rows_ns)
+        over_seconds = time.monotonic() - started - seconds
+        judged = over_seconds >= LAST_PASS_SECONDS and _passed(client, last_rows_ns)
         now = {finding["id"]: finding for finding in _findings(client)}
         for identifier in now.keys() - seen.keys():
             _say(started, _told(now[identifier]))
@@ -196,13 +204,11 @@ def _watch(processes: Processes, client: QueryClient, started: float, seconds: f
         _say(started, f"broken: {row['source']} {row['subject']}: {row['reason']}")
     _say(started, demo_energy.line(client))
     _say(started, _closer_look(client, seen.values()))
-    return list(seen.values())
+    return list(seen.values()), "" if judged else TOO_BUSY
 
 
-def _enough(client: QueryClient, over_seconds: float, last_rows_ns: int) -> bool:
-    """Whether the jobs have been over for long enough, and a pass that began after their last rows is done."""
-    if not LAST_PASS_SECONDS <= over_seconds < LAST_PASS_SECONDS_MAX:
-        return over_seconds >= LAST_PASS_SECONDS_MAX
+def _passed(client: QueryClient, last_rows_ns: int) -> bool:
+    """Whether a pass that began after the last rows of the jobs is done."""
     begun_ns = client.query(_PASS)["begun_ns"][0].as_py()
     return begun_ns is not None and begun_ns >= last_rows_ns
 
@@ -211,10 +217,14 @@ def _closer_look(client: QueryClient, found: Iterable[Mapping[str, Any]]) -> str
     """The last raw kernels of the first rank that is accused, or of some rank, fetched from its node; in words."""
     from warpline_cli import fetching
     from warpline_cli.scenario import SICK
+    from warpline_proto.errors import WarplineError
 
     subjects = [finding["subject"] for finding in found]
     job, rank = next(((each["job"], each["rank"]) for each in subjects if each.get("rank") is not None), (SICK, 0))
-    capture, node = fetching.ask(client, fetching.Wanted(job, rank, LOOK_SECONDS))
+    try:
+        capture, node = fetching.ask(client, fetching.Wanted(job, rank, LOOK_SECONDS))
+    except WarplineError as error:  # nothing of that rank has come
+        return f"no closer look: {error}"
     answer = fetching.wait(client, capture, node, LOOK_ANSWER_SECONDS)
     what = f"kernels of rank {rank} of job {job} one by one, from the ring on {node}"
     return f"closer look {answer.id}: {what}: {answer.detail or answer.state}"
@@ -236,14 +246,14 @@ def _say(started: float, words: str) -> None:
     print(f"{time.monotonic() - started:6.1f} s  {words}", flush=True)
 
 
-def _tell(plan: Scenario, found: list[dict[str, Any]], over: bool) -> int:
-    """The truth beside what was said; nothing is judged of a run that was left early."""
+def _tell(plan: Scenario, found: list[dict[str, Any]], unjudged: str) -> int:
+    """The truth beside what was said; nothing is judged of a run that was left early, or that the analysis did not see whole."""
     expected = plan.expectation()
     outcome = plan.judge(found)
     print(f"\ninjected: {expected.words if expected else 'nothing, this run is healthy'}")
-    if not over:
-        print("Left before the run was over: not judged.")
-        return 0
+    if unjudged:
+        print(unjudged)
+        return 0 if unjudged == LEFT else 1
     if outcome.right:
         named = (
             "Found what was injected, and accused nobody else."
