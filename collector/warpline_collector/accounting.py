@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
 from warpline_analysis.energy.account import AROUND_SECONDS, SOURCE, account
 from warpline_analysis.energy.floors import Floor, stored_floors, watts
-from warpline_analysis.parts import by_part
+from warpline_analysis.parts import Numbers, by_part
 from warpline_proto.batch import Batch
 from warpline_proto.errors import QueryError, WarplineError
 from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_NS
@@ -22,6 +23,7 @@ from .merging import HOUR_NS
 from .passes import Passes
 from .reader import CatalogReader
 from .store import Store
+from .windows import Nodes, Windows, counted
 
 PERIOD_SECONDS: Final = 60.0
 NODES_MAX: Final = 64
@@ -61,7 +63,8 @@ class Accounting:
         self._reader = reader
         self._config = config
         self._clock = clock
-        self._accounted: dict[Key, int] | None = None
+        self._nodes = Nodes()
+        self._accounted: Windows | None = None
         self._updated_ns = 0
         self._drawn: dict[str, tuple[int, dict[str, float]]] = {}
         self.newest: Mapping[str, float] = {}
@@ -79,37 +82,44 @@ class Accounting:
 
     def one_pass(self) -> int:
         """Account what is ripe; how many (window, nodes) were. Durable when it returns."""
-        counts, newest = self._counted()
-        if self._accounted is None:
-            self._accounted = self._remembered(counts)
-        due = [key for key, count in counts.items() if self._accounted.get(key, 0) < count and self._ripe(key, newest)]
+        counts, newest_ns = counted(by_part(self._reader, "device_samples", _COUNTS), self._nodes)
+        accounted = self._remembered(counts) if self._accounted is None else self._accounted.at(counts.keys)
+        due = self._due(counts, accounted, newest_ns)
         floors = stored_floors(self._reader) if due else {}
         done = failed = 0
-        for window_ns, nodes in _together(due):
+        for window_ns, nodes in _together(list(due)):
             if done + failed >= WINDOWS_MAX or self._passes.stop.is_set():
                 break
-            if self._done(window_ns, nodes, counts, floors):
-                self._accounted |= {(node, window_ns): counts[node, window_ns] for node in nodes}
+            samples = {node: int(counts.counts[due[node, window_ns]]) for node in nodes}
+            if self._done(window_ns, samples, floors):
+                accounted[[due[node, window_ns] for node in nodes]] = list(samples.values())
                 done += 1
             else:
                 failed += 1
-        self._accounted = {key: count for key, count in self._accounted.items() if key in counts}
+        self._accounted = Windows(counts.keys, accounted)
         return done
 
-    def _done(
-        self, window_ns: int, nodes: Sequence[str], counts: Mapping[Key, int], floors: Mapping[str | None, Floor]
-    ) -> bool:
+    def _due(self, counts: Windows, accounted: Numbers, newest_ns: Numbers) -> dict[Key, int]:
+        """Windows with more samples than were accounted of which nothing more is to be expected, as many as one pass takes.
+
+        Their node has gone on, or has been silent since for long. With the place of each in `counts`, the oldest first.
+        """
+        ends_ns = counts.starts_ns + WINDOW_NS
+        gone_on = newest_ns[counts.nodes] >= ends_ns + int(AROUND_SECONDS * 1e9)
+        silent = ends_ns <= self._clock() - int(LATE_SECONDS * 1e9)
+        places = np.flatnonzero((counts.counts > accounted) & (gone_on | silent))
+        oldest = places[np.argsort(ends_ns[places], kind="stable")][: WINDOWS_MAX * NODES_MAX].tolist()
+        return {(self._nodes.name(int(counts.keys[place])), int(ends_ns[place]) - WINDOW_NS): place for place in oldest}
+
+    def _done(self, window_ns: int, samples: Mapping[str, int], floors: Mapping[str | None, Floor]) -> bool:
         """Whether the window could be accounted: one whose question fails is tried again, and holds no other up."""
         try:
-            if fuller := self._fuller(window_ns, nodes, counts):
+            if fuller := self._fuller(window_ns, samples):
                 self._account(window_ns, fuller, floors)
         except QueryError as error:
             if not self._passes.stop.is_set():
-                _LOG.error(
-                    "the energy account of %s failed and is tried again: %s",
-                    f"{len(nodes)} nodes at {window_ns}",
-                    error,
-                )
+                told = "the energy account of %d nodes at %d failed and is tried again: %s"
+                _LOG.error(told, len(samples), window_ns, error)
             return False
         return True
 
@@ -137,7 +147,7 @@ class Accounting:
                 totals[state] += drawn_watts
         self.newest = dict(totals)
 
-    def _fuller(self, window_ns: int, nodes: Sequence[str], counts: Mapping[Key, int]) -> list[str]:
+    def _fuller(self, window_ns: int, samples: Mapping[str, int]) -> list[str]:
         """Nodes of whose window no account was made of more samples than are left of it, nor one of its whole hour."""
         hour_ns = window_ns // HOUR_NS * HOUR_NS
         told = self._reader.query(
@@ -145,37 +155,24 @@ class Accounting:
             "count(merged) AS hours FROM energy_states "
             f"WHERE (window_ns = {window_ns} OR (window_ns = {hour_ns} AND merged IS NOT NULL)) GROUP BY node"
         ).to_pylist()
-        closed = {
-            row["node"] for row in told if row["hours"] or row["samples"] > counts.get((row["node"], window_ns), 0)
-        }
-        return [node for node in nodes if node not in closed]
+        closed = {row["node"] for row in told if row["hours"] or row["samples"] > samples.get(row["node"], 0)}
+        return [node for node in samples if node not in closed]
 
-    def _counted(self) -> tuple[dict[Key, int], dict[str, int]]:
-        """Samples by node and window, and the newest of each node."""
-        counts: dict[Key, int] = defaultdict(int)
-        newest: dict[str, int] = defaultdict(int)
-        for part in by_part(self._reader, "device_samples", _COUNTS).values():
-            for row in part.to_pylist():
-                counts[row["node"], row["window_ns"]] += row["samples"]
-                newest[row["node"]] = max(newest[row["node"]], row["newest_ns"])
-        return dict(counts), dict(newest)
-
-    def _remembered(self, counts: Mapping[Key, int]) -> dict[Key, int]:
+    def _remembered(self, counts: Windows) -> Numbers:
         """What was accounted before the collector was started, but for the newest windows."""
-        rows = self._reader.query(
-            "SELECT node, window_ns, max(updated_ns) AS updated_ns FROM energy_intervals GROUP BY ALL"
-        ).to_pylist()
-        self._updated_ns = max((row["updated_ns"] for row in rows), default=0)
-        known = {(row["node"], row["window_ns"]) for row in rows}
-        last = max((window_ns for _, window_ns in known), default=0) - AGAIN_WINDOWS * WINDOW_NS
-        return {key: count for key, count in counts.items() if key in known and key[1] <= last}
-
-    def _ripe(self, key: Key, newest: Mapping[str, int]) -> bool:
-        """Whether nothing more is to be expected of the window: its node has gone on, or has been silent since for long."""
-        node, window_ns = key
-        end_ns = window_ns + WINDOW_NS
-        later_ns = int(AROUND_SECONDS * 1e9)
-        return newest[node] >= end_ns + later_ns or self._clock() >= end_ns + int(LATE_SECONDS * 1e9)
+        [newest] = self._reader.query("SELECT max(updated_ns) AS updated_ns FROM energy_intervals").to_pylist()
+        self._updated_ns = newest["updated_ns"] or 0
+        starts_ns = counts.starts_ns
+        known = self._reader.query(
+            "SELECT DISTINCT node, window_ns FROM energy_intervals WHERE node IS NOT NULL AND window_ns >= ?",
+            [int(starts_ns.min(initial=_FAR_NS))],
+        )
+        if not known.num_rows:
+            return np.zeros(len(counts.keys), np.int64)
+        windows_ns = known.column("window_ns").to_numpy()
+        keys = self._nodes.keys(known.column("node").combine_chunks(), windows_ns)
+        last_ns = windows_ns.max() - AGAIN_WINDOWS * WINDOW_NS
+        return np.where(np.isin(counts.keys, keys) & (starts_ns <= last_ns), counts.counts, 0)
 
     def _turn(self) -> None:
         try:

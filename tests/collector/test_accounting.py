@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from warpline_collector.accounting import Accounting
@@ -14,6 +15,7 @@ from warpline_collector.retention import Config as Kept
 from warpline_collector.stores.duckdb import Config as StoreConfig
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_collector.stores.tended import TendedStore
+from warpline_collector.windows import Nodes, counted
 from warpline_proto.batch import Batch
 from warpline_proto.tables import DEVICE_SAMPLES
 
@@ -195,3 +197,26 @@ def test_old_accounts_are_merged_by_the_hour_and_add_up(tmp_path: Path) -> None:
         Accounting(store, reader, clock=lambda: now).one_pass()
         assert reader.query(by_cause).to_pylist() == before
     store.close()
+
+
+def test_samples_of_all_parts_add_up_by_node_and_window() -> None:
+    """Parts without rows and nodes that one part alone knows included; what was never counted is none."""
+
+    def part(*rows: tuple[str, int, int, int]) -> pa.Table:
+        names = ("node", "window_ns", "samples", "newest_ns")
+        types = (pa.string(), pa.int64(), pa.int64(), pa.int64())
+        return pa.table({name: pa.array([row[at] for row in rows], types[at]) for at, name in enumerate(names)})
+
+    first, second = WINDOW * NS, 2 * WINDOW * NS
+    nodes = Nodes()
+    parts = {"1": part(("b", first, 3, 700), ("a", second, 1, 900)), "2": part(), "3": part(("b", first, 4, 600))}
+    windows, newest_ns = counted(parts, nodes)
+    told = {
+        (nodes.name(int(key)), int(at)): int(n)
+        for key, at, n in zip(windows.keys, windows.starts_ns, windows.counts, strict=True)
+    }
+    assert told == {("b", first): 7, ("a", second): 1}
+    assert [newest_ns[node] for node in windows.nodes] == [700, 900]
+    assert windows.at(windows.keys + 1).tolist() == [0, 0]
+    empty, _ = counted({}, nodes)
+    assert (len(empty.keys), empty.at(windows.keys).tolist()) == (0, [0, 0])
