@@ -16,6 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from warpline_proto.table import Table
 from warpline_proto.tables import table as declared
 
 from . import parquet
@@ -50,7 +51,7 @@ class Segment:
     @property
     def current(self) -> bool:
         """Whether it has the columns of this version."""
-        return self.columns == fingerprint(declared(self.table_name).schema)
+        return self.columns == columns_of(self.table_name)
 
 
 class Manifest:
@@ -152,6 +153,16 @@ class Manifest:
         return replace(segment, damaged=parquet.damage(self._directory / segment.path, segment.bytes))
 
 
+def columns_of(name: str) -> str:
+    """The fingerprint of a declared table, reckoned once: each commit holds it against thousands of segments."""
+    table = declared(name)
+    known = _FINGERPRINTS.get(name)
+    if known is None or known[0] is not table:
+        known = _FINGERPRINTS[name] = (table, fingerprint(table.schema))
+    return known[1]
+
+
+_FINGERPRINTS: Final[dict[str, tuple[Table, str]]] = {}
 _COLUMNS: Final = (
     "ordinal", "table_name", "path", "rows", "bytes", "columns", "time_min_ns", "time_max_ns", "sealed_ns",
 )  # fmt: skip

@@ -9,17 +9,18 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from warpline_collector import catalog
+from warpline_collector import catalog, segments
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import StoreError
-from warpline_proto.tables import LOG_EVENTS
+from warpline_proto.tables import LOG_EVENTS, TABLES
 
 MakeFrame = Callable[..., Frame]
 EACH_ONCE = "SELECT count(*) AS rows, count(DISTINCT (step, rank)) AS distinct_rows, max(step) AS newest FROM steps"
@@ -359,3 +360,19 @@ def test_segments_of_an_older_version_still_answer(
             "SELECT scope, count(*) AS rows FROM steps GROUP BY scope ORDER BY rows, scope"
         ).to_pylist()
         assert sorted((row["scope"] or "", row["rows"]) for row in found) == [("", 12), ("step", 12)]
+
+
+def test_a_commit_reckons_no_fingerprint_for_each_segment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of weeks has thousands of segments, and there are ten commits a second."""
+    asked: list[Any] = []
+    wanted = segments.fingerprint(TABLES["steps"].schema)
+    monkeypatch.setattr(segments, "_FINGERPRINTS", {})
+
+    def fingerprint(schema: Any) -> str:
+        asked.append(schema)
+        return wanted
+
+    monkeypatch.setattr(segments, "fingerprint", fingerprint)
+    listed = [segments.Segment(number, "steps", "path", 1, 1, wanted, 1, 1, 1) for number in range(1_000)]
+    assert all(each.current for each in listed)
+    assert len(asked) == 1

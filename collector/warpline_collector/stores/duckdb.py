@@ -26,7 +26,7 @@ from .. import catalog, engine, hot, joining, ledger, segments
 from ..engine import refusals
 from ..grace import Grace, orphans
 from ..reader import CatalogReader
-from ..schema import column_list, fingerprint, quoted
+from ..schema import column_list, quoted
 
 DAY_NS: Final = 86_400 * 10**9
 _LOG = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ class DuckDBStore:
             segments=tuple(segment.path for segment in readable if segment.current),
             older=tuple(segment.path for segment in readable if not segment.current),
             chunks=self._hot.paths(name),
-            columns=fingerprint(TABLES[name].schema),
+            columns=segments.columns_of(name),
         )
 
     def _ripe(self, name: str) -> bool:
