@@ -17,8 +17,9 @@ import pyarrow as pa
 from warpline_proto.finding import GRAVITY
 
 from ..incident import GRAVEST_FIRST
-from ..runs import last, since
+from ..runs import STEPS, since, told
 from ..view import Ask
+from . import headline
 
 RECENT_NS: Final = 120 * 10**9
 """A GPU that was not heard of for so long before the newest reading is gone from the fleet."""
@@ -133,17 +134,17 @@ class FleetView:
 
     def take(self, ask: Ask) -> Fleet:
         """Lists now and then, the last seconds each time."""
-        listed = ask.rows(_listed(ask), LISTED_SECONDS)
-        newest = ask.rows(f"SELECT max(time_ns) AS newest FROM device_samples WHERE {ask.until()}")["newest"][0].as_py()
+        newest_ns = headline.newest(ask)
+        listed = ask.rows(_listed(ask, newest_ns), LISTED_SECONDS)
         table = listed
-        if newest is not None:
-            table = overlaid(listed, ask.rows(_fresh(ask, newest)))
+        if newest_ns is not None:
+            table = overlaid(listed, ask.rows(_fresh(ask, newest_ns)))
         rows = ask.rows(_findings(ask)).to_pylist()
         return Fleet(
             _judged(table, listed, rows),
             tuple(Job(**row) for row in ask.rows(_jobs(ask), JOBS_SECONDS).to_pylist()),
             frozenset(str(row["job"]) for row in rows if row["job"] is not None),
-            newest,
+            newest_ns,
             ask.now_ns,
             ask.at_ns is not None,
         )
@@ -173,7 +174,7 @@ _LAST: Final = _readings("arg_max({}, time_ns)", "arg_max({}, time_ns)")
 _LATELY: Final = _readings("avg({})", "max({})")
 
 
-def _listed(ask: Ask) -> str:
+def _listed(ask: Ask, newest_ns: int | None) -> str:
     return f"""
 SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_index)::INTEGER AS gpu,
     any_value(gpu_uuid) AS gpu_uuid, any_value(gpu_name) AS gpu_name, arg_max(job, time_ns) AS job,
@@ -182,7 +183,7 @@ SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_inde
     arg_max(resident_processes, time_ns)::INTEGER AS programs, {_LAST}
 FROM device_samples
 WHERE {ask.until()}
-  AND (time_ns IS NULL OR time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {RECENT_NS})
+  AND (time_ns IS NULL OR {headline.since(newest_ns, RECENT_NS)})
 GROUP BY key
 ORDER BY node, gpu, key LIMIT {GPUS_MAX}
 """
@@ -206,12 +207,11 @@ SELECT id, severity, kind, job, node, gpu_uuid, summary FROM (
 
 def _jobs(ask: Ask) -> str:
     return f"""
-WITH last AS ({last(f"job IS NOT NULL AND {ask.until('start_ns')}")}),
-ranks AS (
+WITH {told(f"job IS NOT NULL AND {ask.until('start_ns')}")}, ranks AS (
     SELECT s.job, s.rank, max(s.step) AS step, median(s.duration_ns) AS step_ns, median(s.compute_ns) AS compute_ns,
            median(s.communication_ns) AS communication_ns, median(s.idle_ns) AS idle_ns
-    FROM steps s JOIN last USING (job)
-    WHERE {since(RECENT_STEPS, "last", "s")} AND {ask.until("s.start_ns")} GROUP BY s.job, s.rank
+    FROM {STEPS}
+    WHERE {since(RECENT_STEPS)} AND {ask.until("s.start_ns")} GROUP BY s.job, s.rank
 )
 SELECT job, count(*) AS ranks, max(step) AS step, median(step_ns) AS step_ns, median(compute_ns) AS compute_ns,
        median(communication_ns) AS communication_ns, median(idle_ns) AS idle_ns,

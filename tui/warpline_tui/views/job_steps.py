@@ -8,7 +8,7 @@ from typing import Final
 from warpline_proto.history_tables import HISTORY_SECONDS as TEN_MINUTES
 
 from ..literal import same
-from ..runs import last, since
+from ..runs import STEPS, since, told
 from ..spans import DAY, Span, settled
 from ..view import Ask
 
@@ -109,11 +109,12 @@ def extent(ask: Ask, job: str) -> Size:
     groups = ", ".join(f"count(DISTINCT {each}) AS {each}" for each in GROUPED_BY)
     [row] = ask.rows(
         f"""
-WITH last AS ({last(f"{same('job', job)} AND {when}")})
-SELECT max(s.step) AS last_step, max(start_ns) AS last_ns, count(DISTINCT rank) AS ranks, count(DISTINCT node) AS nodes,
-       count(DISTINCT s.step) AS told, any_value(run_ns) AS run_ns, {groups},
+WITH {told(f"{same('job', job)} AND {when}")}
+SELECT max(s.step) AS last_step, max(start_ns) AS last_ns, count(DISTINCT s.rank) AS ranks, count(DISTINCT node) AS nodes,
+       count(DISTINCT s.step) AS told, max(run_ns) AS run_ns, {groups},
        (SELECT max(world_size) FROM jobs WHERE {same("job", job)}) AS world_size
-FROM steps s, last WHERE {same("s.job", job)} AND {when} AND {since(RECENT_STEPS, "last", "s")}
+FROM {STEPS}
+WHERE {same("s.job", job)} AND {when} AND {since(RECENT_STEPS)}
 """,
         ASKED_SECONDS,
     ).to_pylist()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..view import Ask
-from .headline import RECENT_NS
+from .headline import RECENT_NS, newest, since
 
 NAMES_MAX: Final = 20_000
 INCIDENTS_MAX: Final = 500
@@ -48,7 +48,7 @@ def _nodes(ask: Ask) -> str:
     return f"""
 SELECT DISTINCT node FROM device_samples
 WHERE node IS NOT NULL AND {ask.until()}
-  AND time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {RECENT_NS}
+  AND {since(newest(ask), RECENT_NS)}
 ORDER BY node LIMIT {NAMES_MAX}
 """
 

@@ -12,6 +12,7 @@ from warpline_proto.power_tables import FORGOTTEN_SECONDS, WINDOW_NS
 from ..literal import same
 from ..power import BY, CauseSum, Drawer, Live, Power, Prices, StateSum
 from ..view import Ask
+from . import headline
 
 WINDOWS: Final = 6
 """An hour is shown."""
@@ -95,19 +96,18 @@ ORDER BY sum(joules) FILTER (state IN ('execution_idle', 'low_unknown', 'spinnin
 """
 
 
-def live(ask: Ask) -> str:
+def live(ask: Ask, newest_ns: int) -> str:
     """SQL: the newest readings, over GPUs."""
     return f"""
 WITH newest AS (
-    SELECT max(time_ns) AS time_ns, arg_max(power_watts, time_ns) AS watts, arg_max(resident_processes, time_ns) AS programs,
+    SELECT arg_max(power_watts, time_ns) AS watts, arg_max(resident_processes, time_ns) AS programs,
            arg_max(coalesce(sm_active_percent, gpu_utilization_percent), time_ns) < {LOW_PERCENT} AS low
     FROM device_samples
-    WHERE {ask.until()} AND time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {LIVE_NS}
+    WHERE {ask.until()} AND time_ns >= {newest_ns - LIVE_NS}
     GROUP BY node, coalesce(gpu_uuid, bus_id, gpu_index::VARCHAR)
 )
 SELECT count(*) AS gpus, count(watts) AS metered, sum(watts) AS watts, count(*) FILTER (low AND programs > 0) AS idle,
-       sum(watts) FILTER (low AND programs > 0) AS idle_watts, count(*) FILTER (low AND programs IS NULL) AS unknown,
-       max(time_ns) AS newest_ns
+       sum(watts) FILTER (low AND programs > 0) AS idle_watts, count(*) FILTER (low AND programs IS NULL) AS unknown
 FROM newest
 """
 
@@ -125,8 +125,10 @@ class PowerView:
 
     def take(self, ask: Ask) -> Power:
         """The newest there is; an account that cannot be had keeps nobody from what is drawn now."""
-        [row] = ask.rows(live(ask)).to_pylist()
-        readings = Live(**row) if row["gpus"] else None
+        newest_ns = headline.newest(ask)
+        readings = None
+        if newest_ns is not None:
+            readings = Live(**ask.rows(live(ask, newest_ns)).to_pylist()[0], newest_ns=newest_ns)
         try:
             account = _account(ask, self.by)
         except WarplineError as error:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..incident import Incident, newest
-from ..runs import last, since
+from ..runs import STEPS, since, told
 from ..view import Ask
+from . import headline
 
 RECENT_NS: Final = 120 * 10**9
 """A GPU that was not heard of for so long before the newest reading is gone from the fleet."""
@@ -94,7 +95,7 @@ SELECT node, gpu_index, gpu_uuid, gpu_name, job, time_ns, power_watts, power_lim
        memory_used_bytes, memory_total_bytes, resident_processes
 FROM device_samples
 WHERE {ask.until()}
-  AND (time_ns IS NULL OR time_ns >= (SELECT max(time_ns) FROM device_samples WHERE {ask.until()}) - {RECENT_NS})
+  AND (time_ns IS NULL OR {headline.since(headline.newest(ask), RECENT_NS)})
 QUALIFY row_number() OVER (PARTITION BY node, coalesce(gpu_uuid, gpu_index::VARCHAR) ORDER BY time_ns DESC) = 1
 ORDER BY node, gpu_index LIMIT {ROWS_MAX}
 """
@@ -102,12 +103,12 @@ ORDER BY node, gpu_index LIMIT {ROWS_MAX}
 
 def _ranks(ask: Ask) -> str:
     return f"""
-WITH last AS ({last(ask.until("start_ns"))})
+WITH {told(ask.until("start_ns"))}
 SELECT s.job, s.rank, any_value(s.node) AS node, any_value(s.pp) AS stage, any_value(s.dp) AS dp,
        max(s.step) AS step, count(*) AS steps, median(s.duration_ns) AS step_ns, median(s.compute_ns) AS compute_ns,
        median(s.communication_ns) AS communication_ns, median(s.idle_ns) AS idle_ns
-FROM steps s JOIN last ON s.job IS NOT DISTINCT FROM last.job
-WHERE {since(RECENT_STEPS, "last", "s")} AND {ask.until("s.start_ns")}
+FROM {STEPS}
+WHERE {since(RECENT_STEPS)} AND {ask.until("s.start_ns")}
 GROUP BY s.job, s.rank ORDER BY s.job, s.rank LIMIT {ROWS_MAX}
 """
 

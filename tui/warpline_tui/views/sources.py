@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ..literal import literal
 from ..view import Ask
+from . import headline
 
 BY: Final = ("source", "node")
 """What states are counted by, in the order in which a key goes through them."""
@@ -97,9 +98,7 @@ class SourcesView:
 
     def take(self, ask: Ask) -> Sources:
         """Ask for counts, parts, agents and costs."""
-        newest: int | None = ask.rows(f"SELECT max(time_ns) AS at FROM source_health WHERE {ask.until()}")["at"][
-            0
-        ].as_py()
+        newest = headline.newest(ask, "source_health")
         costs = tuple(CaptureCost(**row) for row in ask.rows(_costs(ask), ASKED_SECONDS).to_pylist())
         if newest is None:
             return Sources(ask.now_ns, self.by, costs=costs)
@@ -119,13 +118,13 @@ class SourcesView:
 
 
 def _known(ask: Ask, newest_ns: int) -> str:
-    """SQL: the newest word of each part at a time of whole five seconds, so that the same words are asked for a while."""
+    """SQL: the newest word of each part, as of whole five seconds, so that the same words are asked for a while."""
     end_ns = -(-newest_ns // (5 * 10**9)) * 5 * 10**9
     return f"""
 SELECT coalesce(node, '-') AS node, coalesce(source, '-') AS source, coalesce(subject, '') AS subject,
        coalesce(arg_max(state, time_ns), '-') AS state, arg_max(coalesce(reason, ''), time_ns) AS reason, max(time_ns) AS time_ns,
        sum(coalesce(dropped, 0))::BIGINT AS dropped
-FROM source_health WHERE time_ns > {end_ns - TOLD_NS} AND time_ns <= {end_ns} AND {ask.until()} GROUP BY ALL
+FROM source_health WHERE time_ns > {end_ns - TOLD_NS} AND {ask.until()} GROUP BY ALL
 """
 
 
