@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from warpline_proto.batch import Batch, Frame
+from warpline_proto.capture import BY_HAND
 from warpline_proto.finding import Severity
 from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS, METRICS, NODE_CLOCKS, SOURCE_HEALTH
 
@@ -151,12 +152,17 @@ class Fleet:
     def remember(self, rows: Iterable[Mapping[str, Any]], now_ns: int) -> None:
         """Agents that an earlier collector knew, as rows of table agents: one that went away meanwhile is late too."""
         for row in rows:
-            if len(self._seen) < AGENTS_MAX:
+            if len(self._seen) < AGENTS_MAX and row["agent"] != BY_HAND:
                 kept = {name: row[name] for name in ("agent", "boot", "heard_ns", "node", "cluster", "version", "lost")}
                 self._seen[row["agent"]] = Seen(**kept, awaited_ns=now_ns)
 
     def hear(self, frame: Frame, size: int, heard_ns: int) -> None:
-        """One frame of `size` bytes that came at `heard_ns`; one that was heard before counts once."""
+        """One frame of `size` bytes that came at `heard_ns`; one that was heard before counts once.
+
+        Requests that people send come as frames too: nobody waits for more of them.
+        """
+        if frame.agent == BY_HAND:
+            return
         seen = self._seen.get(frame.agent)
         if seen is None:
             if len(self._seen) >= AGENTS_MAX:

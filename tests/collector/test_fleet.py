@@ -13,6 +13,7 @@ from warpline_collector.fleet import FORGET_NS, Fleet, Seen, readings
 from warpline_collector.standing import Config, Keeper, judge
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch, Frame
+from warpline_proto.capture import BY_HAND
 from warpline_proto.errors import StoreError
 from warpline_proto.tables import DEVICE_SAMPLES, METRICS, SOURCE_HEALTH
 
@@ -142,6 +143,23 @@ def test_the_number_of_agents_is_bounded(monkeypatch: pytest.MonkeyPatch, make_f
         fleet.hear(make_frame(1, agent=name), 1, BEGIN_NS)
     assert ([seen.agent for seen in fleet.seen(BEGIN_NS)], fleet.left_out) == (["a", "b"], 2)
     assert fleet.seen(BEGIN_NS + FORGET_NS + 1) == []
+
+
+def test_who_asks_for_a_closer_look_is_no_agent_that_is_late_afterwards(make_frame: MakeFrame) -> None:
+    """Neither when it is heard nor when an earlier collector took it for one."""
+    fleet = Fleet()
+    fleet.hear(make_frame(1, agent=BY_HAND), 100, BEGIN_NS)
+    kept = {
+        "agent": BY_HAND,
+        "boot": "b",
+        "heard_ns": BEGIN_NS,
+        "node": BY_HAND,
+        "cluster": None,
+        "version": None,
+        "lost": 0,
+    }
+    fleet.remember([kept], BEGIN_NS)
+    assert fleet.seen(BEGIN_NS) == []
 
 
 def test_what_was_judged_is_kept_and_a_new_collector_goes_on_with_it(tmp_path: Path) -> None:
