@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -9,12 +10,13 @@ from typing import Final
 
 STOP_SECONDS: Final = 5.0
 """A pass that does not end within so long is left to the end of the process."""
+_LOG = logging.getLogger(__name__)
 
 
 class Passes:
     """`start` and `close`. `stop` is set once no further pass is wanted.
 
-    `one_pass` raises nothing; `interrupt` ends the question it is at; `rest_seconds` is told how long a pass took.
+    `interrupt` ends the question it is at; `rest_seconds` is told how long a pass took.
     """
 
     def __init__(
@@ -45,5 +47,8 @@ class Passes:
     def _loop(self) -> None:
         while not self.stop.is_set():
             begun = time.monotonic()
-            self._one_pass()
+            try:
+                self._one_pass()
+            except Exception:  # a fault of our own in one pass must not end all that would follow, nor be silent
+                _LOG.exception("a pass of %s failed, and the next is tried", self._thread.name)
             self.stop.wait(self._rest_seconds(time.monotonic() - begun))

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from warpline_collector import catalog, segments
+from warpline_collector import catalog, schema, segments
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
 from warpline_collector.stores.tended import TendedStore
@@ -365,11 +365,11 @@ def test_segments_of_an_older_version_still_answer(
 def test_a_commit_reckons_no_fingerprint_for_each_segment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store of weeks has thousands of segments, and there are ten commits a second."""
     asked: list[Any] = []
-    wanted = segments.fingerprint(TABLES["steps"].schema)
+    wanted = schema.fingerprint(TABLES["steps"].schema)
     monkeypatch.setattr(segments, "_FINGERPRINTS", {})
 
-    def fingerprint(schema: Any) -> str:
-        asked.append(schema)
+    def fingerprint(columns: Any) -> str:
+        asked.append(columns)
         return wanted
 
     monkeypatch.setattr(segments, "fingerprint", fingerprint)
