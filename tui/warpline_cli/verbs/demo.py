@@ -62,6 +62,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="one JSON object at the end; what happens meanwhile is told apart"
     )
+    parser.epilog = "Exit 0: what was injected was found, and nobody else accused; 1: not so, or something did not run."
 
 
 def run(options: argparse.Namespace) -> int:

@@ -53,6 +53,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", metavar="FILE", help="TOML file to check instead of those of the system and the user"
     )
+    parser.epilog = "Exit 0: all of it works or is not needed, 1: something is limited, 2: something is broken."
 
 
 def run(options: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="TOML file to read instead of those of the system and the user"
     )
     parser.add_argument("--json", action="store_true", help="an array of objects, one a receiver")
+    parser.epilog = "Exit 1: a receiver did not take the made-up incident."
 
 
 def run(options: argparse.Namespace) -> int:

@@ -37,6 +37,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             "--config", metavar="FILE", help="TOML file to read instead of those of the system and the user"
         )
         one.add_argument("--json", action="store_true", help="print one JSON document")
+        if name in ("check", "repair"):
+            one.epilog = "Exit 1: rows are lost."
         if name == "backup":
             one.add_argument("destination", metavar="DEST", help="directory to make; on the same disk it takes no room")
 
