@@ -13,16 +13,19 @@ import duckdb
 import pyarrow as pa
 
 from warpline_proto.errors import SchemaError, StoreError
+from warpline_proto.table import Table
 from warpline_proto.tables import TABLES
 
 from .hot import FOLDER as HOT
 from .parquet import sync_directory
 from .reader import Settings
-from .schema import create_table, quoted, sql_type, text
+from .schema import column_list, create_table, quoted, sql_type, text
 from .segments import FOLDER as SEGMENTS
 
 FILE: Final = "warpline.duckdb"
 LOCK: Final = "lock"
+PART_ROWS: Final = 200_000
+"""Rows of a table that are in memory at once while all of it is read."""
 Names = frozenset[tuple[str, int, int]]
 """Files of the engine as they were when their names were forced to disk."""
 
@@ -123,6 +126,14 @@ def keep_names(directory: Path, kept: Names) -> Names:
         for folder in (directory, *([] if kept else directory.resolve().parents[:1])):
             sync_directory(folder)
     return found
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, table: Table) -> Iterator[pa.Table]:
+    """All rows of a table, a part at a time: a small table may have come to millions of them in a year."""
+    [(end,)] = connection.sql(f"SELECT coalesce(max(rowid) + 1, 0) FROM {quoted(table.name)}").fetchall()
+    for start in range(0, end, PART_ROWS):
+        part = f"rowid >= {start} AND rowid < {start + PART_ROWS}"
+        yield connection.sql(f"SELECT {column_list(table)} FROM {quoted(table.name)} WHERE {part}").to_arrow_table()
 
 
 @contextmanager

@@ -7,8 +7,9 @@ forced to disk.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -51,14 +52,16 @@ class HotTail:
         if rows.num_rows == 0:
             return
         chunks = self._chunks.setdefault(table, [])
-        chunks.append(self._write(table, rows))
+        chunks.append(self._write(table, [rows]))
         if sum(chunk.rows < FULL_CHUNK_ROWS for chunk in chunks) > self._chunks_max:
             self._merge(table)
 
-    def replace(self, table: str, rows: pa.Table) -> None:
-        """Let `rows` be all that `table` has."""
+    def replace(self, table: str, parts: Iterable[pa.Table]) -> None:
+        """Let the rows of these be all that `table` has; they are asked for one by one."""
         before = self._chunks.get(table, [])
-        self._chunks[table] = [self._write(table, rows)] if rows.num_rows else []
+        some = (part for part in parts if part.num_rows)
+        first = next(some, None)
+        self._chunks[table] = [] if first is None else [self._write(table, chain([first], some))]
         self._retire_all(before)
 
     def _merge(self, table: str) -> None:
@@ -66,14 +69,23 @@ class HotTail:
         full = [chunk for chunk in before if chunk.rows >= FULL_CHUNK_ROWS]
         small = [chunk for chunk in before if chunk.rows < FULL_CHUNK_ROWS]
         merged = pa.concat_tables(parquet.read(self._directory / chunk.path) for chunk in small)
-        self._chunks[table] = [*full, self._write(table, merged)]
+        self._chunks[table] = [*full, self._write(table, [merged])]
         self._retire_all(small)
 
-    def _write(self, table: str, rows: pa.Table) -> Chunk:
+    def _write(self, table: str, parts: Iterable[pa.Table]) -> Chunk:
         self._count += 1
         path = f"{FOLDER}/{table}/{self._token}-{self._count:08d}.parquet"
-        parquet.write(rows.cast(declared(table).schema), self._directory / path, durable=False)
-        return Chunk(path, rows.num_rows)
+        schema = declared(table).schema
+        rows = 0
+
+        def written() -> Iterator[pa.Table]:
+            nonlocal rows
+            for part in parts:
+                rows += part.num_rows
+                yield part.cast(schema)
+
+        parquet.write_all(written(), schema, self._directory / path, durable=False)
+        return Chunk(path, rows)
 
     def _retire_all(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:

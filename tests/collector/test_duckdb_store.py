@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from warpline_collector import catalog, schema, segments
+from warpline_collector import catalog, engine, schema, segments
 from warpline_collector.reader import CatalogReader
 from warpline_collector.stores.duckdb import Config, DuckDBStore
 from warpline_collector.stores.tended import TendedStore
@@ -376,3 +377,20 @@ def test_a_commit_reckons_no_fingerprint_for_each_segment(monkeypatch: pytest.Mo
     listed = [segments.Segment(number, "steps", "path", 1, 1, wanted, 1, 1, 1) for number in range(1_000)]
     assert all(each.current for each in listed)
     assert len(asked) == 1
+
+
+def test_a_small_table_of_many_rows_is_exported_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a start all of it is written anew: as one piece a year of logs would not fit into memory. Gaps cost no row."""
+    monkeypatch.setattr(engine, "PART_ROWS", 10)
+    rows = [{"node": "n", "kind": "xid", "time_ns": second * 10**9} for second in range(95)]
+    store = DuckDBStore(tmp_path)
+    store.write([Batch(LOG_EVENTS.name, "test", LOG_EVENTS.from_rows(rows))])
+    store.close()
+    with duckdb.connect(str(tmp_path / engine.FILE)) as file:
+        file.execute("DELETE FROM log_events WHERE time_ns BETWEEN 15000000000 AND 44000000000")
+    store = DuckDBStore(tmp_path)
+    left = (
+        store.query("SELECT time_ns // 1000000000 AS second FROM log_events ORDER BY ALL").column("second").to_pylist()
+    )
+    assert left == [*range(15), *range(45, 95)]
+    store.close()

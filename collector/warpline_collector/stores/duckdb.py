@@ -252,7 +252,7 @@ class DuckDBStore:
         """
         try:
             for name in sorted(self._stale):
-                self._hot.replace(name, self._hot_table(name))
+                self._hot.replace(name, engine.rows_of(self._connection, TABLES[name]))
                 self._stale.discard(name)
             self._generation += 1
             tables = {name: self._files(name) for name in TABLES}
@@ -289,7 +289,7 @@ class DuckDBStore:
         self._hot_rows[name] = 0
         del self._hot_since_ns[name]
         self._stale.discard(name)
-        self._hot.replace(name, TABLES[name].schema.empty_table())
+        self._hot.replace(name, ())
         self._generation += 1
 
     def _small(self, name: str, *, all_days: bool = False) -> Sequence[segments.Segment]:
