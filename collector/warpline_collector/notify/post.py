@@ -110,12 +110,11 @@ class Poster:
             return Answer(reply.status, _words(text, _secrets(parts, headers)), retry_seconds), onward
         except ssl.SSLCertVerificationError as error:
             raise PostError(f"its certificate is not trusted: {error.verify_message}") from None
-        except TimeoutError:
-            raise PostError(f"did not answer within {seconds:g} s") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if late.is_set() or isinstance(error, TimeoutError):  # whichever of the two bounds was first
+                raise PostError(f"did not answer within {seconds:g} s") from None
             words = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
-            told = f"was cut off after {seconds:g} s" if late.is_set() else f"cannot be reached: {words}"
-            raise PostError(told) from None
+            raise PostError(f"cannot be reached: {words}") from None
         finally:
             deadline.cancel()
             self._connection = None
