@@ -308,7 +308,7 @@ def test_time_that_connecting_took_counts(monkeypatch: pytest.MonkeyPatch) -> No
         def cancel(self) -> None:
             """It is over already."""
 
-    monkeypatch.setattr(post.threading, "Timer", Over)
+    monkeypatch.setattr(threading, "Timer", Over)
     with listening() as here:
         with pytest.raises(PostError, match="did not answer within 30 s"):
             Poster().post(here.url, b"{}", {}, 30)
