@@ -54,6 +54,14 @@ def test_each_alert_goes_off_when_it_should_and_none_where_nothing_is_wrong() ->
     assert set(alerts) - told == set()
 
 
+def test_however_prometheus_finds_the_collector_the_rules_know_it() -> None:
+    """By the name of its job: an operator's own would be that of the service."""
+    assert 'up{job="warpline"}' in (RULES / "warpline.rules.yml").read_text()
+    assert "job_name: warpline " in (RULES / "prometheus.yml").read_text()
+    monitor = (DEPLOY / "kubernetes" / "service-monitor.yaml").read_text()
+    assert "{targetLabel: job, replacement: warpline}" in monitor
+
+
 def test_every_alert_says_what_to_do_and_how_soon() -> None:
     text = (RULES / "warpline.rules.yml").read_text()
     alerts = text.count("- alert: ")
