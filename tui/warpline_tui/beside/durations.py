@@ -195,7 +195,7 @@ def _kernels(sides: Sides) -> str:
     """SQL: each kernel on both sides. Medians are weighted by count over the clusters that have one."""
     return f"""
 WITH kept AS (
-    {sides.of("kernel_clusters", "rank, kernel_id, category, count, sum_ns, p50_ns, p99_ns, max_ns")}
+    {sides.of("kernel_clusters", "rank, kernel_id, category, count, sum_ns, p50_ns, p99_ns, max_ns", "kernel_id IS NOT NULL")}
 ), ranks AS (
     SELECT kernel_id, mine, any_value(category) AS category, sum(count) AS count, sum(sum_ns) AS total,
            sum(p50_ns * count) / sum(count) FILTER (p50_ns IS NOT NULL) AS p50, max(p99_ns) AS p99, max(max_ns) AS longest
@@ -212,7 +212,7 @@ def _operations(sides: Sides) -> str:
     """SQL: each phase on both sides."""
     return f"""
 WITH kept AS (
-    {sides.of("phases", "rank, phase, kind, duration_ns", "duration_ns > 0")}
+    {sides.of("phases", "rank, phase, kind, duration_ns", "phase IS NOT NULL AND duration_ns > 0")}
 ), ranks AS (
     SELECT phase, mine, any_value(kind) AS category, count(*) AS count, sum(duration_ns) AS total, median(duration_ns) AS p50,
            quantile_cont(duration_ns, 0.99) AS p99, max(duration_ns) AS longest

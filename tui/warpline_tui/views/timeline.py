@@ -154,8 +154,8 @@ def _whole(ask: Ask, window: Window) -> tuple[int, int] | None:
         f"SELECT min(start_ns) AS first, max({end}) AS last FROM {table} WHERE {window.who}{window.there()}"
         for table, end in (
             ("steps", "start_ns + coalesce(duration_ns, 0)"),
-            ("raw_kernels", "start_ns + duration_ns"),
-            ("kernel_clusters", "end_ns"),
+            ("raw_kernels", "start_ns + coalesce(duration_ns, 0)"),
+            ("kernel_clusters", "coalesce(end_ns, start_ns)"),
             ("collectives", "start_ns + coalesce(duration_ns, 0)"),
         )
     )
@@ -176,8 +176,8 @@ def _found(ask: Ask, window: Window, jump: Jump) -> tuple[int, int] | None:
     else:
         named = f"kernel_id IN (SELECT kernel_id FROM kernel_names WHERE contains(lower(name), {literal(jump.needle.lower())}))"
         asked = [
-            f"SELECT start_ns, start_ns + duration_ns AS end_ns FROM raw_kernels WHERE {beyond} AND {named}",
-            f"SELECT start_ns, end_ns FROM kernel_clusters WHERE {beyond} AND {named}",
+            f"SELECT start_ns, start_ns + coalesce(duration_ns, 0) AS end_ns FROM raw_kernels WHERE {beyond} AND {named}",
+            f"SELECT start_ns, coalesce(end_ns, start_ns) AS end_ns FROM kernel_clusters WHERE {beyond} AND {named}",
         ]
     for sql in asked:
         rows = ask.rows(f"{sql} ORDER BY start_ns {order} LIMIT 1").to_pylist()

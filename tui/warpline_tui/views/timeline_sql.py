@@ -60,12 +60,12 @@ class Window:
 
 def binned(rows: str, window: Window, summed: str = "") -> str:
     """SELECT of slices from `rows` (track, start_ns, duration_ns, name, category, step, hit): what is at least a column long
-    by itself, what is shorter by the column in which it began."""
+    by itself, what is shorter by the column in which it began. A clock that was set back makes nothing take less than no time."""
     return f"""SELECT track, min(start_ns) AS start_ns, max(start_ns + duration_ns) AS end_ns, count(*) AS count,
     sum(duration_ns)::BIGINT AS busy_ns, max(duration_ns) AS longest_ns, arg_max(name, duration_ns) AS name,
     arg_max(category, duration_ns) AS category, arg_max(step, duration_ns) AS step, bool_or(hit) AS hit{summed},
     count(*) OVER () AS groups
-FROM ({rows})
+FROM (SELECT * REPLACE (greatest(coalesce(duration_ns, 0), 0) AS duration_ns) FROM ({rows}))
 GROUP BY track, duration_ns >= {window.bin_ns},
     CASE WHEN duration_ns >= {window.bin_ns} THEN start_ns ELSE (start_ns - {window.start_ns}) // {window.bin_ns} END
 ORDER BY busy_ns DESC, start_ns LIMIT {SLICES_MAX}"""
@@ -96,7 +96,8 @@ def phases(window: Window) -> str:
 
 def extents(window: Window) -> str:
     """From when to when single kernels are kept, by the closer look that they were sent for."""
-    return f"""SELECT capture_id, min(start_ns) AS start_ns, max(start_ns + duration_ns) AS end_ns, count(*) AS kernels
+    end = "start_ns + greatest(coalesce(duration_ns, 0), 0)"
+    return f"""SELECT capture_id, min(start_ns) AS start_ns, max({end}) AS end_ns, count(*) AS kernels
 FROM raw_kernels WHERE {window.within()} GROUP BY capture_id ORDER BY start_ns LIMIT {EXTENTS_MAX}"""
 
 
@@ -133,9 +134,9 @@ def clusters(window: Window, needle: str = "") -> str:
         max({end}) AS until_ns, sum(count) AS kernels, sum(sum_ns) AS sum_ns, {_hits(needle)} AS hit
     FROM kernel_clusters WHERE {window.within(end)} GROUP BY stream, step, kernel_id"""
     by_step = f"""
-    SELECT track, step, min(start_ns) AS start_ns, max(until_ns) - min(start_ns) AS duration_ns, sum(kernels)::BIGINT AS kernels,
-        sum(sum_ns)::BIGINT AS taken_ns, arg_max(kernel_id, sum_ns) AS name, 
-        arg_max(category, sum_ns) AS category, bool_or(hit) AS hit
+    SELECT track, step, min(start_ns) AS start_ns, max(until_ns) - min(start_ns) AS duration_ns,
+        coalesce(sum(kernels), 0)::BIGINT AS kernels, coalesce(sum(sum_ns), 0)::BIGINT AS taken_ns,
+        arg_max(kernel_id, sum_ns) AS name, arg_max(category, sum_ns) AS category, bool_or(hit) AS hit
     FROM ({by_kernel}) GROUP BY track, step"""
     return _named(binned(by_step, window, ", sum(kernels)::BIGINT AS kernels, sum(taken_ns)::BIGINT AS taken_ns"))
 

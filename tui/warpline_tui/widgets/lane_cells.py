@@ -213,7 +213,7 @@ def percent(share: float) -> str:
 
 
 def _level(share: float, levels: str) -> str:
-    return levels[min(int(share * len(levels)), len(levels) - 1)]
+    return levels[min(max(int(share * len(levels)), 0), len(levels) - 1)]
 
 
 def spark_of(lane: Lane, scale: Scale) -> list[Cell]:
