@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from .store import Store
 POLL_SECONDS: Final = 1.0
 WATCHERS_MAX: Final = 20_000
 """Agents that wait for requests; a node has one."""
+WATCHERS_OF_NODE_MAX: Final = 4
+"""More of one node let the oldest go: it is what an agent left that is no more, or one agent would take the room of all."""
 PENDING_MAX: Final = 1_000
 """Requests looked at in one round; the oldest come first."""
 SOURCE: Final = "collector"
@@ -41,6 +44,7 @@ class CaptureBoard:
         self._clock = clock
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._watchers = 0
+        self._places: dict[str, deque[object]] = {}
         self._round = asyncio.Condition()
 
     @property
@@ -61,9 +65,12 @@ class CaptureBoard:
     async def watch(self, node: str, alive: Callable[[], bool]) -> AsyncIterator[service_pb2.CaptureRequest]:
         """Each request for `node` once, as it comes, while `alive`; one that was taken is marked as sent."""
         sent: set[str] = set()
+        place = object()
+        places = self._places.setdefault(node, deque(maxlen=WATCHERS_OF_NODE_MAX))
+        places.append(place)
         self._watchers += 1
         try:
-            while alive():
+            while alive() and place in places:
                 async with self._round:
                     await self._round.wait()
                     pending = self._pending.get(node, [])
@@ -74,6 +81,10 @@ class CaptureBoard:
                 sent = {row["id"] for row in pending}
         finally:
             self._watchers -= 1
+            if place in places:
+                places.remove(place)
+            if not places and self._places.get(node) is places:
+                del self._places[node]
 
     def _ask(self) -> dict[str, list[dict[str, Any]]]:
         try:
