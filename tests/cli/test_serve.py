@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 from browser import browser
 
@@ -181,3 +182,20 @@ async def test_a_session_ends_with_its_program(local: str) -> None:
             while (await websocket.receive(timeout=SECONDS)).type is aiohttp.WSMsgType.BINARY:
                 pass
             assert websocket.closed
+
+
+async def test_sessions_do_not_outlive_a_server_that_was_killed(store: Path) -> None:
+    """As where memory runs out: nobody is left to end them."""
+    words = [sys.executable, "-m", "warpline_cli.main", "serve", "--listen", "127.0.0.1:0", "--store", str(store)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = process.stdout.readline().strip()
+        root = address.partition("?")[0]
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+            async with browser.get(address):
+                pass
+            async with browser.ws_connect(f"{root}ws") as websocket:
+                await painted(websocket, b"node-a")
+                sessions = psutil.Process(process.pid).children(recursive=True)
+                process.kill()
+        assert sessions and not psutil.wait_procs(sessions, timeout=SECONDS)[1]

@@ -51,7 +51,7 @@ class Processes:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=end_with_parent,
             )
 
     def check(self) -> None:
@@ -83,7 +83,7 @@ class Processes:
                 child.wait()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """In the child: the kernel sends SIGTERM when the parent is gone, also where it was killed and could end nobody."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -12,6 +12,8 @@ from aiohttp import WSMsgType, web
 from textual_serve.app_service import AppService
 from textual_serve.download_manager import DownloadManager
 
+from ..processes import end_with_parent
+
 COLUMNS: Final = (20, 500)
 LINES: Final = (5, 200)
 """Least and most of a terminal; a browser may say anything."""
@@ -63,8 +65,9 @@ class Session(AppService):
     async def _open_app_process(self, width: int = 80, height: int = 24) -> Process:
         environment = {**self._build_environment(width, height), "TEXTUAL_FPS": FRAMES_A_SECOND}
         made = await asyncio.create_subprocess_exec(
-            *self._words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True
-        )
+            *self._words, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment, start_new_session=True,
+            preexec_fn=end_with_parent,
+        )  # fmt: skip
         self._process, self._stdin = made, made.stdin
         return made
 
