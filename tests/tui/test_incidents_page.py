@@ -102,12 +102,16 @@ def test_in_the_past_it_shows_what_was_open_then(database: Database) -> None:
 
 
 async def test_healthy_and_cannot_tell_are_not_the_same(database: Database) -> None:
-    async with app_over(database, NOW, first="incidents").run_test(size=(100, 30)) as pilot:
+    now_ns = [NOW]
+    async with WarplineApp(database.query, clock=lambda: now_ns[0], first="incidents").run_test(
+        size=(100, 30)
+    ) as pilot:
         await settle(pilot)
         assert words(pilot, "#incident").startswith("CANNOT TELL")
         database.add("source_health", [answer("faults", "unsupported", "no kernel log was read")])
         database.add("source_health", [answer("straggler of job tune", "fresh", "largest excess 0.6 %, gate 5.0 %")])
         assert isinstance(pilot.app, WarplineApp)
+        now_ns[0] += 6 * 10**9
         pilot.app.ask(again=True)
         await settle(pilot)
         shown = words(pilot, "#incident")

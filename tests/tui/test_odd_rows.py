@@ -9,6 +9,7 @@ from seen import Database, app_over, go, settle, take, words
 
 from warpline_tui.place import Place
 from warpline_tui.views.kernels import KernelsView
+from warpline_tui.views.node import NodeView
 
 NS = 10**9
 NOW = 1_800_000_000 * NS
@@ -44,3 +45,33 @@ def test_a_kernel_without_an_identity_is_in_no_table() -> None:
     nameless = {**KERNEL, "kernel_id": None, "step": 1, "count": 1, "sum_ns": 9}
     database.add("kernel_clusters", [nameless, {**nameless, "kernel_id": 2}])
     assert [item.key for item in take(database, KernelsView(("train", 0)), NOW).durations.items] == ["2"]
+
+
+async def test_a_name_may_be_a_digit_that_is_no_number() -> None:
+    database = Database()
+    rows = [{"node": name, "gpu_uuid": name, "time_ns": NOW, "power_watts": 1.0} for name in ("²", "node-1", "٣")]
+    database.add("device_samples", rows)
+    async with app_over(database, NOW).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert "node-1" in words(pilot, "#grid")
+
+
+def test_ranks_that_all_call_their_gpu_zero_are_on_no_gpu_in_particular() -> None:
+    database = Database()
+    database.add(
+        "device_samples",
+        [{"node": "node-1", "gpu_uuid": f"GPU-{at}", "gpu_index": at, "time_ns": NOW} for at in (0, 1)],
+    )
+    database.add("steps", [{**STEP, "rank": rank, "device": 0} for rank in (0, 1)])
+    shown = take(database, NodeView("node-1"), NOW)
+    assert [shown.worker(gpu) for gpu in shown.gpus] == [None, None]
+    assert len(shown.workers) == 2
+
+
+def test_a_counter_that_did_not_tell_its_value_is_passed_over() -> None:
+    database = Database()
+    port = {"node": "node-1", "link_kind": "infiniband", "device": "mlx5_0", "port": 1, "time_ns": NOW}
+    database.add("device_samples", [{"node": "node-1", "gpu_uuid": "GPU-0", "time_ns": NOW}])
+    database.add("link_counters", [{**port, "counter": "state"}, {**port, "counter": "rate", "value": 400 * 10**9}])
+    [shown] = take(database, NodeView("node-1"), NOW).ports
+    assert (shown.state, shown.bits_per_second) == (None, 400e9)

@@ -97,7 +97,7 @@ def _ordered(gpus: Gpus, members: dict[str, list[int]], values: Numbers, order: 
 @lru_cache(GPUS_MAX)
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """node-9 before node-10; kept, since names are put in order at each letter of a search."""
-    return [(each.isdigit(), int(each) if each.isdigit() else 0, each) for each in _NUMBERS.split(name)]
+    return [(each.isdecimal(), int(each) if each.isdecimal() else 0, each) for each in _NUMBERS.split(name)]
 
 
 def _placed(ordered: list[str], members: dict[str, list[int]], width: int) -> list[tuple[str, list[int]]]:

@@ -15,6 +15,8 @@ from ..view import Ask
 
 INCIDENTS_MAX: Final = 500
 ANSWERS_MAX: Final = 1_000
+HEALTH_SECONDS: Final = 5.0
+"""What the analysis says of itself stands among what every source of every node says of itself: it is looked for so rarely."""
 PASS: Final = "pass"
 """Under this subject the analysis reports for itself."""
 
@@ -77,13 +79,13 @@ class IncidentsView:
         """Ask for incidents and answers."""
         rows = ask.rows(_incidents(ask)).to_pylist()
         listed = tuple(each for each in (listed_of(ask, row) for row in rows) if each is not None)
-        [health] = ask.rows(_passed(ask)).to_pylist()
+        [health] = ask.rows(_passed(ask), HEALTH_SECONDS).to_pylist()
         return Incidents(
             ask.now_ns,
             listed,
             rows[0]["total"] if rows else 0,
             len(rows) - len(listed),
-            tuple(map(_answer, ask.rows(_answers(ask)).to_pylist())),
+            tuple(map(_answer, ask.rows(_answers(ask), HEALTH_SECONDS).to_pylist())),
             health["passed_ns"],
             None if ask.prices is None else ask.prices.currency,
         )

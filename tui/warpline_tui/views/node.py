@@ -45,10 +45,14 @@ class Node:
     incidents: tuple[Incident, ...] = ()
 
     def worker(self, gpu: Gpu) -> Worker | None:
-        """The rank on a GPU, as far as it is known: by its UUID, else by its ordinal."""
+        """The rank on a GPU, as far as it is known: by its UUID, else by its ordinal.
+
+        Of ranks that all see one device and call it 0 nobody knows which GPU that is.
+        """
         if gpu.gpu_uuid is not None and any(each.gpu_uuid for each in self.workers):
             return next((each for each in self.workers if each.gpu_uuid == gpu.gpu_uuid), None)
-        return next((each for each in self.workers if each.device == gpu.gpu_index), None)
+        there = [each for each in self.workers if each.device is not None and each.device == gpu.gpu_index]
+        return there[0] if len(there) == 1 else None
 
     def on(self, gpu: Gpu) -> tuple[Process, ...]:
         """Programs that hold a GPU."""

@@ -63,7 +63,8 @@ SELECT link_kind, device, port, counter, any_value(unit) AS unit, arg_max(value,
        (arg_max(value, time_ns) FILTER (time_ns >= {end_ns - RATED_NS}))::DOUBLE
            - (arg_min(value, time_ns) FILTER (time_ns >= {end_ns - RATED_NS}))::DOUBLE AS grown,
        (max(time_ns) - min(time_ns) FILTER (time_ns >= {end_ns - RATED_NS})) / 1e9 AS seconds
-FROM link_counters WHERE node = {literal(node)} AND time_ns BETWEEN {RECENT.start_ns(end_ns)} AND {end_ns} AND {ask.until()}
+FROM link_counters
+WHERE node = {literal(node)} AND time_ns BETWEEN {RECENT.start_ns(end_ns)} AND {end_ns} AND {ask.until()} AND value IS NOT NULL
 GROUP BY link_kind, device, port, counter ORDER BY ALL LIMIT {COUNTERS_MAX}
 """,
         ASKED_SECONDS,

@@ -188,5 +188,5 @@ def _found(ask: Ask, window: Window, jump: Jump) -> tuple[int, int] | None:
 
 def _by_number(label: str) -> tuple[int, int, str]:
     """Stream 7 before stream 20."""
-    digits = "".join(each for each in label if each.isdigit())
+    digits = "".join(each for each in label if each.isdecimal())
     return (0, int(digits), label) if digits and len(digits) < 8 else (1, 0, label)
