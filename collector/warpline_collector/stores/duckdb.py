@@ -89,8 +89,7 @@ class DuckDBStore:
     def append(self, frames: Sequence[Frame]) -> Sequence[bool]:
         """Make frames durable; True for each that was new.
 
-        SchemaError if rows do not fit (send fewer frames to learn which), StoreError if the disk or the engine refuses; then
-        nothing of the call is stored.
+        SchemaError if rows do not fit (fewer frames tell which), StoreError if disk or engine refuse; then nothing is stored.
         """
         with self._mutex:
             self._make_ready()
@@ -157,6 +156,10 @@ class DuckDBStore:
     def _tend(self) -> None:
         """What a store that looks after itself does besides; nothing is removed here."""
 
+    def _sealing_ns(self) -> int:
+        """The time that a segment which is sealed now bears."""
+        return self._clock()
+
     def _span_ns(self, name: str) -> int:
         """Segments of `name` are merged where they were sealed within one such span: what is kept by age goes whole."""
         return DAY_NS
@@ -206,7 +209,7 @@ class DuckDBStore:
         """Store rows and entries, and do `within`, in one transaction; then tell readers."""
         large = [name for name in rows if self._direct(name, rows[name])]
         with refusals(), self._enlisting() if large else nullcontext():
-            direct = [self._manifest.store(name, rows[name], self._clock()) for name in large]
+            direct = [self._manifest.store(name, rows[name], self._sealing_ns()) for name in large]
             rows = {name: table for name, table in rows.items() if name not in large}
             with self._transaction():
                 within()
@@ -281,7 +284,7 @@ class DuckDBStore:
         return aged or self._hot_rows[name] >= self._config.seal_rows
 
     def _seal(self, name: str) -> None:
-        segment = self._manifest.store(name, self._hot_table(name), self._clock())
+        segment = self._manifest.store(name, self._hot_table(name), self._sealing_ns())
         with self._enlisting(), self._transaction():
             self._manifest.enlist(segment)
             self._connection.execute(f"DELETE FROM {quoted(name)}")
@@ -297,7 +300,7 @@ class DuckDBStore:
         span_ns = self._span_ns(name)
         listed = [each for each in self._manifest.readable(name) if not self._manifest.richer(each)]
         bounds = joining.Bounds(span_ns, self._full_rows, self._config.seal_rows, self._config.compact_files)
-        return joining.small(listed, bounds, None if all_days else self._clock() // span_ns)
+        return joining.small(listed, bounds, None if all_days else self._sealing_ns() // span_ns)
 
     @property
     def _full_rows(self) -> int:

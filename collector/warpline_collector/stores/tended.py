@@ -47,6 +47,7 @@ class TendedStore(DuckDBStore):
         self._rows_due_ns = clock() + self._kept.rows_look_ns  # agents are heard by then
         self._merged: set[int] = set()
         self._heard: dict[ledger.Key, int] = {}
+        self._aging: Callable[[], int] = clock  # until it is known what was sealed before
         super().__init__(directory, config or Config(), clock)
         self._aging = Steady(clock, self.newest_ns or None, monotonic)
 
@@ -143,6 +144,9 @@ class TendedStore(DuckDBStore):
             found = self._generation != before
             self._publish()
         return found
+
+    def _sealing_ns(self) -> int:
+        return self._aging()
 
     def _span_ns(self, name: str) -> int:
         return self._kept.span_ns(name)
