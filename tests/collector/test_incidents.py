@@ -87,7 +87,9 @@ def test_figures_that_grow_are_told_once_a_minute_and_sooner_while_they_are_youn
 def test_an_incident_tells_how_many_alarms_it_spared_an_operator() -> None:
     """Each pass counts, with what the incident explains; that alone is written when it has doubled, and in the end."""
     folded = [f"regression by itself: step {number} took longer" for number in range(3)]
-    root = replace(SLOW, ruled_out=("network: even", *folded, "4 more findings by itself: they follow from this as well"))
+    root = replace(
+        SLOW, ruled_out=("network: even", *folded, "4 more findings by itself: they follow from this as well")
+    )
     known: Incidents = {}
     rows: list[tuple[int, int | None]] = []
     for pass_number in range(64):
