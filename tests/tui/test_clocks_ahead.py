@@ -34,6 +34,8 @@ def database() -> Iterator[Database]:
                 for at in range(20)
             ],
         )
+        step = {"job": "train", "rank": number, "node": node, "step": 1, "scope": "step", "start_ns": last_ns}
+        made.add("steps", [{**step, "duration_ns": NS}])
         made.add("source_health", [{"node": node, "source": "nvml", "state": "fresh", "time_ns": last_ns}])
     yield made
     made.connection.close()
@@ -49,7 +51,8 @@ def test_every_node_is_seen(database: Database, behind_seconds: int) -> None:
     fleet = take(database, FleetView(), now_ns)
     assert fleet.gpus.texts("node") == nodes and fleet.newest_ns == NOW - NS
     headline = take(database, HeadlineView(), now_ns)
-    assert (headline.nodes, headline.gpus, headline.newest_ns) == (len(nodes), len(nodes), NOW - NS)
+    assert (headline.nodes, headline.gpus, headline.newest_ns) == (3, len(nodes), NOW - NS)
+    assert (headline.jobs, headline.ranks) == (1, 3)
     assert list(take(database, NamesView(), now_ns).nodes) == nodes
     assert [gpu.node for gpu in take(database, RosterView(), now_ns).gpus] == nodes
     live = take(database, PowerView(), now_ns).live

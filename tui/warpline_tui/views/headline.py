@@ -88,7 +88,10 @@ def _counts(ask: Ask, newest_ns: int | None) -> str:
 WITH gpus AS (
     SELECT DISTINCT coalesce(node, '-') AS node, coalesce(gpu_uuid, gpu_index::VARCHAR) AS gpu, job
     FROM device_samples WHERE (time_ns IS NULL OR {since(newest_ns, RECENT_NS)}) AND {ask.until()}
-), last AS (SELECT job, max(start_ns) AS newest_ns FROM steps WHERE {ask.until("start_ns")} GROUP BY job),
+), last AS (
+    SELECT job, least(max(start_ns), {settled(ask.now_ns, AHEAD_SECONDS)}) AS newest_ns FROM steps
+    WHERE {ask.until("start_ns")} GROUP BY job
+),
 ranks AS (
     SELECT DISTINCT steps.job, steps.rank, steps.node FROM steps JOIN last USING (job)
     WHERE (start_ns IS NULL OR start_ns > newest_ns - {RECENT_STEPS_NS}) AND {ask.until("start_ns")}

@@ -38,8 +38,8 @@ class LiveTable(DataTable[Text]):
             self.on_mount()
 
     def show(self, rows: Sequence[tuple[str, Sequence[Cell]]]) -> None:
-        """Draw (key, cells) rows; brackets in a cell are brackets, no markup."""
-        self._show([(key, list(map(_text, cells))) for key, cells in rows])
+        """Draw (key, cells) rows, of those of one key the last; brackets in a cell are brackets, no markup."""
+        self._show(list({key: list(map(_text, cells)) for key, cells in rows}.items()))
 
     def _show(self, rows: Sequence[tuple[str, Sequence[Text]]]) -> None:
         if [key for key, _ in rows] == [str(key.value) for key in self.rows]:
