@@ -264,3 +264,14 @@ def test_energy_is_said_in_the_unit_of_bills(joules: float | None, said: str) ->
 def test_a_time_of_another_day_bears_its_date() -> None:
     assert clock(NOW - 600 * NS, NOW) == "07:50 UTC"
     assert clock(NOW - 86_400 * NS, NOW) == "2027-01-14 08:00 UTC"
+
+
+def test_in_the_past_only_what_was_over_is_accounted() -> None:
+    database = Database()
+    window = NOW // WINDOW_NS * WINDOW_NS
+    gpu = {"node": "node-1", "gpu_uuid": "GPU-1", "state": "active", "seconds": 600.0, "joules": 600.0}
+    for start_ns in (window - 2 * WINDOW_NS, window - WINDOW_NS):
+        span = {"window_ns": start_ns, "start_ns": start_ns, "end_ns": start_ns + WINDOW_NS, "updated_ns": NOW}
+        database.add("energy_intervals", [gpu | span])
+    assert take(database, PowerView(), NOW).end_ns == window
+    assert take(database, PowerView(), NOW, window - WINDOW_NS // 2).end_ns == window - WINDOW_NS

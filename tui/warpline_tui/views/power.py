@@ -113,8 +113,9 @@ FROM newest
 
 
 def last(ask: Ask, of: str = "TRUE") -> str:
-    """SQL: the last window that is accounted."""
-    return f"SELECT max(window_ns) AS window_ns FROM energy_intervals WHERE {ask.until('window_ns')} AND {of}"
+    """SQL: the last window that is accounted, and was over by then."""
+    over = ask.until(f"window_ns + {WINDOW_NS}")
+    return f"SELECT max(window_ns) AS window_ns FROM energy_intervals WHERE {over} AND {of}"
 
 
 @dataclass(frozen=True)
