@@ -10,6 +10,7 @@ from seen import Database, app_over, go, settle, take, words
 from textual.pilot import Pilot
 
 from warpline_proto.finding import Evidence, Finding, FindingKind, FindingState, Onset, Severity, Subject, to_rows
+from warpline_tui.app import WarplineApp
 from warpline_tui.place import Place
 from warpline_tui.screens import SCREENS
 from warpline_tui.views.headline import HeadlineView
@@ -135,3 +136,19 @@ def test_what_nothing_is_known_of_is_in_no_sum_of_energy() -> None:
     database = Database()
     database.add("energy_intervals", [{"node": "node-1", "window_ns": WINDOW, "updated_ns": NOW}])
     assert take(database, PowerView(), NOW).states == ()
+
+
+async def test_the_palette_finds_names_beside_those_with_brackets(database: Database) -> None:
+    for node in ("node-1", "node[/]"):
+        database.add("device_samples", [{"node": node, "gpu_uuid": node, "time_ns": NOW - NS}])
+    async with app_over(database, NOW).run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        await pilot.press("ctrl+p")
+        await settle(pilot)
+        await pilot.press(*"node[/]")
+        await settle(pilot)
+        await pilot.press("enter", "enter")
+        await settle(pilot)
+        assert isinstance(pilot.app, WarplineApp)
+        page = pilot.app.page
+        assert page is not None and page.place == Place("node", node="node[/]")

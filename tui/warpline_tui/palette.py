@@ -7,6 +7,9 @@ from functools import partial
 from typing import Final, Protocol, runtime_checkable
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+from textual.markup import escape
+from textual.style import Style
 
 from .place import Go, Place
 from .screens import SCREENS
@@ -41,14 +44,13 @@ class Places(Provider):
     async def search(self, query: str) -> Hits:
         """The first that have all the words."""
         words = query.lower().split()
-        matcher = self.matcher(query)
+        style = self.matcher(query).match_style
         found = 0
         for name, about, place in self._all():
             lowered = name.lower()
             if all(word in lowered for word in words):
-                yield Hit(
-                    1.0 / (1 + len(name)), matcher.highlight(name), partial(self._go, place), text=name, help=about
-                )
+                shown = _marked(name, words, style)
+                yield Hit(1.0 / (1 + len(name)), shown, partial(self._go, place), text=name, help=escape(about))
                 found += 1
                 if found == HITS_MAX:
                     return
@@ -67,6 +69,14 @@ class Places(Provider):
 
     def _go(self, place: Place) -> None:
         self.app.post_message(Go(place))
+
+
+def _marked(name: str, words: list[str], style: Style) -> Content:
+    """A name with what was typed of it; its brackets are no markup."""
+    shown, lowered = Content(name), name.lower()
+    for word in words:
+        shown = shown.stylize(style, lowered.index(word), lowered.index(word) + len(word))
+    return shown
 
 
 def _screens() -> Iterator[Found]:
