@@ -37,6 +37,8 @@ JOBS_KNOWN_MAX: Final = 100_000
 """Names of jobs that are remembered, the ones seen last."""
 NAMES_MAX: Final = 1_000
 """Agents that one stream may speak for where nothing but frames says whose it is: an agent is one, tests are several."""
+SILENT_STREAMS_MAX: Final = 16
+"""Streams of one agent with a certificate on which nothing came yet."""
 HOST_STREAMS_MAX: Final = 4_096
 """Streams from one address that have not said yet whose they are."""
 
@@ -163,14 +165,15 @@ class Limits:
         self._mutex = threading.Lock()
 
     def guest(self, host: str, stream: Stream, whose: str | None = None) -> Guest | None:
-        """A stream from an address that begins; None where too many from there have not said yet whose they are.
+        """A stream from an address that begins; None where too many from there, or of `whose`, have sent nothing yet.
 
         Whatever its frames say, all of them count for `whose`, where that is known.
         """
-        if self._unnamed.get(host, 0) >= HOST_STREAMS_MAX:
+        place, most = (host, HOST_STREAMS_MAX) if whose is None else (f"of {whose}", SILENT_STREAMS_MAX)
+        if self._unnamed.get(place, 0) >= most:
             return None
-        self._unnamed[host] = self._unnamed.get(host, 0) + 1
-        return Guest(self, host, stream, whose)
+        self._unnamed[place] = self._unnamed.get(place, 0) + 1
+        return Guest(self, place, stream, whose)
 
     def check(self, name: str) -> None:
         """StoreError where this is an agent more than the collector takes: its frames wait where they are."""

@@ -310,6 +310,9 @@ def test_streams_that_never_say_whose_they_are_are_bounded_by_address(monkeypatc
         silent = [bounds.guest("there", Stream()) for _ in range(3)]
         assert [each is None for each in silent] == [False, False, True]
         assert bounds.guest("elsewhere", Stream()) is not None
+        of_one = [bounds.guest("behind one address", Stream(), "evil") for _ in range(limits.SILENT_STREAMS_MAX + 1)]
+        assert [each is None for each in of_one] == [*[False] * limits.SILENT_STREAMS_MAX, True]
+        assert bounds.guest("behind one address", Stream(), "node-1") is not None
         assert silent[0] is not None
         silent[0].close()
         assert bounds.guest("there", Stream()) is not None
