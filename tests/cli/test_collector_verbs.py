@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from warpline_cli.json_keys import LIFE
 from warpline_cli.main import EXIT_USAGE, main
 from warpline_collector.continuous import Continuous
 from warpline_collector.reader import CatalogReader
@@ -151,7 +152,7 @@ def test_findings_as_json_are_the_published_form(store: DuckDBStore, capsys: pyt
     document = json.loads(capsys.readouterr().out)
     assert document["verdict"] == "critical"
     assert document["findings"][0] == json.loads(json.dumps(SLOW.to_json())) | {
-        key: document["findings"][0][key] for key in ("state", "opened_ns", "updated_ns")
+        key: document["findings"][0][key] for key in LIFE
     }
     assert document["healthy"] == [{"question": "link of job j", "answer": WELL.detail}]
     assert document["unknown"] == [{"question": "hang of job j", "answer": "no collectives; missing: NCCL logs"}]
