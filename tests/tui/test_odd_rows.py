@@ -8,6 +8,8 @@ import pytest
 from seen import Database, app_over, go, settle, take, words
 
 from warpline_tui.place import Place
+from warpline_tui.views.fleet import FleetView
+from warpline_tui.views.job import JobView
 from warpline_tui.views.kernels import KernelsView
 from warpline_tui.views.node import NodeView
 
@@ -75,3 +77,21 @@ def test_a_counter_that_did_not_tell_its_value_is_passed_over() -> None:
     database.add("link_counters", [{**port, "counter": "state"}, {**port, "counter": "rate", "value": 400 * 10**9}])
     [shown] = take(database, NodeView("node-1"), NOW).ports
     assert (shown.state, shown.bits_per_second) == (None, 400e9)
+
+
+def test_one_reading_that_cannot_be_hides_no_gpu() -> None:
+    database = Database()
+    gpu = {"node": "node-1", "time_ns": NOW}
+    readings = [{**gpu, "gpu_uuid": "GPU-0", "power_watts": 1e99}, {**gpu, "gpu_uuid": "GPU-1", "power_watts": 300.0}]
+    database.add("device_samples", readings)
+    shown = take(database, FleetView(), NOW).gpus
+    assert [row["power_watts"] for row in shown.table.to_pylist()] == [None, 300.0]
+
+
+def test_counts_and_durations_that_were_not_told_are_in_no_sum() -> None:
+    database = Database()
+    database.add("steps", [STEP])
+    database.add("kernel_clusters", [{**KERNEL, "step": 1, "sum_ns": 9, "p50_ns": 9}])
+    database.add("phases", [{**RANK, "step": 1, "phase": "forward", "kind": "compute"}])
+    assert take(database, KernelsView(("train", 0)), NOW).durations.bins == ()
+    assert take(database, JobView("train"), NOW).groups == ()

@@ -267,7 +267,7 @@ WITH kept AS (
     WHERE coalesce(len(run_counts), 0) = 0 AND p50_ns IS NULL
 )
 SELECT mine, {_BIN} AS bin, sum(count) AS count, coalesce(sum(count) FILTER (shapeless), 0.0)::DOUBLE AS shapeless FROM told
-WHERE took > 0 GROUP BY mine, bin ORDER BY bin
+WHERE took > 0 AND count > 0 GROUP BY mine, bin ORDER BY bin
 """
 
 

@@ -165,7 +165,7 @@ def _readings(mean: str, most: str) -> str:
         (traffic, "link_bytes"),
     )
     mosts = (("temperature_celsius", "temperature_celsius"), ("memory_used_bytes", "memory_bytes"))
-    columns = [f"{mean.format(sql)}::FLOAT AS {name}" for sql, name in means]
+    columns = [f"TRY_CAST({mean.format(sql)} AS FLOAT) AS {name}" for sql, name in means]
     columns += [f"{most.format(sql)}::DOUBLE AS {name}" for sql, name in mosts]
     return ", ".join([*columns, "max(time_ns) AS time_ns"])
 
@@ -178,8 +178,8 @@ def _listed(ask: Ask, newest_ns: int | None) -> str:
     return f"""
 SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_index)::INTEGER AS gpu,
     any_value(gpu_uuid) AS gpu_uuid, any_value(gpu_name) AS gpu_name, arg_max(job, time_ns) AS job,
-    any_value(power_limit_watts)::FLOAT AS limit_watts,
-    any_value(sm_clock_max_mhz)::FLOAT AS clock_max_mhz, any_value(memory_total_bytes)::DOUBLE AS memory_total_bytes,
+    TRY_CAST(any_value(power_limit_watts) AS FLOAT) AS limit_watts,
+    TRY_CAST(any_value(sm_clock_max_mhz) AS FLOAT) AS clock_max_mhz, any_value(memory_total_bytes)::DOUBLE AS memory_total_bytes,
     arg_max(resident_processes, time_ns)::INTEGER AS programs, {_LAST}
 FROM device_samples
 WHERE {ask.until()}

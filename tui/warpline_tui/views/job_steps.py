@@ -174,7 +174,7 @@ GROUP BY {by}, phase ORDER BY {by}, mean_ns DESC LIMIT {PHASES_MAX}
     if not named:
         named = _parts(ask, by, recent)
     found: dict[int | None, Group] = {}
-    for row in named:
+    for row in (each for each in named if each["mean_ns"] is not None):
         group = found.setdefault(row["index"], Group(row["index"], row["ranks"], {}))
         group.phases[str(row["phase"])] = row["mean_ns"]
     return tuple(found.values())[:GROUPS_MAX]
