@@ -130,9 +130,9 @@ STILL_FRESH: Final = (
 def load_gpus(reader: Reader) -> list[Gpu]:
     """Every GPU of which something was said and is not over, gravest first."""
     rows = reader.query(
-        "SELECT node, gpu_uuid, bus_id, kind, code, sum(coalesce(count, 1))::BIGINT AS count, min(time_ns) AS first_ns, "
-        f"max(time_ns) AS last_ns, max({GRADE}) AS grade, arg_max(job, coalesce(time_ns, 0)) AS job, max(link) AS link, "
-        "count(DISTINCT pid) AS pids FROM log_events "
+        "SELECT node, gpu_uuid, bus_id, kind, code, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS count, "
+        f"min(time_ns) AS first_ns, max(time_ns) AS last_ns, max({GRADE}) AS grade, "
+        "arg_max(job, coalesce(time_ns, 0)) AS job, max(link) AS link, count(DISTINCT pid) AS pids FROM log_events "
         f"WHERE kind IN {KINDS} AND {STILL_FRESH} GROUP BY node, gpu_uuid, bus_id, kind, code "
         f"ORDER BY grade DESC, first_ns, node, bus_id, gpu_uuid, kind, code LIMIT {CODES_MAX}"
     ).to_pylist()
@@ -252,7 +252,7 @@ def _where(gpu: Gpu) -> str:
 
 def _evidence(gpu: Gpu) -> str:
     return (
-        "SELECT node, bus_id, kind, code, sum(coalesce(count, 1))::BIGINT AS times, min(time_ns) AS first_ns, "
+        "SELECT node, bus_id, kind, code, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS times, min(time_ns) AS first_ns, "
         "max(time_ns) AS last_ns, arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events "
         f"WHERE kind IN {KINDS} AND {_where(gpu)} GROUP BY node, bus_id, kind, code ORDER BY times DESC, code"
     )
@@ -277,7 +277,7 @@ def _of_programs(reader: Reader, node: str | None, gpus: Sequence[Gpu]) -> Findi
         evidence=(
             show(
                 reader,
-                "SELECT bus_id, code, pid, sum(coalesce(count, 1))::BIGINT AS times, min(time_ns) AS first_ns, "
+                "SELECT bus_id, code, pid, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS times, min(time_ns) AS first_ns, "
                 "arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events WHERE kind = 'xid' "
                 f"AND node IS NOT DISTINCT FROM {literal(node)} AND code IN ({codes}) "
                 "GROUP BY bus_id, code, pid ORDER BY times DESC, code, pid",

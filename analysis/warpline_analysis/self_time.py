@@ -145,8 +145,8 @@ def _every_job(reader: Reader, table: str, phase: str | None) -> dict[str, SelfT
     """All jobs at once: one job by itself costs as much as many."""
     time = "duration_ns" if table == "phases" else "compute_ns"
     sql = (
-        f"SELECT job, step, rank, sum({time})::BIGINT AS total, count(*) AS parts FROM {table} WHERE job IS NOT NULL AND "
-        f"{_own(table, phase)} GROUP BY job, step, rank"
+        f"SELECT job, step, rank, least(sum({time}), 2^53)::BIGINT AS total, count(*) AS parts "
+        f"FROM {table} WHERE job IS NOT NULL AND {_own(table, phase)} GROUP BY job, step, rank"
     )
     found = {}
     for job, rows in gather(reader, table, _own(table, phase), sql):

@@ -83,7 +83,7 @@ def _alarms(reader: Reader, job: str) -> Sequence[Mapping[str, Any]]:
 def _alarms_sql(job: str) -> str:
     name = literal(job)
     return (
-        "SELECT node, link, kind, sum(coalesce(count, 1))::BIGINT AS times, min(time_ns) AS first_ns, "
+        "SELECT node, link, kind, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS times, min(time_ns) AS first_ns, "
         "arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events WHERE kind IN ('link_event', 'net_error') "
         f"AND severity IN ('warning', 'critical') AND {STILL_FRESH} AND (job = {name} OR (job IS NULL AND node IN "
         f"(SELECT node FROM phases WHERE job = {name}))) GROUP BY node, link, kind ORDER BY times DESC, node, link"

@@ -85,10 +85,10 @@ def _processes(reader: Reader) -> list[Process]:
         f"coalesce(max(start_ns + duration_ns) FILTER ({of_gpu} AND {single}) - min(start_ns) FILTER ({of_gpu} AND {single}), 0) "
         "/ 1e9 AS gpu_seconds, "
         f"coalesce(sum(duration_ns) FILTER ({of_gpu}), 0) / 1e9 AS in_gpu_calls, "
-        "coalesce(sum(coalesce(count, 1)) FILTER (kind = 'gpu_submit'), 0)::BIGINT AS submissions, "
-        "coalesce(sum(coalesce(count, 1)) FILTER (kind = 'gpu_wait'), 0)::BIGINT AS waits, "
+        "least(coalesce(sum(coalesce(count, 1)) FILTER (kind = 'gpu_submit'), 0), 2^53)::BIGINT AS submissions, "
+        "least(coalesce(sum(coalesce(count, 1)) FILTER (kind = 'gpu_wait'), 0), 2^53)::BIGINT AS waits, "
         "coalesce(sum(duration_ns) FILTER (kind = 'disk'), 0) / 1e9 AS disk, "
-        "coalesce(sum(coalesce(count, 1)) FILTER (kind = 'disk'), 0)::BIGINT AS disk_events "
+        "least(coalesce(sum(coalesce(count, 1)) FILTER (kind = 'disk'), 0), 2^53)::BIGINT AS disk_events "
         "FROM process_events WHERE pid IS NOT NULL AND start_ns IS NOT NULL AND duration_ns >= 0 GROUP BY job, node, pid "
         f"HAVING seconds > 0 ORDER BY count(*) DESC, job, node, pid LIMIT {PROCESSES_MAX}"
     ).to_pylist()
@@ -208,7 +208,8 @@ def _onset(start_ns: int | None) -> Onset:
 def _evidence(reader: Reader, process: Process) -> Evidence:
     return show(
         reader,
-        "SELECT kind, event, sum(coalesce(count, 1))::BIGINT AS events, round(sum(duration_ns) / 1e9, 6) AS seconds, "
+        "SELECT kind, event, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS events, "
+        "round(sum(duration_ns) / 1e9, 6) AS seconds, "
         f"round(max(coalesce(max_ns, duration_ns)) / 1e6, 3) AS longest_ms FROM process_events WHERE {process.where} "
         "GROUP BY kind, event ORDER BY seconds DESC, event",
     )
