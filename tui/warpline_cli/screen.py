@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 LEAVE_SECONDS: Final = 5.0
 """What closing may take after a signal, each time before it is given again."""
 LEAVE_TRIES: Final = 4
+ESCAPE_MILLISECONDS: Final = "40"
+"""How long the escape key waits for more, which would make it the beginning of another key. Textual's own 100 ms are felt; who
+works over a line that tears keys apart sets ESCDELAY, as for other programs. Terminals that tell the two apart wait for nothing."""
 SWITCH_SECONDS: Final = 0.0005
 """How long the thread that reads an answer may compute while a key, or what was drawn for it, waits for its turn."""
 
@@ -56,6 +59,7 @@ def show(
     `config` is a file to read [tui] from in the place of those of the system and the user. SQL of the user's goes to `console`.
     It begins with the screen `first`, at the past moment `at_ns` where one is given.
     """
+    os.environ.setdefault("ESCDELAY", ESCAPE_MILLISECONDS)  # Textual reads it when it is loaded
     from warpline_tui.app import WarplineApp
 
     check()
