@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
+from warpline_cli import frugal
 from warpline_cli.asking import Query
 from warpline_cli.streams import endings
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
 LEAVE_SECONDS: Final = 5.0
 """What closing may take after a signal, each time before it is given again."""
 LEAVE_TRIES: Final = 4
-ESCAPE_MILLISECONDS: Final = "40"
+BEGUN_SECONDS: Final = 3.0
+"""After so long what a screen needs is loaded."""
+ESCAPE_MILLISECONDS: Final = "25"
 """How long the escape key waits for more, which would make it the beginning of another key. Textual's own 100 ms are felt; who
-works over a line that tears keys apart sets ESCDELAY, as for other programs. Terminals that tell the two apart wait for nothing."""
+works over a line that tears keys apart sets ESCDELAY, as for other programs. Some terminals tell the two apart: no wait."""
 SWITCH_SECONDS: Final = 0.0005
 """How long the thread that reads an answer may compute while a key, or what was drawn for it, waits for its turn."""
 
@@ -59,6 +62,7 @@ def show(
     `config` is a file to read [tui] from in the place of those of the system and the user. SQL of the user's goes to `console`.
     It begins with the screen `first`, at the past moment `at_ns` where one is given.
     """
+    frugal.undisturbed()
     os.environ.setdefault("ESCDELAY", ESCAPE_MILLISECONDS)  # Textual reads it when it is loaded
     from warpline_tui.app import WarplineApp
 
@@ -79,6 +83,7 @@ def show(
     try:
         asyncio.run(_stay(app))
     finally:
+        frugal.ended()
         for number, answer in before.items():  # the loop leaves behind that they kill
             signal.signal(number, answer)
     return app.return_code or 0
@@ -129,6 +134,7 @@ class _Leaving:
 
 async def _stay(app: WarplineApp) -> None:
     """A signal is no exception in the midst of drawing, which would leave the terminal drawn on."""
+    asyncio.get_running_loop().call_later(BEGUN_SECONDS, frugal.begun)
     leaving = _Leaving(app)
     for number in _ended_by():
         signal.signal(number, leaving)

@@ -36,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
     from warpline_proto.errors import ConfigError, WarplineError
 
     frugal.spare()
+    frugal.undisturbed()
     if options.operator and options.store is not None:
         raise ConfigError(
             "--operator with --store: a directory takes no requests", "--collector ADDR asks a running one"
