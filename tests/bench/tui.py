@@ -155,7 +155,7 @@ def script() -> Iterator[Key]:
         yield Key("filter", b"/", shows(FILTER_HINT))
         for at, letter in enumerate(FILTER):
             yield Key("filter", letter.encode(), written(FILTER[: at + 1]))
-        yield Key("filter", b"\x1b", lambda before, after: not written(FILTER)(before, after))
+        yield Key("escape", b"\x1b", lambda before, after: not written(FILTER)(before, after))
         for typed, words in ((b"2", "gravest first"), (b"1", "accused"), (b"5", "Now:"), (b"1", "accused")):
             yield Key("screen", typed, shows(words))
 

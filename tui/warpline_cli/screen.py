@@ -27,9 +27,6 @@ LEAVE_SECONDS: Final = 5.0
 LEAVE_TRIES: Final = 4
 BEGUN_SECONDS: Final = 3.0
 """After so long what a screen needs is loaded."""
-ESCAPE_MILLISECONDS: Final = "25"
-"""How long the escape key waits for more, which would make it the beginning of another key. Textual's own 100 ms are felt; who
-works over a line that tears keys apart sets ESCDELAY, as for other programs. Some terminals tell the two apart: no wait."""
 SWITCH_SECONDS: Final = 0.0005
 """How long the thread that reads an answer may compute while a key, or what was drawn for it, waits for its turn."""
 
@@ -63,7 +60,6 @@ def show(
     It begins with the screen `first`, at the past moment `at_ns` where one is given.
     """
     frugal.undisturbed()
-    os.environ.setdefault("ESCDELAY", ESCAPE_MILLISECONDS)  # Textual reads it when it is loaded
     from warpline_tui.app import WarplineApp
 
     check()
