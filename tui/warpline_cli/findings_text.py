@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from warpline_proto.controls import CONTROLS_CLASS
 from warpline_proto.finding import GRAVITY, from_json
 from warpline_tui.grid import grid
 from warpline_tui.words import UNKNOWN, accused, cost, since
@@ -71,7 +72,7 @@ def _finding_lines(finding: Mapping[str, Any]) -> Iterator[str]:
 def one_line(text: str) -> str:
     """Text without line ends, control characters and what is no character: what a foreign file is called or holds moves nothing
     on the terminal, and fits into any document."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]", "?", text)
+    return re.sub(rf"[{CONTROLS_CLASS}\ud800-\udfff\ufffe\uffff]", "?", text)
 
 
 def _input_lines(inputs: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,16 +11,11 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Final, NoReturn
 
+from warpline_proto.controls import CONTROLS
+
 _STREAMS: Final = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
 
-_CONTROLS: Final = (
-    *range(0x09),
-    *range(0x0B, 0x20),
-    *range(0x7F, 0xA0),
-    *range(0x2028, 0x202F),
-    *range(0x2066, 0x206A),
-)
-_MOVING: Final = dict.fromkeys(_CONTROLS, "?")
+_MOVING: Final = {code: "?" for first, last in CONTROLS for code in range(first, last + 1) if chr(code) not in "\t\n"}
 """Characters that a terminal obeys instead of showing them, but for the end of a line and the tabulator."""
 
 

@@ -8,18 +8,14 @@ from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
 
-_CONTROLS: Final = (
-    (0x00, 0x1F),  # escape sequences begin with one of these
-    (0x7F, 0x9F),  # ... or with one of these
-    (0x200E, 0x200F),
-    (0x2028, 0x202E),  # lines, and from here on the direction of what follows
-    (0x2066, 0x2069),
-)
-"""From and to; none of them takes room, so that a line without them is as long as before."""
+from warpline_proto.controls import CONTROLS
+
+_MARKS: Final = (0x200E, 0x200F)
+"""Of direction. Neither these nor CONTROLS take room, so that a line without them is as long as before."""
 _NO_CHARACTERS: Final = range(0xD800, 0xE000)
 """Halves of characters, which cannot be written to a terminal."""
 _HARMLESS: Final[dict[int, str | None]] = {
-    **{code: None for first, last in _CONTROLS for code in range(first, last + 1)},
+    **{code: None for first, last in (*CONTROLS, _MARKS) for code in range(first, last + 1)},
     **dict.fromkeys(_NO_CHARACTERS, "?"),
 }
 

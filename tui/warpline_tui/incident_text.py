@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from warpline_proto.controls import CONTROLS_CLASS
 from warpline_proto.finding import OPEN, Evidence, FindingState
 
 from .words import UNKNOWN, accused, duration, energy, moment, since
@@ -73,7 +74,7 @@ def markdown(
 
 def escaped(text: str) -> str:
     """Text in which Markdown finds nothing of its own: no markup, no tags, no line ends; it reads as it was."""
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+", " ", text).strip()
+    line = re.sub(f"[{CONTROLS_CLASS}]+", " ", text).strip()
     line = _SPECIAL.sub(lambda found: f"\\{found[0]}", line)
     return _LINE_BEGIN.sub(r"\1\\\2", line)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from warpline_proto.controls import CONTROLS_CLASS
+
 from .grid import grid
 from .incident import open_ones
 from .views.roster import Roster
@@ -65,4 +67,4 @@ def _findings(shown: Roster) -> str:
 
 
 def _harmless(cells: Iterable[str]) -> tuple[str, ...]:
-    return tuple(re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", "?", cell) for cell in cells)
+    return tuple(re.sub(f"[{CONTROLS_CLASS}]", "?", cell) for cell in cells)
