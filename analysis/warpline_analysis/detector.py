@@ -7,12 +7,15 @@ against its gate, or unknown, with what was missing. It never reads a clock: the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
 from warpline_proto.defaults import EVIDENCE_ROWS_MAX
 from warpline_proto.finding import Evidence, Report
+
+COUNTED: Final = "least(sum(coalesce(count, 1)), 2^53)::BIGINT"
+"""SQL: how many events a group of rows stands for. Bounded, since what one node tells of may add up beyond 64 bits."""
 
 
 class Reader(Protocol):

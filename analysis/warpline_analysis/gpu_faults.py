@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from warpline_proto.finding import Finding, FindingKind, Onset, Severity, Subject
 
-from .detector import Reader, literal, show
+from .detector import COUNTED, Reader, literal, show
 from .replaced import STILL_THERE
 from .xid import OFF_BUS, PROGRAM, RESET, Xid, known
 
@@ -130,7 +130,7 @@ STILL_FRESH: Final = (
 def load_gpus(reader: Reader) -> list[Gpu]:
     """Every GPU of which something was said and is not over, gravest first."""
     rows = reader.query(
-        "SELECT node, gpu_uuid, bus_id, kind, code, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS count, "
+        f"SELECT node, gpu_uuid, bus_id, kind, code, {COUNTED} AS count, "
         f"min(time_ns) AS first_ns, max(time_ns) AS last_ns, max({GRADE}) AS grade, "
         "arg_max(job, coalesce(time_ns, 0)) AS job, max(link) AS link, count(DISTINCT pid) AS pids FROM log_events "
         f"WHERE kind IN {KINDS} AND {STILL_FRESH} GROUP BY node, gpu_uuid, bus_id, kind, code "
@@ -252,7 +252,7 @@ def _where(gpu: Gpu) -> str:
 
 def _evidence(gpu: Gpu) -> str:
     return (
-        "SELECT node, bus_id, kind, code, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS times, min(time_ns) AS first_ns, "
+        f"SELECT node, bus_id, kind, code, {COUNTED} AS times, min(time_ns) AS first_ns, "
         "max(time_ns) AS last_ns, arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events "
         f"WHERE kind IN {KINDS} AND {_where(gpu)} GROUP BY node, bus_id, kind, code ORDER BY times DESC, code"
     )
@@ -277,7 +277,7 @@ def _of_programs(reader: Reader, node: str | None, gpus: Sequence[Gpu]) -> Findi
         evidence=(
             show(
                 reader,
-                "SELECT bus_id, code, pid, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS times, min(time_ns) AS first_ns, "
+                f"SELECT bus_id, code, pid, {COUNTED} AS times, min(time_ns) AS first_ns, "
                 "arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events WHERE kind = 'xid' "
                 f"AND node IS NOT DISTINCT FROM {literal(node)} AND code IN ({codes}) "
                 "GROUP BY bus_id, code, pid ORDER BY times DESC, code, pid",

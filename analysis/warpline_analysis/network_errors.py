@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from warpline_proto.finding import Check, Finding, FindingKind, Onset, Report, Severity, Subject, Verdict
 
-from .detector import Reader, literal, show
+from .detector import COUNTED, Reader, literal, show
 from .gpu_faults import STILL_FRESH, times, when
 from .jobs import jobs_of_nodes
 
@@ -71,7 +71,7 @@ def _root(reader: Reader, job: str | None, flushed: int) -> Finding:
         "ORDER BY time_ns NULLS LAST, link IS NULL, node, rank LIMIT 1"
     ).to_pylist()[0]
     total = reader.query(
-        "SELECT least(sum(coalesce(count, 1)), 2^53)::BIGINT AS errors, count(DISTINCT link) AS links, "
+        f"SELECT {COUNTED} AS errors, count(DISTINCT link) AS links, "
         f"count(DISTINCT node) AS nodes FROM log_events WHERE {_failures(job)}"
     ).to_pylist()[0]
     meaning, step = STATUS.get(first["code"], (f"status {first['code']}", PATH))
@@ -110,7 +110,7 @@ def _sentence(text: str) -> str:
 
 
 LINK_EVENTS: Final = (
-    "SELECT node, link, kind, bus_id, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS count, min(time_ns) AS first_ns, "
+    f"SELECT node, link, kind, bus_id, {COUNTED} AS count, min(time_ns) AS first_ns, "
     "max(time_ns) AS last_ns, arg_min(message, coalesce(time_ns, 0)) AS message, max(severity = 'critical') AS fatal, "
     "any_value(code) AS code, arg_max(job, coalesce(time_ns, 0)) AS job FROM log_events "
     f"WHERE kind IN ('sxid', 'link_event') AND severity IN ('warning', 'critical') AND {STILL_FRESH} "

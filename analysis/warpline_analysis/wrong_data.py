@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from warpline_proto.finding import Check, Finding, FindingKind, Onset, Report, Severity, Subject, Verdict
 
-from .detector import Reader, literal, show
+from .detector import COUNTED, Reader, literal, show
 
 DETECTOR: Final = "faults"
 JOBS_MAX: Final = 1_000
@@ -21,7 +21,7 @@ def wrong_data(reader: Reader) -> Report:
         "max(nranks) AS ranks, list(DISTINCT node) FILTER (wrong_values > 0 AND node IS NOT NULL) AS nodes, "
         "list(DISTINCT node) FILTER (node IS NOT NULL) AS every, max(bus_bytes_per_second) AS bandwidth "
         "FROM collectives WHERE wrong_values IS NOT NULL GROUP BY job UNION ALL "
-        "SELECT job, 0, least(sum(coalesce(count, 1)), 2^53)::BIGINT, NULL, NULL, NULL, NULL, NULL FROM log_events "
+        f"SELECT job, 0, {COUNTED}, NULL, NULL, NULL, NULL, NULL FROM log_events "
         "WHERE kind = 'wrong_data' AND NOT EXISTS (SELECT 1 FROM collectives WHERE wrong_values > 0 "
         f"AND collectives.job IS NOT DISTINCT FROM log_events.job) GROUP BY job ORDER BY job, checked LIMIT {JOBS_MAX}"
     ).to_pylist()

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from warpline_proto.finding import Check, Finding, FindingKind, Onset, Report, Severity, Subject, Verdict
 
-from ..detector import Reader, literal, show
+from ..detector import COUNTED, Reader, literal, show
 from ..gpu_faults import STILL_FRESH, Gpu, gpu_findings, load_gpus, program_only, times
 from ..network_errors import completion_errors, port_findings
 from ..replaced import replaced_findings
@@ -54,7 +54,7 @@ def _kernel_log(reader: Reader, gpus: Sequence[Gpu]) -> tuple[Check, ...]:
 def _died(reader: Reader) -> list[Finding]:
     """Processes that the kernel killed or that crashed; a crash inside NVIDIA's libraries weighs more."""
     rows = reader.query(
-        "SELECT node, kind, max(job) AS job, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS count, min(time_ns) AS first_ns, "
+        f"SELECT node, kind, max(job) AS job, {COUNTED} AS count, min(time_ns) AS first_ns, "
         "max(time_ns) AS last_ns, list(DISTINCT pid) FILTER (pid IS NOT NULL) AS pids, "
         "arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events "
         f"WHERE kind IN ('oom', 'segfault') AND severity IN ('warning', 'critical') AND {STILL_FRESH} "

@@ -18,7 +18,7 @@ from warpline_proto.finding import Check, Evidence, Finding, FindingKind, Onset,
 
 from ..arrivals import SILENT, STEPS_MIN, Corroboration, corroborate
 from ..blame import called, cost_of, percent, subject_of, verb
-from ..detector import Reader, literal, show
+from ..detector import COUNTED, Reader, literal, show
 from ..gpu_faults import STILL_FRESH
 from ..jobs import Job, known_jobs, step_time
 from ..kernel_level import sharpened
@@ -83,7 +83,7 @@ def _alarms(reader: Reader, job: str) -> Sequence[Mapping[str, Any]]:
 def _alarms_sql(job: str) -> str:
     name = literal(job)
     return (
-        "SELECT node, link, kind, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS times, min(time_ns) AS first_ns, "
+        f"SELECT node, link, kind, {COUNTED} AS times, min(time_ns) AS first_ns, "
         "arg_min(message, coalesce(time_ns, 0)) AS message FROM log_events WHERE kind IN ('link_event', 'net_error') "
         f"AND severity IN ('warning', 'critical') AND {STILL_FRESH} AND (job = {name} OR (job IS NULL AND node IN "
         f"(SELECT node FROM phases WHERE job = {name}))) GROUP BY node, link, kind ORDER BY times DESC, node, link"

@@ -14,7 +14,7 @@ from warpline_proto.finding import Check, Evidence, Finding, FindingKind, Onset,
 
 from ..arrivals import OPERATIONS_MIN, STEPS_MIN
 from ..blame import percent
-from ..detector import Reader, literal, show
+from ..detector import COUNTED, Reader, literal, show
 from ..jobs import EPOCH_NS_MIN
 from ..starvation import STARVED_GATE
 
@@ -208,7 +208,7 @@ def _onset(start_ns: int | None) -> Onset:
 def _evidence(reader: Reader, process: Process) -> Evidence:
     return show(
         reader,
-        "SELECT kind, event, least(sum(coalesce(count, 1)), 2^53)::BIGINT AS events, "
+        f"SELECT kind, event, {COUNTED} AS events, "
         "round(sum(duration_ns) / 1e9, 6) AS seconds, "
         f"round(max(coalesce(max_ns, duration_ns)) / 1e6, 3) AS longest_ms FROM process_events WHERE {process.where} "
         "GROUP BY kind, event ORDER BY seconds DESC, event",
