@@ -375,6 +375,16 @@ def test_a_finding_chooses_whom_it_accuses_some_peers_and_the_time_around_its_on
     assert drawn(database, finding=identifier, ranks=(2,))[2]["otherData"]["finding"] == identifier
 
 
+def test_the_beginning_of_an_identifier_is_enough_where_one_finding_has_it(database: Database) -> None:
+    identifiers = sorted(accuse(database, Subject(job="train", rank=number), BEGIN_NS) for number in (1, 2))
+    assert of_finding(database.query, identifiers[0][:-1], None, None).finding == identifiers[0]
+    with pytest.raises(ConfigError) as caught:
+        of_finding(database.query, "compute", None, None)
+    assert "2 findings begin with 'compute'" in str(caught.value) and ", ".join(identifiers) in str(caught.value)
+    with pytest.raises(ConfigError, match=r"there is no finding 'compute_strangler' \(open now: compute_straggler-"):
+        of_finding(database.query, "compute_strangler", None, None)
+
+
 def test_a_finding_of_a_node_chooses_the_job_that_runs_there(database: Database) -> None:
     identifier = accuse(database, Subject(node="node1"), None)
     chosen = of_finding(database.query, identifier, None, None)

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from warpline_proto.errors import ConfigError, QueryError
-from warpline_proto.finding import GRAVITY, OPEN, FindingState, Subject
+from warpline_proto.finding import OPEN, FindingState, Subject
 from warpline_proto.plain import plain
 from warpline_tui.incident_text import Beside, markdown
 from warpline_tui.money import lost
-from warpline_tui.words import accused
 
 from . import states
 from .asking import Query, text
+from .finding_names import identifier
 from .json_keys import LIFE
 
 if TYPE_CHECKING:
     from warpline_analysis.energy.money import Money
 
 RELATED_MAX: Final = 50
-NEAREST_SHOWN: Final = 4
-LIKENESS: Final = 0.4
-"""An identifier at least so much like what was typed is named (0 to 1)."""
 PEERS_SHOWN: Final = 8
 STEPS_BACK: Final = 50
 """Peers are compared over so many of the newest steps."""
@@ -63,35 +59,19 @@ def lived(state: FindingState) -> dict[str, Any]:
 
 def explain(query: Query, wanted: str, prices: Money | None) -> Explained:
     """The finding whose identifier is `wanted`, or begins so; ConfigError where there is none, or more than one."""
-    state = _only(query, wanted)
+    state = _named(query, wanted)
     amount = lost(state.finding.cost, prices, state.finding.onset.time_ns or state.opened_ns)
     money = None if amount is None else str(amount)
     related = tuple(other for other in _related(query, state) if other.finding.id != state.finding.id)
     return Explained(state, related, tuple(_beside(query, state.finding.subject)), money)
 
 
-def _only(query: Query, wanted: str) -> FindingState:
-    found = _states(query, f"WHERE starts_with(id, {text(wanted)}) {states.NEWEST} ORDER BY id LIMIT {RELATED_MAX}")
-    exact = [state for state in found if state.finding.id == wanted]
-    if exact or len(found) == 1:
-        return (exact or found)[0]
-    if found:
-        names = ", ".join(state.finding.id for state in found[:NEAREST_SHOWN])
-        raise ConfigError(
-            f"{len(found)} findings begin with {wanted!r}", f"{names}{', ...' * (len(found) > NEAREST_SHOWN)}"
-        )
-    raise ConfigError(f"there is no finding {wanted!r}", _nearest(query, wanted))
-
-
-def _nearest(query: Query, wanted: str) -> str:
-    """Open findings whose identifiers are like what was typed, else the gravest ones; in words."""
-    known = _states(query, f"{states.NEWEST} AND state = '{OPEN}' ORDER BY updated_ns DESC LIMIT 1000")
-    if not known:
-        return "none is open: `warpline findings --all` lists those that are over"
-    known.sort(key=lambda state: GRAVITY[state.finding.severity])
-    named = {state.finding.id: accused(state.finding.subject) for state in known}
-    like = difflib.get_close_matches(wanted, list(named), NEAREST_SHOWN, LIKENESS) or list(named)[:NEAREST_SHOWN]
-    return "open now: " + "; ".join(f"{name} ({named[name]})" for name in like)
+def _named(query: Query, wanted: str) -> FindingState:
+    name = identifier(query, wanted)
+    found = _states(query, f"WHERE id = {text(name)} {states.NEWEST}")
+    if not found:
+        raise ConfigError(f"finding {name} is kept in a form that this version cannot read", "another version wrote it")
+    return found[0]
 
 
 def _related(query: Query, state: FindingState) -> list[FindingState]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warpline_cli.asking import Query, text
+from warpline_cli.finding_names import identifier
 from warpline_proto.errors import ConfigError
 
 STEPS_SHOWN: Final = 20
@@ -21,7 +22,6 @@ PEERS: Final = 3
 _SUBJECT: Final = {"stage": "pp", "dp": "dp", "tp": "tp", "ep": "ep", "node": "node", "gpu": "gpu_uuid"}
 """Fields of a finding's subject, as columns of steps."""
 _CAPTURES: Final = 'warpline sql "SELECT id, state FROM current_captures"'
-_FINDINGS: Final = 'warpline sql "SELECT id, summary FROM current_findings"'
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,11 @@ def of_capture(query: Query, capture: str) -> Selection:
 def of_finding(query: Query, finding: str, start_ns: int | None, end_ns: int | None) -> Selection:
     """The ranks that a finding accuses and some peers, around the time since when, or in the time that is named.
 
-    ConfigError where there is no such finding, or no step of the ranks that it accuses is kept from then.
+    The beginning of an identifier is enough where one has it. ConfigError where there is no such finding, or no step of the
+    ranks that it accuses is kept from then.
     """
-    rows = query(f"SELECT * FROM findings WHERE id = {text(finding)} ORDER BY updated_ns DESC LIMIT 1").to_pylist()
-    if not rows:
-        raise ConfigError(f"there is no finding {finding!r}", _FINDINGS)
-    row = rows[0]
+    finding = identifier(query, finding)
+    [row] = query(f"SELECT * FROM findings WHERE id = {text(finding)} ORDER BY updated_ns DESC LIMIT 1").to_pylist()
     subject = json.loads(row["subject"])
     job = row["job"] or _job_beside(query, subject, row)
     start_ns, end_ns = _around(query, job, row, start_ns, end_ns)

@@ -27,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What to draw, from where, into which file."""
     parser.add_argument("what", choices=("trace",), help="a Chrome trace, for ui.perfetto.dev and chrome://tracing")
     parser.add_argument(
-        "--finding", metavar="ID", help="whom a finding accuses and some peers, around the time since when"
+        "--finding",
+        metavar="ID",
+        help="whom a finding accuses and some peers, around the time since when; the beginning of an ID that one has is enough",
     )
     parser.add_argument("--capture", metavar="ID", help="a closer look that arrived")
     parser.add_argument("--job", metavar="JOB", help="everything kept of this job")
