@@ -15,6 +15,7 @@ from warpline_proto.tables import AGENTS, INVENTORY
 from .fleet import FORGET_NS, Fleet, Seen
 from .inventory import REMEMBERED as PLACES
 from .passes import Passes
+from .steady import passed
 from .store import Store
 
 LATE: Final = "late"
@@ -151,7 +152,7 @@ class Keeper:
 
     def _due(self, standing: Standing, now_ns: int) -> bool:
         written_ns, troubles = self._written.get(standing.seen.agent, (0, ()))
-        return tuple(standing.troubles) != troubles or not 0 <= now_ns - written_ns < KEEP_NS  # it may be set back
+        return tuple(standing.troubles) != troubles or passed(written_ns, now_ns, KEEP_NS)
 
     def _turn(self) -> None:
         try:

@@ -17,6 +17,11 @@ BELIEVED_NS: Final = 86_400 * 10**9
 _LOG = logging.getLogger(__name__)
 
 
+def passed(since_ns: int, now_ns: int, period_ns: float) -> bool:
+    """Whether so long a time passed since then; also where less than none did: the clock was set back."""
+    return not 0 <= now_ns - since_ns < period_ns
+
+
 class Steady:
     """`clock` gives nanoseconds since the epoch, `monotonic` seconds; `newest_ns` is the newest time known of before, if any."""
 

@@ -13,6 +13,7 @@ from warpline_collector import catalog, retention
 from warpline_collector.grace import Grace
 from warpline_collector.history import History
 from warpline_collector.reader import CatalogReader
+from warpline_collector.steady import passed
 from warpline_collector.stores.duckdb import Config
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch, Frame
@@ -163,6 +164,11 @@ def test_a_clock_that_was_set_right_is_believed_after_a_day(open_store: Open, cl
         clock.pass_seconds(DAY / 2)
     store.maintain()
     assert (left, store.query("SELECT * FROM phases").num_rows) == ([3, 3, 0], 0)
+
+
+@pytest.mark.parametrize(("seconds", "is_passed"), [(0, False), (59, False), (60, True), (-1, True), (-90 * DAY, True)])
+def test_what_is_done_once_a_minute_is_done_at_once_where_the_clock_was_set_back(seconds: int, is_passed: bool) -> None:
+    assert passed(1_800_000_000 * NS, (1_800_000_000 + seconds) * NS, 60 * NS) == is_passed
 
 
 def test_files_wait_no_longer_because_the_clock_was_set_back(tmp_path: Path, clock: Clock) -> None:

@@ -27,6 +27,7 @@ from ..engine import refusals
 from ..grace import Grace, orphans
 from ..reader import CatalogReader
 from ..schema import column_list, quoted
+from ..steady import passed
 
 DAY_NS: Final = 86_400 * 10**9
 _LOG = logging.getLogger(__name__)
@@ -280,7 +281,7 @@ class DuckDBStore:
         since_ns = self._hot_since_ns.get(name)
         if since_ns is None:
             return False
-        aged = not 0 <= self._clock() - since_ns < self._config.seal_seconds * 1e9  # less than nothing: it was set back
+        aged = passed(since_ns, self._clock(), self._config.seal_seconds * 1e9)
         return aged or self._hot_rows[name] >= self._config.seal_rows
 
     def _seal(self, name: str) -> None:

@@ -19,7 +19,7 @@ from ..engine import refusals
 from ..history import HISTORY_OF, windows_missing
 from ..schema import quoted
 from ..segments import Segment
-from ..steady import Steady
+from ..steady import Steady, passed
 from .duckdb import Config, DuckDBStore
 
 SEGMENTS_NS: Final = 60 * 10**9
@@ -43,8 +43,8 @@ class TendedStore(DuckDBStore):
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kept = kept or retention.Config()
-        self._segments_due_ns = 0
-        self._rows_due_ns = clock() + self._kept.rows_look_ns  # agents are heard by then
+        self._segments_seen_ns = 0
+        self._rows_seen_ns = clock()  # agents are heard before they are looked at
         self._merged: set[int] = set()
         self._heard: dict[ledger.Key, int] = {}
         self._aging: Callable[[], int] = clock  # until it is known what was sealed before
@@ -153,14 +153,14 @@ class TendedStore(DuckDBStore):
 
     def _tend(self) -> None:
         now_ns = self._aging()
-        if _due(self._segments_due_ns, now_ns, SEGMENTS_NS):
-            self._segments_due_ns = now_ns + SEGMENTS_NS
+        if passed(self._segments_seen_ns, now_ns, SEGMENTS_NS):
+            self._segments_seen_ns = now_ns
             for name, table in TABLES.items():
                 if table.large:
                     self._retain_segments(name, now_ns)
         self._merge_account(now_ns - self._kept.account_merge_days * retention.DAY_NS)
-        if _due(self._rows_due_ns, now_ns, self._kept.rows_look_ns):
-            self._rows_due_ns = now_ns + self._kept.rows_look_ns
+        if passed(self._rows_seen_ns, now_ns, self._kept.rows_look_ns):
+            self._rows_seen_ns = now_ns
             for name, table in TABLES.items():
                 if not table.large:
                     self._retain_rows(name, now_ns)
@@ -271,11 +271,6 @@ class TendedStore(DuckDBStore):
             parquet.sync_directory(place)
         told = f"segment of table {segment.table_name} {reason}; set aside with {segment.rows} rows"
         self._strike([segment], _row(segment.path, "refused", told, self._clock(), segment.rows))
-
-
-def _due(at_ns: int, now_ns: int, period_ns: int) -> bool:
-    """Whether the time has come; where it is further away than it can be, the clock was set back."""
-    return not now_ns < at_ns <= now_ns + period_ns
 
 
 def _row(subject: str, state: str, reason: str, now_ns: int, dropped: int) -> dict[str, Any]:
