@@ -21,6 +21,8 @@ AGENTS_MAX: Final = 10_000
 """Agents that are remembered; further ones are counted and left out."""
 SOURCES_MAX: Final = 8
 """Sources of one agent whose newest readings of GPUs are kept."""
+STARTS_MAX: Final = 8
+"""Starts of one agent of which it is known how far they were heard, those heard of last."""
 GPU_ERRORS: Final = frozenset({"xid", "sxid", "off_bus"})
 GPU_ERRORS_MAX: Final = 32
 """Kinds and codes of GPU errors that are remembered of one agent."""
@@ -79,7 +81,7 @@ class Jump:
 class Seen:
     """One agent. Times are ns on the collector's clock but for `created_ns` and the times in rows, which are the agent's.
 
-    Counters are since the collector's start, `lost` since the agent's.
+    Counters are since the collector's start, `lost` since the agent's. `boot` is the start of which something new was heard last.
     """
 
     agent: str
@@ -115,6 +117,8 @@ class Seen:
     clock: Clock | None = None
     jump: Jump | None = None
     clock_jumps: int | None = None
+    starts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Newest sequence of each start before, and what it had lost by then."""
     gpu_errors: dict[tuple[str, int | None, str], int] = field(default_factory=dict)
     """Kind, code and severity of errors that its logs speak of -> when the newest was written, at the latest when heard."""
 
@@ -171,15 +175,10 @@ class Fleet:
             seen = Seen(frame.agent, frame.boot, heard_ns)
             with self._mutex:
                 self._seen[frame.agent] = seen
-        if frame.boot > seen.boot or not seen.sequence:
-            if frame.boot != seen.boot:
-                seen.lost = 0
-            seen.boot, seen.sequence, seen.cpu, seen.clock_jumps = frame.boot, 0, None, None
         seen.heard_ns = heard_ns
-        if frame.boot == seen.boot and frame.sequence <= seen.sequence:
+        if not _is_new(seen, frame):
             return
-        if frame.boot == seen.boot:
-            seen.sequence = frame.sequence
+        seen.sequence = frame.sequence
         _count(seen, frame, size, heard_ns)
         for batch in frame.batches:
             _note(seen, batch, heard_ns)
@@ -214,16 +213,33 @@ def readings(seen: Seen) -> Iterator[dict[str, Any]]:
     yield from newest.values()
 
 
+def _is_new(seen: Seen, frame: Frame) -> bool:
+    """Whether it was not heard before; a new one of another start makes that the agent's, whatever its clock says it began.
+
+    An agent sends what an earlier start left first, so the last one heard of is the one that runs.
+    """
+    if frame.boot == seen.boot:
+        return frame.sequence > seen.sequence
+    sequence, lost = seen.starts.get(frame.boot, (0, 0))
+    if frame.sequence <= sequence:
+        return False
+    seen.starts.pop(frame.boot, None)
+    seen.starts[seen.boot] = seen.sequence, seen.lost
+    while len(seen.starts) > STARTS_MAX:
+        del seen.starts[next(iter(seen.starts))]
+    seen.boot, seen.lost, seen.cpu, seen.clock_jumps = frame.boot, lost, None, None
+    return True
+
+
 def _count(seen: Seen, frame: Frame, size: int, heard_ns: int) -> None:
     seen.frames += 1
     seen.rows += sum(batch.rows.num_rows for batch in frame.batches)
     seen.bytes += size
     dropped = sum(batch.dropped for batch in frame.batches)
     seen.dropped += dropped
-    if dropped or (frame.boot == seen.boot and frame.lost > seen.lost):
+    if dropped or frame.lost > seen.lost:
         seen.loss_ns = heard_ns
-    if frame.boot == seen.boot:
-        seen.lost = max(frame.lost, seen.lost)
+    seen.lost = max(frame.lost, seen.lost)
     written_ns = frame.created_ns if frame.sent_ns is None else frame.sent_ns
     window, lag = heard_ns // LAG_WINDOW_NS, heard_ns - written_ns
     if seen.lags is None or window > seen.lags[0] + 1:

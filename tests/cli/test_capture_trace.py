@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import pytest
 
+from warpline_cli.fetching import Wanted, ask
 from warpline_cli.main import main
 from warpline_proto.batch import Batch
 from warpline_proto.capture import DENIED, DONE
-from warpline_proto.tables import CAPTURES, STEPS
+from warpline_proto.tables import AGENTS, CAPTURES, NODE_CLOCKS, STEPS
 
 STEP_NS = 400_000_000
 NOW_NS = 1_795_000_000_000_000_000
@@ -22,13 +23,13 @@ class Answering:
 
     address = "nowhere:1"
 
-    def __init__(self, store: Callable[[Any], Any], states: Sequence[str]) -> None:
+    def __init__(self, store: Callable[[Any], Any], states: Sequence[str], tables: Mapping[str, Any] = {}) -> None:
         steps = [
             {"job": "night", "rank": rank, "node": f"node{rank}", "step": step, "scope": "step",
              "start_ns": NOW_NS + step * STEP_NS, "duration_ns": STEP_NS}
             for rank in (3, 7) for step in range(20)
         ]  # fmt: skip
-        self._reader = store({"steps": [STEPS.from_rows([row]).to_pylist()[0] for row in steps]})
+        self._reader = store({"steps": [STEPS.from_rows([row]).to_pylist()[0] for row in steps], **tables})
         self.states = list(states)
         self.asked: list[dict[str, Any]] = []
 
@@ -108,3 +109,20 @@ def test_what_cannot_be_asked_for_is_said_at_once(
     assert main(["capture", "trace", "--job", "night", *words]) == 64
     assert said in capsys.readouterr().err
     assert not made.asked
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_time_of_a_node_is_asked_for_by_the_clock_it_has_now(reader_of: Callable[[Any], Any], known: bool) -> None:
+    """Not by the one it had before it was set back and the agent started anew, where the collector heard of that."""
+    clocks = [
+        {"node": "node3", "boot": "18", "steady_ns": 9, "offset_ns": 3_600 * 10**9},
+        {"node": "node3", "boot": "17", "steady_ns": 5, "offset_ns": 1_000},
+    ]
+    heard = [{"node": "node3", "agent": "node3", "boot": boot, "time_ns": at} for at, boot in enumerate(("18", "17"))]
+    tables = {
+        "node_clocks": NODE_CLOCKS.from_rows(clocks).to_pylist(),
+        "agents": AGENTS.from_rows(heard if known else []).to_pylist(),
+    }
+    made = Answering(reader_of, (), tables)
+    ask(cast(Any, made), Wanted("night", 3, 2.0, NOW_NS, "node3"))
+    assert NOW_NS - made.asked[0]["start_ns"] == (1_000 if known else 3_600 * 10**9)

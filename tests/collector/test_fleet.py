@@ -96,6 +96,42 @@ def test_losses_are_told_until_they_are_long_ago(make_frame: MakeFrame) -> None:
     assert seen.lost == 0
 
 
+def test_the_start_heard_of_last_is_the_newest_whatever_the_clock_said_when_it_began() -> None:
+    """A node came back with its clock a year ago: what the start before had left comes first, and once more after a break."""
+    fleet = Fleet()
+    of_late, long_ago = f"{BEGIN_NS:016x}", f"{BEGIN_NS - 365 * 86_400 * SECOND:016x}"
+    told = []
+    for frame in (
+        own(1, BEGIN_NS, rss=1 << 20, boot=of_late),
+        own(2, BEGIN_NS, lost=4, boot=of_late),
+        own(1, BEGIN_NS, rss=2 << 20, lost=1, boot=long_ago),
+        own(2, BEGIN_NS, lost=4, boot=of_late),
+        own(1, BEGIN_NS, rss=2 << 20, lost=1, boot=long_ago),
+        own(2, BEGIN_NS, rss=3 << 20, lost=1, boot=long_ago),
+        own(3, BEGIN_NS, lost=4, boot=of_late),
+        own(3, BEGIN_NS, rss=3 << 20, lost=1, boot=long_ago),
+    ):
+        fleet.hear(frame, 1, BEGIN_NS)
+        (seen,) = fleet.seen(BEGIN_NS)
+        told.append((seen.boot == long_ago, seen.sequence, seen.lost, seen.frames))
+    assert told == [
+        (False, 1, 0, 1),
+        (False, 2, 4, 2),
+        (True, 1, 1, 3),
+        (True, 1, 1, 3),
+        (True, 1, 1, 3),
+        (True, 2, 1, 4),
+        (False, 3, 4, 5),
+        (True, 3, 1, 6),
+    ]
+    assert (seen.rss_bytes, judge(seen, Config(), BEGIN_NS).row(1)["boot"]) == (3 << 20, long_ago)
+
+
+def test_how_many_starts_of_an_agent_are_remembered_is_bounded() -> None:
+    seen = heard(*(own(1, BEGIN_NS, boot=f"boot-{each}") for each in range(50, 0, -1)))
+    assert (seen.boot, len(seen.starts), seen.frames) == ("boot-1", fleets.STARTS_MAX, 50)
+
+
 @pytest.mark.parametrize(("delay", "words"), [(-90, "90 s ahead of"), (40, "40 s behind")])
 def test_a_clock_that_is_off_is_told_with_its_side(delay: int, words: str) -> None:
     seen = heard(own(1, BEGIN_NS), delay_ns=delay * SECOND)

@@ -64,10 +64,14 @@ def ask(client: QueryClient, wanted: Wanted) -> tuple[Capture, str]:
 
 
 def _ahead_ns(client: QueryClient, node: str) -> int:
-    """The node's clock, by which rows are dated, less the collector's, by which requests are; 0 where it is not known."""
+    """The node's clock, by which rows are dated, less the collector's, by which requests are; 0 where it is not known.
+
+    Of the agent's starts the collector knows the newest; what it is called goes by a clock that may have been set back.
+    """
+    newest = f"SELECT boot FROM agents WHERE node = {text(node)} ORDER BY time_ns DESC LIMIT 1"
     rows: list[dict[str, int]] = client.query(
         f"SELECT offset_ns FROM node_clocks WHERE node = {text(node)} AND offset_ns IS NOT NULL "
-        "ORDER BY boot DESC, steady_ns DESC LIMIT 1"
+        f"ORDER BY boot = ({newest}) DESC NULLS LAST, boot DESC, steady_ns DESC LIMIT 1"
     ).to_pylist()
     return rows[0]["offset_ns"] if rows else 0
 
