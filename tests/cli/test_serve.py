@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from browser import browser
 
 from warpline_cli.main import EXIT_USAGE, main
 from warpline_cli.pki.keeping import Keeping
+from warpline_cli.serving.address import file_in
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch
 from warpline_proto.tables import TABLES
@@ -43,11 +45,23 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@contextmanager
-def serving(*words: str) -> Iterator[str]:
-    """The address that it prints."""
+def started(runtime: Path, *words: str) -> subprocess.Popen[str]:
+    """As a service of a unit with RuntimeDirectory=."""
     command = [sys.executable, "-m", "warpline_cli.main", "serve", "--listen", "127.0.0.1:0", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(runtime)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def opening(runtime: Path, printed: str) -> str:
+    """The address with its token, of the one that is printed."""
+    port = printed.rstrip("/").rpartition(":")[2]
+    return (runtime / f"serve-{port}").read_text().strip()
+
+
+@contextmanager
+def serving(runtime: Path, *words: str) -> Iterator[str]:
+    """The address that it prints."""
+    with started(runtime, *words) as process:
         try:
             assert process.stdout
             yield process.stdout.readline().strip()
@@ -57,9 +71,10 @@ def serving(*words: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def local(store: Path) -> Iterator[str]:
-    with serving("--store", str(store)) as address:
-        yield address
+def local(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    runtime = tmp_path_factory.mktemp("run")
+    with serving(runtime, "--store", str(store)) as printed:
+        yield opening(runtime, printed)
 
 
 async def painted(websocket: aiohttp.ClientWebSocketResponse, wanted: bytes) -> bytes:
@@ -123,11 +138,55 @@ async def test_nobody_else_comes(local: str) -> None:
         writer.close()
 
 
-async def test_every_address_of_loopback_is_as_good(store: Path) -> None:
-    with serving("--store", str(store), "--listen", "127.0.0.2:0") as address:
+async def test_every_address_of_loopback_is_as_good(store: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, "--store", str(store), "--listen", "127.0.0.2:0") as printed:
         jar = aiohttp.CookieJar(unsafe=True)
-        async with aiohttp.ClientSession(cookie_jar=jar) as browser, browser.get(address) as page:
+        async with aiohttp.ClientSession(cookie_jar=jar) as browser, browser.get(opening(tmp_path, printed)) as page:
             assert page.status == 200
+
+
+def test_whoever_reads_the_journal_is_not_let_in(store: Path, tmp_path: Path) -> None:
+    """What a service prints others read too: the token is in a file of the account's own, which goes with the server."""
+    with serving(tmp_path / "warpline", "--store", str(store)) as printed:
+        (file,) = (tmp_path / "warpline").iterdir()
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert "token" not in printed and file.read_text().startswith(f"{printed}?token=")
+    assert list((tmp_path / "warpline").iterdir()) == []
+
+
+def test_a_terminal_is_shown_the_whole_address(store: Path, tmp_path: Path) -> None:
+    """Whoever started it there opens it from there."""
+    command = [sys.executable, "-m", "warpline_cli.main", "serve", "--listen", "127.0.0.1:0", "--store", str(store)]
+    mine, its = os.openpty()
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)}
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=its, env=environment) as process:
+        os.close(its)
+        with open(mine, encoding="utf-8") as terminal:
+            assert "/?token=" in terminal.readline()
+            process.terminate()
+    assert process.returncode == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_cannot_be_kept_is_not_printed_instead(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with started(tmp_path / "file", "--store", str(store)) as process:
+        said = process.communicate(timeout=SECONDS)
+    assert process.returncode == EXIT_USAGE
+    assert said[0] == "" and "the address with its token cannot be kept in" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "file"),
+    [
+        ({"RUNTIME_DIRECTORY": "/run/a:/run/b", "XDG_RUNTIME_DIR": "/run/user/7"}, "/run/a/serve-1"),
+        ({"XDG_RUNTIME_DIR": "/run/user/7", "HOME": "/home/ada"}, "/run/user/7/warpline/serve-1"),
+        ({"HOME": "/home/ada"}, "/home/ada/.local/state/warpline/serve-1"),
+    ],
+)
+def test_the_file_of_the_token_lies_where_the_service_or_the_session_says(
+    environment: dict[str, str], file: str
+) -> None:
+    assert file_in(environment, 1) == Path(file)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +213,7 @@ async def test_beyond_loopback_a_certificate_says_who_comes(store: Path, tmp_pat
     keeping.start(30)
     mine = keeping.issue("collector", "screen", ("localhost", "127.0.0.1"))
     shown = {role: Tls.within(str(keeping.issue(role, "ada"))) for role in ("agent", "viewer", "operator")}
-    with serving("--store", str(store), "--https", str(mine)) as root:
+    with serving(tmp_path, "--store", str(store), "--https", str(mine)) as root:
         assert root.startswith("https://") and "token" not in root
         for role, status in (("agent", 403), ("viewer", 403), ("operator", 200)):
             secured = context(read(shown[role]), ssl.PROTOCOL_TLS_CLIENT)
@@ -184,13 +243,12 @@ async def test_a_session_ends_with_its_program(local: str) -> None:
             assert websocket.closed
 
 
-async def test_sessions_do_not_outlive_a_server_that_was_killed(store: Path) -> None:
+async def test_sessions_do_not_outlive_a_server_that_was_killed(store: Path, tmp_path: Path) -> None:
     """As where memory runs out: nobody is left to end them."""
-    words = [sys.executable, "-m", "warpline_cli.main", "serve", "--listen", "127.0.0.1:0", "--store", str(store)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    with started(tmp_path, "--store", str(store)) as process:
         assert process.stdout
-        address = process.stdout.readline().strip()
-        root = address.partition("?")[0]
+        root = process.stdout.readline().strip()
+        address = opening(tmp_path, root)
         async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
             async with browser.get(address):
                 pass

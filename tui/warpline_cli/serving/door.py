@@ -1,6 +1,6 @@
 """Who may come to a served screen, and what as.
 
-On loopback whoever knows the token, which the address that is printed has in it: other accounts of the machine and pages of
+On loopback whoever knows the token, which the address that is told has in it: other accounts of the machine and pages of
 other sites in the same browser do not. Over TLS whoever shows a certificate of the fleet's authority that names a viewer or an
 operator. What is asked of the collector is asked with the rights of the serving account, so nobody comes who has fewer.
 """
@@ -49,7 +49,9 @@ class Door:
             raise web.HTTPForbidden(text="this screen is served on loopback alone\n")
         shown = request.query.get("token") or request.cookies.get(self.cookie(request.headers)) or ""
         if not hmac.compare_digest(shown.encode(errors="replace"), self.token.encode()):
-            raise web.HTTPForbidden(text="open the address that `warpline serve` printed, with the token in it\n")
+            raise web.HTTPForbidden(
+                text="open the address with the token in it, which `warpline serve` printed or names the file of\n"
+            )
         return OPERATOR if self.operator else VIEWER
 
     def cookie(self, headers: CIMultiDictProxy[str]) -> str:

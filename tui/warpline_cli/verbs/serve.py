@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from warpline_cli import asking
@@ -36,7 +39,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="certificate.pem, key.pem and authority.pem to be called with; browsers must show a certificate of that authority",
     )
     parser.add_argument("--operator", action="store_true", help="let operators do what `warpline top --operator` does")
-    parser.epilog = "There is no --json: it prints its address and then serves."
+    parser.epilog = (
+        "There is no --json: it prints its address and then serves. Where standard output is no terminal, the address with its "
+        "token is in a file that it names, and not in what it prints."
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -108,9 +114,25 @@ async def _serve(options: argparse.Namespace, door: Door, host: str, port: int, 
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with listening(Site(door, words, [*words, "--operator"]), host, port, secured) as bound:
         where = f"{'https' if door.secure else 'http'}://{options.listen.rpartition(':')[0]}:{bound}/"
-        print(where if door.secure else f"{where}?token={door.token}", flush=True)
+        with _told(where, "" if door.secure else f"{where}?token={door.token}", bound):
+            await stop.wait()
+
+
+@contextlib.contextmanager
+def _told(where: str, opening: str, port: int) -> Iterator[None]:
+    """Tell the address; `opening` has the token, and is printed only where a terminal shows it."""
+    from warpline_cli.serving.address import file_in, kept
+
+    if not opening or sys.stdout.isatty():
+        print(opening or where, flush=True)
         tell("warpline serve: open this address in a browser; whoever has it may look. Ctrl-C ends it")
-        await stop.wait()
+        yield
+        return
+    file = file_in(os.environ, port)
+    with kept(file, opening):
+        print(where, flush=True)
+        tell(f"warpline serve: the address with its token, which opens it, is in {file} for this account alone")
+        yield
 
 
 def _words(options: argparse.Namespace) -> list[str]:
