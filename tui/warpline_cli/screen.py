@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from warpline_cli import frugal
 from warpline_cli.asking import Query
-from warpline_cli.streams import endings
+from warpline_cli.streams import endings, tell
 
 if TYPE_CHECKING:
     from warpline_tui.app import WarplineApp
@@ -82,12 +82,13 @@ def show(
         frugal.ended()
         for number, answer in before.items():  # the loop leaves behind that they kill
             signal.signal(number, answer)
+        for words, where in app.faults.kept.items():
+            tell(f"warpline top: {words}: this is a fault of warpline: please report it\n{where}")
     return app.return_code or 0
 
 
 def _settings(config: str | None, theme: str | None) -> Tui:
     """Section [tui]. Files that were not named and cannot be read keep no screen from opening."""
-    from warpline_cli.streams import tell
     from warpline_proto.config import files
     from warpline_proto.errors import ConfigError
     from warpline_tui.settings import read

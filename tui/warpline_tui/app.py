@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from textual import on, work
 from textual.app import App
@@ -19,6 +19,7 @@ from warpline_proto.errors import ConfigError, WarplineError
 from .answers import Answers
 from .bindings import Group, declared, keymap, keys
 from .console.catalogue import Console
+from .faults import Faults
 from .harmless import Harmless
 from .help import Help
 from .place import Go, Place
@@ -46,6 +47,7 @@ DEPTH_MAX: Final = 12
 """So many pages lie on top of each other at most; a further one takes the place of the topmost."""
 BACK_MAX: Final = 16
 """So many screens are remembered to go back to."""
+Shown = TypeVar("Shown")
 
 
 def _places() -> type[Provider]:
@@ -125,6 +127,8 @@ class WarplineApp(App[None]):
         self.operator = operator and command is not None
         self._command = command
         self._harmless = Harmless()
+        self.faults = Faults()
+        """What was warpline's own fault, for whoever opened it."""
         self._clock = clock
         self._prices = prices
         self._console = console
@@ -211,10 +215,8 @@ class WarplineApp(App[None]):
 
     async def names(self) -> Names:
         """What there is to go to; empty where it cannot be asked for."""
-        try:
-            return await asyncio.to_thread(NamesView().take, self._ask_at(self._travel.moment))
-        except WarplineError:
-            return Names()
+        found, _ = await asyncio.to_thread(self._answer, "what there is to go to", NamesView(), self._travel.moment)
+        return Names() if found is None else found
 
     async def action_back(self) -> None:
         """Go back to where one came from."""
@@ -293,13 +295,21 @@ class WarplineApp(App[None]):
 
     @work(thread=True)
     def _take(self, question: Question) -> None:
-        shown, error = None, None
-        try:
-            shown = question.view.take(self._ask_at(question.moment))
-        except WarplineError as failure:
-            error = " ".join(str(failure).split())
+        what = "the line on top" if question.page is None else question.page.place.screen
+        shown, error = self._answer(what, question.view, question.moment)
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self._arrived, question, shown, error)
+
+    def _answer(self, what: str, view: View[Shown], moment: Moment) -> tuple[Shown | None, str | None]:
+        """What a view gives, or in one line why it gives nothing."""
+        try:
+            return view.take(self._ask_at(moment)), None
+        except WarplineError as failure:
+            return None, " ".join(str(failure).split())
+        except (
+            Exception
+        ) as failure:  # the rim: what one question stumbles over must not end a screen that is left open for days
+            return None, self.faults.line(f"{what} cannot be asked for", failure)
 
     def _ask_at(self, moment: Moment) -> Ask:
         asked = Ask(self._answers, self._clock(), moment, self._prices, self._console)
@@ -343,5 +353,8 @@ class WarplineApp(App[None]):
             now_ns=self._newest_ns(),
             recorded=self._recorded,
             waiting=(page.place.screen, since[kind]) if kind in since else None,
-            error=self._errors.get(kind) or self._errors.get(HeadlineView.__name__),
+            error=self._errors.get(kind) or self._undrawn(page) or self._errors.get(HeadlineView.__name__),
         )
+
+    def _undrawn(self, page: Page[Any]) -> str | None:
+        return None if page.failure is None else self.faults.line(f"{page.place.screen} cannot be drawn", page.failure)

@@ -30,6 +30,8 @@ class Page(Screen[None], Generic[Shown]):
         super().__init__()
         self.place = place
         self.shown: Shown | None = None
+        self.failure: Exception | None = None
+        """What the last answer could not be drawn for, None where it was."""
 
     def compose(self) -> ComposeResult:
         """Status above, content between, keys below."""
@@ -62,12 +64,21 @@ class Page(Screen[None], Generic[Shown]):
         """An answer arrived."""
         self.shown = shown
         if self.is_whole:
-            self.draw(shown)
+            self._drawn(shown)
 
     def on_mount(self) -> None:
         """Draw what arrived before there were widgets."""
         if self.shown is not None:
-            self.draw(self.shown)
+            self._drawn(self.shown)
+
+    def _drawn(self, shown: Shown) -> None:
+        self.failure = None
+        try:
+            self.draw(shown)
+        except (
+            Exception
+        ) as failure:  # the rim: what one page cannot draw must not end a screen that is left open for days
+            self.failure = failure
 
     def on_screen_resume(self) -> None:
         """It came to the front."""
