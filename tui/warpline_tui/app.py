@@ -306,9 +306,7 @@ class WarplineApp(App[None]):
             return view.take(self._ask_at(moment)), None
         except WarplineError as failure:
             return None, " ".join(str(failure).split())
-        except (
-            Exception
-        ) as failure:  # the rim: what one question stumbles over must not end a screen that is left open for days
+        except Exception as failure:  # the rim: one question must not end a screen left open for days
             return None, self.faults.line(f"{what} cannot be asked for", failure)
 
     def _ask_at(self, moment: Moment) -> Ask:

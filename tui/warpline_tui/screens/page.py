@@ -75,9 +75,7 @@ class Page(Screen[None], Generic[Shown]):
         self.failure = None
         try:
             self.draw(shown)
-        except (
-            Exception
-        ) as failure:  # the rim: what one page cannot draw must not end a screen that is left open for days
+        except Exception as failure:  # the rim: one page must not end a screen left open for days
             self.failure = failure
 
     def on_screen_resume(self) -> None:
