@@ -5,6 +5,7 @@ What is written here outlives a loss of power: bytes, name, and the names of the
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import struct
@@ -47,6 +48,15 @@ def created(head: bytes) -> int | None:
     return int(_HEADER.unpack_from(head)[3])
 
 
+def glance(path: Path) -> tuple[int | None, int]:
+    """When the frame in a file was made, None if that cannot be read, and how long the file is, 0 if it cannot be."""
+    try:
+        with path.open("rb") as stream:
+            return created(stream.read(HEADER_BYTES)), os.fstat(stream.fileno()).st_size
+    except OSError:
+        return None, 0
+
+
 def write(path: Path, data: bytes) -> None:
     """Put a file there, whole or not at all, and force it to disk; OSError if the disk refuses, and then nothing is left."""
     temporary = path.with_suffix(".tmp")
@@ -69,6 +79,17 @@ def make_directory(path: Path, mode: int = 0o777) -> None:
     make_directory(path.parent)
     path.mkdir(mode=mode, exist_ok=True)
     _sync(path.parent)
+
+
+def hold(path: Path) -> int:
+    """Lock a file until what is returned is closed; BlockingIOError if another process has it, OSError if it cannot be made."""
+    lock_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock_file)
+        raise
+    return lock_file
 
 
 def _sync(directory: Path) -> None:

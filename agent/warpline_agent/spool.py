@@ -10,7 +10,6 @@ never one too few.
 from __future__ import annotations
 
 import bisect
-import fcntl
 import json
 import os
 import threading
@@ -24,25 +23,36 @@ from warpline_proto.batch import Batch, Frame
 from warpline_proto.errors import ConfigError
 from warpline_proto.wire import encode
 
-from .frame_file import HEADER_BYTES, created, make_directory, name, pack, unpack, write
+from .clock_offset import steady_ns
+from .frame_file import glance, hold, make_directory, name, pack, unpack, write
 from .source import Health
-from .waiting import LIMITS, Key, Limits, Standing, Waiting, words
+from .waiting import LIMITS, Key, Limits, Standing, Waiting, on_disk, words
 
 CORRUPT_FILES_MAX: Final = 8
 """Damaged files kept for a look; older ones are removed."""
 
 
 class Spool:
-    """One thread puts, another takes and acknowledges. ConfigError if another agent holds the directory."""
+    """One thread puts, another takes and acknowledges. ConfigError if another agent holds the directory.
+
+    `clock_ns` dates frames; they grow old by `steady`, which nobody sets.
+    """
 
     def __init__(
-        self, directory: Path, agent: str, boot: str, clock_ns: Callable[[], int], limits: Limits = LIMITS
+        self,
+        directory: Path,
+        agent: str,
+        boot: str,
+        clock_ns: Callable[[], int],
+        limits: Limits = LIMITS,
+        steady: Callable[[], int] = steady_ns,
     ) -> None:
         self.directory = directory
         self.boot = boot
         self.changed = threading.Condition()
         self._agent = agent
         self._clock_ns = clock_ns
+        self._steady_ns = steady
         self._limits = limits
         self._sequence = 0
         self._keys: list[Key] = []
@@ -89,7 +99,7 @@ class Spool:
             self._make_room(len(data))
             key = self._key(self.boot, sequence)
             path = self._path(key).with_suffix(".part" if more else ".frame")
-            self._parts.append((key, self._keep(path, data, created_ns)))
+            self._parts.append((key, self._keep(path, data)))
         if not more:
             self._complete(written)
         return sequence
@@ -152,8 +162,8 @@ class Spool:
     def standing(self) -> Standing:
         """What waits, against its bounds."""
         with self.changed:
-            oldest_ns = self._waiting[self._keys[0]].created_ns if self._keys else None
-            return self._limits.standing(self._bytes, self._memory_bytes, len(self._keys), oldest_ns, self._clock_ns())
+            oldest_ns = self._waiting[self._keys[0]].since_ns if self._keys else None
+            return self._limits.standing(self._bytes, self._memory_bytes, len(self._keys), oldest_ns, self._steady_ns())
 
     def left(self) -> str:
         """What becomes of the frames that still wait when the agent ends, in words."""
@@ -184,13 +194,7 @@ class Spool:
     def _acquire(self) -> None:
         """Take the directory and what waits there; BlockingIOError if another agent has it, OSError if it cannot be used."""
         make_directory(self.directory, 0o700)
-        lock_file = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock_file)
-            raise
-        self._lock_file = lock_file
+        self._lock_file = hold(self.directory / "lock")
         self._load()
 
     def _load(self) -> None:
@@ -199,10 +203,13 @@ class Spool:
                 self._unlink(path)
             elif path.suffix == ".lost":
                 self._load_lost(path)
+        found: dict[Key, tuple[int | None, int]] = {}
         for path in self.directory.glob("*.frame"):
-            self._load_frame(path)
+            self._load_frame(path, found)
         for path in self.directory.glob("*.part"):
-            self._load_part(path)
+            self._load_part(path, found)
+        for key, waiting in on_disk(found, self._clock_ns(), self._steady_ns()):
+            self._add(key, waiting)
         for boot in list(self._lost):
             self._forget(boot)
         newest = {key.boot: key.sequence for key in self._keys}
@@ -215,27 +222,21 @@ class Spool:
         except (OSError, ValueError, KeyError, TypeError):
             self._unlink(path)
 
-    def _load_frame(self, path: Path) -> None:
+    def _load_frame(self, path: Path, found: dict[Key, tuple[int | None, int]]) -> None:
         boot, _, number = path.stem.rpartition("-")
         if not boot or not number.isdigit():
             return
         if int(number) <= self._through.get(boot, 0):
             self._unlink(path)
             return
-        try:
-            with path.open("rb") as stream:
-                created_ns = created(stream.read(HEADER_BYTES))
-            size = path.stat().st_size
-        except OSError:
-            created_ns, size = None, 0
-        self._add(self._key(boot, int(number)), Waiting(created_ns or self._clock_ns(), size, None))
+        found[self._key(boot, int(number))] = glance(path)
 
-    def _load_part(self, path: Path) -> None:
+    def _load_part(self, path: Path, found: dict[Key, tuple[int | None, int]]) -> None:
         """A frame counts where one after it does; else its rows are read again."""
         boot, _, number = path.stem.rpartition("-")
-        if number.isdigit() and any(key.boot == boot and key.sequence > int(number) for key in self._keys):
+        if number.isdigit() and any(key.boot == boot and key.sequence > int(number) for key in found):
             self._rename(path, path.with_suffix(".frame"))
-            self._load_frame(path.with_suffix(".frame"))
+            self._load_frame(path.with_suffix(".frame"), found)
         else:
             self._unlink(path)
 
@@ -245,15 +246,16 @@ class Spool:
         except OSError as error:
             self._trouble = words(self.directory, error)
 
-    def _keep(self, path: Path, data: bytes, created_ns: int) -> Waiting:
+    def _keep(self, path: Path, data: bytes) -> Waiting:
+        since_ns = self._steady_ns()
         try:
             self._write(path, data)
         except OSError as error:
             self._trouble = words(self.directory, error)
-            return Waiting(created_ns, len(data), data)
+            return Waiting(since_ns, len(data), data)
         if self._trouble:
             self._move_to_disk()
-        return Waiting(created_ns, len(data), None)
+        return Waiting(since_ns, len(data), None)
 
     def _move_to_disk(self) -> None:
         """The directory can be written again: what was held in memory follows."""
@@ -267,7 +269,7 @@ class Spool:
                 return
             with self.changed:
                 if key in self._waiting:
-                    self._waiting[key] = Waiting(waiting.created_ns, waiting.size, None)
+                    self._waiting[key] = Waiting(waiting.since_ns, waiting.size, None)
                     self._memory_bytes -= waiting.size
                 else:
                     self._unlink(self._path(key))
@@ -280,13 +282,13 @@ class Spool:
         write(path, data)
 
     def _make_room(self, size: int) -> None:
-        oldest_ns = self._clock_ns() - int(self._limits.age_seconds_max * 1e9)
+        oldest_ns = self._steady_ns() - int(self._limits.age_seconds_max * 1e9)
         with self.changed:
             falling: list[Key] = []
             left_bytes = self._bytes + size
             for key in self._keys:
                 many = len(self._keys) - len(falling) >= self._limits.frames_max
-                if left_bytes <= self._limits.bytes_max and not many and self._waiting[key].created_ns >= oldest_ns:
+                if left_bytes <= self._limits.bytes_max and not many and self._waiting[key].since_ns >= oldest_ns:
                     break
                 falling.append(key)
                 left_bytes -= self._waiting[key].size

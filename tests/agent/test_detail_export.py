@@ -114,7 +114,7 @@ class Node:
         self.detail = Detail()
         clock = Clock(lambda: int(self.seconds * 1e9), lambda: self.seconds)
         source = Job(KernelBudget(cpu_ns=lambda: 0, detail=self.detail), clock.wall_ns)
-        self.spool = Spool(folder, "node-a", "boot", clock.wall_ns, limits)
+        self.spool = Spool(folder, "node-a", "boot", clock.wall_ns, limits, clock.wall_ns)
         self.exporter = CollectorExporter(self.spool, address, seed=1, monotonic=clock.monotonic)
         config = AgentConfig(node="node-a", drain_seconds=PATIENCE_SECONDS)
         self.agent = Agent(config, {"job": source}, self.spool, self.exporter, clock, Inline, detail=self.detail)

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from warpline_agent.agent import new_boot
+from warpline_agent.frame_file import HEADER_BYTES
 from warpline_agent.spool import Spool
 from warpline_agent.waiting import Key, Limits
 from warpline_proto.batch import Batch
@@ -34,6 +35,16 @@ class Clock:
 
     def __init__(self) -> None:
         self.now_ns = 1_700_000_000_000_000_000
+        self.set_by_ns = 0
+        """How far somebody set it, while no time passed."""
+
+    def set(self, seconds: int) -> None:
+        self.set_by_ns += seconds * 10**9
+        self.now_ns += seconds * 10**9
+
+    def steady(self) -> int:
+        """As a clock that nobody sets."""
+        return self.now_ns - self.set_by_ns - 1_699_999_000_000_000_000
 
     def __call__(self) -> int:
         self.now_ns += 1
@@ -41,7 +52,7 @@ class Clock:
 
 
 def open_spool(folder: Path, clock: Clock, boot: str | None = None, **limits: Any) -> Spool:
-    return Spool(folder, AGENT, boot or new_boot(clock), clock, Limits(**limits))
+    return Spool(folder, AGENT, boot or new_boot(clock), clock, Limits(**limits), clock.steady)
 
 
 def waiting(spool: Spool) -> list[tuple[str, int]]:
@@ -108,6 +119,59 @@ def test_old_frames_fall_off_by_age(tmp_path: Path) -> None:
     spool.put(rows(2.0))
     assert [sequence for _, sequence in waiting(spool)] == [2]
     assert spool.lost(spool.boot) == 1
+
+
+@pytest.mark.parametrize("seconds", [86_400, 400 * 86_400, -400 * 86_400])
+@pytest.mark.parametrize("restarts", [0, 1, 3])
+def test_a_clock_that_is_set_lets_nothing_fall_off(tmp_path: Path, seconds: int, restarts: int) -> None:
+    """Neither at once nor where the agent is started anew afterwards; what is old goes as ever."""
+    clock = Clock()
+    spool = open_spool(tmp_path, clock)
+    first = spool.boot
+    for value in range(3):
+        spool.put(rows(value))
+        clock.now_ns += 60 * 10**9
+    clock.set(seconds)
+    for value in range(restarts):
+        spool.put(rows(value))
+        spool.close()
+        spool = open_spool(tmp_path, clock)
+    spool.put(rows(4.0))
+    assert (spool.waiting_frames, spool.lost(first), spool.take_losses()) == (3 + restarts + 1, 0, 0)
+    assert spool.standing().oldest_seconds <= 180 + 3_600
+    clock.now_ns += 25 * 3_600 * 10**9
+    spool.put(rows(5.0))
+    assert (spool.waiting_frames, spool.take_losses()) == (1, 3 + restarts + 1)
+
+
+def test_what_waited_grows_old_from_start_to_start(tmp_path: Path) -> None:
+    """Each start is short, and what waits through all of them falls off after a day as it would with one."""
+    clock = Clock()
+    kept = []
+    for _ in range(60):
+        spool = open_spool(tmp_path, clock)
+        spool.put(rows(1.0))
+        kept.append(spool.waiting_frames)
+        clock.now_ns += 1_800 * 10**9
+        spool.close()
+    assert (kept[:3], max(kept), kept[-1]) == ([1, 2, 3], 48, 48)
+
+
+def test_a_node_that_was_off_for_days_sends_what_it_saw_before(tmp_path: Path) -> None:
+    """Also where one file tells a time that cannot be: it makes no other old."""
+    clock = Clock()
+    spool = open_spool(tmp_path, clock)
+    for value in range(3):
+        spool.put(rows(value))
+    spool.close()
+    second = sorted(tmp_path.glob("*.frame"))[1]
+    data = bytearray(second.read_bytes())
+    data[HEADER_BYTES - 1] ^= 0x40
+    second.write_bytes(data)
+    clock.now_ns += 3 * 86_400 * 10**9
+    again = open_spool(tmp_path, clock)
+    again.put(rows(3.0))
+    assert [sequence for _, sequence in waiting(again)] == [1, 2, 3, 1]
 
 
 def test_what_fell_off_before_a_restart_stays_counted(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_frame_is_on_the_disk_by_name_and_content_when_it_is_put(
 def test_what_falls_off_is_counted_on_the_disk_before_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A day of frames that grew too old together is counted at once, not file by file while the sender waits."""
     now = [1]
-    spool = Spool(tmp_path, "node", BOOT, lambda: now[0], Limits(age_seconds_max=10.0))
+    spool = Spool(tmp_path, "node", BOOT, lambda: now[0], Limits(age_seconds_max=10.0), lambda: now[0])
     for _ in range(50):
         spool.put(ROWS)
     now[0] += 11 * 10**9
@@ -80,7 +80,7 @@ def test_what_falls_off_is_counted_on_the_disk_before_it_goes(tmp_path: Path, mo
 def test_a_full_disk_does_not_take_the_count_of_what_falls_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The count finds no room before the frames go; it is written when they are gone, and a restart knows it."""
     now = [1]
-    spool = Spool(tmp_path, "node", BOOT, lambda: now[0], Limits(age_seconds_max=10.0))
+    spool = Spool(tmp_path, "node", BOOT, lambda: now[0], Limits(age_seconds_max=10.0), lambda: now[0])
     for _ in range(3):
         spool.put(ROWS)
     now[0] += 11 * 10**9
