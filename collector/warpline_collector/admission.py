@@ -19,6 +19,7 @@ from .audit import DENIED, DONE, Audit
 from .callers import LOCAL, Caller, Role
 from .certificates import Certificates
 from .fleet import AGENTS_MAX
+from .question import GRPC
 
 TELL_SECONDS: Final = 60.0
 """The same refusal of the same caller is told once in so long."""
@@ -34,7 +35,6 @@ STRAYS: Final = "strays"
 REASONS: Final = (CERTIFICATE, ROLE, NODE)
 """Why a call or a frame is refused: who calls is not to be told, may not do that, or speaks for another node."""
 _LOG = logging.getLogger(__name__)
-DOOR: Final = "grpc"
 
 
 def caller_of(context: dict[str, Any], now_ns: int) -> Caller:
@@ -133,7 +133,7 @@ class Admission:
         if caller.role is Role.OPERATOR and caller is not LOCAL:
             rows = [row for batch in frame.batches for row in batch.rows.slice(0, ASKED_MAX).to_pylist()]
             asked = ", ".join(f"{row['what']} of rank {row['rank']} of job {row['job']}" for row in rows)
-            self._audit.note(caller, DOOR, "capture", DONE, asked[:WORDS_CHARS_MAX])
+            self._audit.note(caller, GRPC, "capture", DONE, asked[:WORDS_CHARS_MAX])
 
     def doors(self, certificates: Certificates | None) -> Doors:
         """The counts of now."""
@@ -148,7 +148,7 @@ class Admission:
         """Count a refusal; tell of it unless the same was told lately."""
         self.refused[reason] += 1
         if self._tell(caller, reason, wanted, why, peer):
-            self._audit.note(caller, DOOR, wanted, DENIED, peer, why[:WORDS_CHARS_MAX])
+            self._audit.note(caller, GRPC, wanted, DENIED, peer, why[:WORDS_CHARS_MAX])
 
     def _tell(self, caller: Caller | None, reason: str, wanted: str, why: str, peer: str = "") -> bool:
         """Whether it is told this time."""

@@ -7,17 +7,13 @@ and the bound on memory is the process's own.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import queue
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,18 +24,21 @@ from warpline_proto.errors import QueryError
 from warpline_proto.wire import from_ipc
 
 from .audit import DENIED, FAILED, REFUSED, Audit
-from .callers import LOCAL, Caller
-from .desk import RESULT_BYTES_MAX
-from .worker import HEADER, HEADER_BYTES_MAX, send
+from .child import Worker
+from .question import BUSY, CANCELLED, DOORS, ENDED, Question, Unanswered
+from .shares import Bounds, Full, Shares
+from .turns import Turns
 
-START_SECONDS_MAX: Final = 30.0
-QUERIES_PER_WORKER_MAX: Final = 1_000
 WORKERS_MAX: Final = 32
 """Each worker is a process of some hundred megabytes."""
-CANCELLED: Final = "57014"
-BUSY: Final = "53000"
-ENDED: Final = "53200"
-"""How PostgreSQL's clients know a question that was stopped, one that nobody was free for, one that ended its worker."""
+QUESTIONS: Final = Bounds(most=64, of_one=16, kept=16, few=4)
+"""Questions that wait, are answered, or whose answer is not read to its end: through all doors, each held by a thread."""
+ANSWER_BYTES: Final = Bounds(most=256 * 1024**2, of_one=128 * 1024**2, kept=64 * 1024**2, few=16 * 1024**2)
+"""Answers that are not read to their end, through all doors."""
+KINDS: Final = ("busy", "cancelled", "denied", "memory", "refused", "statement", "time")
+"""Why a question had no answer: too many of them, taken back, not for this role, more memory than it may have, does more than
+read, wrong in itself, ran too long."""
+_KINDS: Final = {BUSY: "busy", CANCELLED: "time", "42501": "denied", ENDED: "memory", "25006": "refused"}
 _OUTCOMES: Final = {"42501": DENIED, "25006": REFUSED}
 _LOG = logging.getLogger(__name__)
 
@@ -79,14 +78,6 @@ class Answer:
         )
 
 
-class Unanswered(QueryError):
-    """A question without an answer; `sqlstate` is how PostgreSQL's clients know the reason."""
-
-    def __init__(self, message: str, hint: str = "", sqlstate: str = "42000") -> None:
-        super().__init__(message, hint)
-        self.sqlstate = sqlstate
-
-
 @dataclass(frozen=True)
 class Rows:
     """Rows as PostgreSQL's clients read them: each field's name, type and size, and one message a row in `payload`."""
@@ -105,59 +96,58 @@ class Described:
     parameters: int
 
 
-class Question:
-    """One question on its way through the pool, so that whoever no longer wants the answer can say so from any thread.
+@dataclass
+class Tally:
+    """What became of the questions of one door since the start: how many, how many of them had no answer and why, how long all
+    took, waiting included."""
 
-    It carries who asks and by which door, for what may be seen and for the audit.
-    """
-
-    def __init__(self, caller: Caller = LOCAL, door: str = "grpc") -> None:
-        self.caller = caller
-        self.door = door
-        self._mutex = threading.Lock()
-        self._worker: _Worker | None = None
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        """End it, with the worker that answers it. Nothing happens where it is answered already."""
-        with self._mutex:
-            self._cancelled = True
-            if self._worker is not None:
-                self._worker.interrupt()
-
-    def insist(self) -> None:
-        """QueryError if nobody wants the answer any more."""
-        if self._cancelled:
-            raise Unanswered("the question was taken back", sqlstate=CANCELLED)
-
-    @contextlib.contextmanager
-    def answered_by(self, worker: _Worker) -> Iterator[None]:
-        """While the worker is this question's own; QueryError if nobody wants the answer any more."""
-        with self._mutex:
-            self.insist()
-            self._worker = worker
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._worker = None
+    asked: int = 0
+    seconds: float = 0.0
+    failures: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(KINDS, 0)))
 
 
 class WorkerPool:
     """SQL of users over one store. Safe to call from several threads. A worker that ended is replaced by a new one."""
 
-    def __init__(self, directory: Path, config: Config = Config(), audit: Audit | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        config: Config = Config(),
+        audit: Audit | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._directory = directory
         self._config = config
         self._audit = audit
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self.threads = ThreadPoolExecutor(QUESTIONS.most, thread_name_prefix="question")
+        """Where doors wait for answers: one for each question that has its place."""
+        self.unread = Shares(ANSWER_BYTES)
+        """Bytes of answers that are not read to their end."""
+        self._places = Shares(QUESTIONS)
+        self._turns: Turns[Worker | None] = Turns(monotonic)
+        self._monotonic = monotonic
         self._closed = False
-        self.asked = self.failed = 0
-        """Questions since the start, and those of them that had no answer."""
+        self.tallies: Mapping[str, Tally] = {door: Tally() for door in DOORS}
         self._mutex = threading.Lock()
-        self._all: set[_Worker] = set()
+        self._all: set[Worker] = set()
         for _ in range(config.workers):
-            self._idle.put(self._started())
+            self._turns.add(self._started())
+
+    @contextlib.contextmanager
+    def place(self, question: Question) -> Iterator[None]:
+        """A place for one question until its answer is read; QueryError where all are taken, or the caller's share of them is."""
+        try:
+            self._places.take(question.who)
+        except Full as full:
+            error = _crowded(full)
+            with self._mutex:
+                self.tallies[question.door].asked += 1
+            self._failed(question, "", error)
+            raise error from None
+        try:
+            yield
+        finally:
+            self._places.give(question.who)
 
     def query(
         self, sql: str, rows_max: int | None = None, seconds_max: float | None = None, question: Question | None = None
@@ -188,20 +178,28 @@ class WorkerPool:
         self, request: Mapping[str, Any], rows_max: int | None, seconds_max: float | None, question: Question
     ) -> tuple[dict[str, Any], bytes]:
         """`_bounded`, counted and told to the audit."""
-        with self._mutex:
-            self.asked += 1
+        tally, began = self.tallies[question.door], self._monotonic()
         try:
             answer = self._bounded(request, rows_max, seconds_max, question)
         except QueryError as error:
-            with self._mutex:
-                self.failed += 1
-            if self._audit is not None:
-                outcome = _OUTCOMES.get(getattr(error, "sqlstate", ""), FAILED)
-                self._audit.note(question.caller, question.door, "question", outcome, request["sql"], str(error))
+            self._failed(question, request["sql"], error)
             raise
+        finally:
+            with self._mutex:
+                tally.asked += 1
+                tally.seconds += self._monotonic() - began
         if self._audit is not None:
             self._audit.answered(question.caller, question.door)
         return answer
+
+    def _failed(self, question: Question, sql: str, error: QueryError) -> None:
+        """Count it by its kind, and tell the audit."""
+        state = getattr(error, "sqlstate", "")
+        kind = "cancelled" if question.cancelled else _KINDS.get(state, "statement")
+        with self._mutex:
+            self.tallies[question.door].failures[kind] += 1
+        if self._audit is not None:
+            self._audit.note(question.caller, question.door, "question", _OUTCOMES.get(state, FAILED), sql, str(error))
 
     def _bounded(
         self, request: Mapping[str, Any], rows_max: int | None, seconds_max: float | None, question: Question
@@ -214,9 +212,29 @@ class WorkerPool:
         return self._answered({**request, **bounds}, seconds, question)
 
     @property
+    def asked(self) -> int:
+        """Questions since the start."""
+        return sum(tally.asked for tally in self.tallies.values())
+
+    @property
+    def failed(self) -> int:
+        """Those of them that had no answer."""
+        return sum(tally.failures.total() for tally in self.tallies.values())
+
+    @property
     def busy(self) -> int:
         """Workers that answer now."""
-        return max(self._config.workers - self._idle.qsize(), 0)
+        return max(self._config.workers - self._turns.idle, 0)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a worker."""
+        return self._turns.waiting
+
+    @property
+    def places(self) -> int:
+        """Questions that have a place."""
+        return self._places.total
 
     @property
     def workers(self) -> int:
@@ -224,15 +242,15 @@ class WorkerPool:
         return self._config.workers
 
     def _answered(self, request: Mapping[str, Any], seconds: float, question: Question) -> tuple[dict[str, Any], bytes]:
-        worker = self._free_worker()
+        worker = self._free_worker(question)
         try:
-            with question.answered_by(worker):
+            with question.ended_by(worker.interrupt):
                 return worker.ask(request, seconds)
         except QueryError:
             question.insist()
             raise
         finally:
-            self._idle.put(worker if worker.usable else self._replaced(worker))
+            self._turns.give(question.who, worker if worker.usable else self._replaced(worker))
 
     def close(self) -> None:
         """End all workers, also those that answer; safe to call twice."""
@@ -241,35 +259,36 @@ class WorkerPool:
             workers, self._all = self._all, set()
         for worker in workers:
             worker.kill()
+        self.threads.shutdown(wait=False, cancel_futures=True)
 
-    def _free_worker(self) -> _Worker:
+    def _free_worker(self, question: Question) -> Worker:
         """The next one that is free and alive: one that was ended from outside costs no question."""
         try:
-            worker = self._idle.get(timeout=QUERY_WAIT_SECONDS_MAX)
-        except queue.Empty:
+            worker = self._turns.take(question, QUERY_WAIT_SECONDS_MAX)
+        except TimeoutError:
             busy = f"all {self._config.workers} SQL workers are busy"
             raise Unanswered(busy, "ask again in a moment", BUSY) from None
         if worker is None or not worker.alive:
             worker = self._replaced(worker)
         if worker is None:
-            self._idle.put(None)
+            self._turns.give(question.who, None)
             raise Unanswered("no SQL worker could be started", "has the machine memory and processes left?", BUSY)
         return worker
 
-    def _replaced(self, worker: _Worker | None) -> _Worker | None:
+    def _replaced(self, worker: Worker | None) -> Worker | None:
         if worker is not None:
             with self._mutex:
                 self._all.discard(worker)
             worker.kill()
         return self._started()
 
-    def _started(self) -> _Worker | None:
+    def _started(self) -> Worker | None:
         """A new worker; None, to be tried again by the next question, where there can be none."""
         with self._mutex:
             if self._closed:
                 return None
             try:
-                worker = _Worker(self._directory, self._config.memory_bytes)
+                worker = Worker(self._directory, self._config.memory_bytes)
             except OSError as error:
                 _LOG.error("a SQL worker could not be started: %s", error)
                 return None
@@ -277,93 +296,8 @@ class WorkerPool:
         return worker
 
 
-class _Worker:
-    """One child process. It is `usable` until it failed, was killed, or answered its share of questions."""
-
-    def __init__(self, directory: Path, memory_bytes: int) -> None:
-        self._link, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "warpline_collector.worker", str(theirs.fileno()), str(directory)]
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [*command, str(memory_bytes)],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-        except BaseException:
-            self._link.close()
-            raise
-        self._ready = False
-        self._queries = 0
-        self.usable = True
-
-    def ask(self, request: Mapping[str, Any], seconds_max: float) -> tuple[dict[str, Any], bytes]:
-        """One question; QueryError if there is no answer to it."""
-        usable, self.usable = self.usable, False  # until the answer is whole
-        try:
-            self._await_start()
-            send(self._link, dict(request))
-            header, payload = self._receive(time.monotonic() + seconds_max)
-        except TimeoutError as error:
-            said = f"the query ran longer than {seconds_max:g} s and was stopped"
-            raise Unanswered(said, "ask for less", CANCELLED) from error
-        except (OSError, EOFError) as error:
-            raise Unanswered(self._epitaph(), "ask for less", ENDED) from error
-        self._queries += 1
-        self.usable = usable and not header.get("retire") and self._queries < QUERIES_PER_WORKER_MAX
-        _insist(header)
-        return header, payload
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process still runs."""
-        return self._process.poll() is None
-
-    def interrupt(self) -> None:
-        """End the process; whoever waits for its answer gets a QueryError."""
-        self._process.kill()
-
-    def kill(self) -> None:
-        """End the process now, and give everything back."""
-        self.usable = False
-        self._process.kill()
-        self._process.wait()
-        self._link.close()
-
-    def _await_start(self) -> None:
-        if self._ready:
-            return
-        header, _ = self._receive(time.monotonic() + START_SECONDS_MAX)
-        _insist(header)
-        self._ready = True
-
-    def _receive(self, deadline: float) -> tuple[dict[str, Any], bytes]:
-        header_size, payload_size = HEADER.unpack(self._exactly(HEADER.size, deadline))
-        if header_size > HEADER_BYTES_MAX or payload_size > RESULT_BYTES_MAX:
-            raise EOFError("an answer past its bound")
-        header: dict[str, Any] = json.loads(self._exactly(header_size, deadline))
-        return header, self._exactly(payload_size, deadline)
-
-    def _exactly(self, size: int, deadline: float) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            self._link.settimeout(max(deadline - time.monotonic(), 0.001))
-            piece = self._link.recv(min(size - len(data), 1024 * 1024))
-            if not piece:
-                raise EOFError("the worker closed its end")
-            data += piece
-        return bytes(data)
-
-    def _epitaph(self) -> str:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=1.0)
-        if self._process.returncode == -signal.SIGXCPU:
-            return "the query used more CPU time than it may and was stopped"
-        return "the query ended its worker process: it needs more memory than a worker may have"
-
-
-def _insist(header: Mapping[str, Any]) -> None:
-    if header["error"] is not None:
-        raise Unanswered(header["error"], header["hint"], header["sqlstate"])
+def _crowded(full: Full) -> Unanswered:
+    if full.own:
+        said = f"{QUESTIONS.of_one} of your questions wait, are answered or are not read to their end: more is not your share"
+        return Unanswered(said, "wait for one of them", BUSY)
+    return Unanswered("too many questions at once", "ask again in a moment", BUSY)

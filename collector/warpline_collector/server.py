@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
@@ -15,7 +14,7 @@ import grpc
 
 from warpline_proto import service_pb2, service_pb2_grpc, wire
 from warpline_proto.batch import Frame
-from warpline_proto.defaults import FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
+from warpline_proto.defaults import ASKER, ASKER_CHARS_MAX, FRAME_BYTES_MAX, FRAME_UNPACKED_BYTES_MAX
 from warpline_proto.errors import ConfigError, QueryError, StoreError, WireError
 from warpline_proto.stream import OutOfStep
 
@@ -26,11 +25,10 @@ from .captures import CaptureBoard
 from .certificates import Certificates
 from .ingest import Ingest, Item, Stream
 from .limits import Guest, Limits
-from .pool import Answer, Question, WorkerPool
+from .pool import Answer, WorkerPool
+from .question import BUSY, Question, Unanswered, Unread
 
 PIECE_BYTES: Final = 1024 * 1024
-QUESTIONS_MAX: Final = 32
-"""Questions whose answer is not read to its end; one more is told to come back."""
 READ_SECONDS_MAX: Final = 60.0
 """How long an answer may take to be read: until then it is held in memory."""
 UNPACK_APART_BYTES: Final = 512 * 1024
@@ -64,8 +62,6 @@ class Service(service_pb2_grpc.WarplineServicer):
         self._board = board
         self._clock = clock
         self._started_ns = clock()
-        self._questions = 0
-        self._threads = ThreadPoolExecutor(QUESTIONS_MAX, thread_name_prefix="query")
 
     async def Push(self, request_iterator: AsyncIterator[service_pb2.Frame], context: Any) -> None:
         """Read frames while a task of its own writes the acknowledgements: neither waits for the other."""
@@ -100,23 +96,23 @@ class Service(service_pb2_grpc.WarplineServicer):
             await asyncio.gather(reading, writing, return_exceptions=True)
 
     async def Query(self, request: service_pb2.QueryRequest, context: Any) -> None:
-        """One statement through the workers; a refusal is INVALID_ARGUMENT with the sentence."""
+        """One statement through the workers; a refusal is INVALID_ARGUMENT with the sentence, or RESOURCE_EXHAUSTED."""
         caller = await self._admission.admit(context, "ask", Role.VIEWER, Role.OPERATOR)
-        if self._questions >= QUESTIONS_MAX:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many questions at once: ask again in a moment")
-        self._questions += 1
+        question = Question(caller, whence=_whence(context))
         try:
-            answer = await self._answer(request, caller)
-            async with asyncio.timeout(READ_SECONDS_MAX):
-                for start in range(0, len(answer.payload), PIECE_BYTES):
-                    payload = answer.payload[start : start + PIECE_BYTES]
-                    await context.write(service_pb2.QueryPiece(payload=payload, truncated=answer.truncated))
+            with self._pool.place(question), Unread(self._pool.unread, question.who) as unread:
+                answer = await self._answer(request, question)
+                unread.take(len(answer.payload))
+                async with asyncio.timeout(READ_SECONDS_MAX):
+                    for start in range(0, len(answer.payload), PIECE_BYTES):
+                        payload = answer.payload[start : start + PIECE_BYTES]
+                        await context.write(service_pb2.QueryPiece(payload=payload, truncated=answer.truncated))
         except QueryError as error:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:DETAILS_CHARS_MAX])
+            crowded = isinstance(error, Unanswered) and error.sqlstate == BUSY
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED if crowded else grpc.StatusCode.INVALID_ARGUMENT
+            await context.abort(code, str(error)[:DETAILS_CHARS_MAX])
         except TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the answer was not read")
-        finally:
-            self._questions -= 1
 
     async def Captures(
         self, request: service_pb2.CaptureWatch, context: Any
@@ -146,19 +142,14 @@ class Service(service_pb2_grpc.WarplineServicer):
             agents=len(counts.agents),
         )
 
-    def close(self) -> None:
-        """Let the query threads go."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    async def _answer(self, request: service_pb2.QueryRequest, caller: Caller) -> Answer:
-        """The pool's answer; a question taken back by its caller ends the worker that is at it."""
-        question = Question(caller)
+    async def _answer(self, request: service_pb2.QueryRequest, question: Question) -> Answer:
+        """The pool's answer; a question taken back by its caller waits no longer, or ends the worker that is at it."""
 
         def work() -> Answer:
             return self._pool.query(request.sql, request.rows_max or None, request.seconds_max or None, question)
 
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+            return await asyncio.get_running_loop().run_in_executor(self._pool.threads, work)
         except asyncio.CancelledError:
             question.cancel()
             raise
@@ -236,6 +227,16 @@ async def _write_acks(stream: Stream, context: Any, clock: Callable[[], int]) ->
         ack.collector_ns = clock()  # as late as can be: what passes from here on makes the agent less sure of its clock
         await context.write(ack)
         stream.acks.task_done()
+
+
+def _whence(context: Any) -> str:
+    """What tells apart those who come without a certificate: their connection, and over a socket, where all look the same, what
+    warpline's own clients say of themselves."""
+    peer = str(context.peer())
+    if not peer.startswith("unix:"):
+        return peer
+    said = dict(context.invocation_metadata() or ()).get(ASKER, "")
+    return f"{peer} {str(said)[:ASKER_CHARS_MAX]}"
 
 
 def _whose(caller: Caller) -> str | None:

@@ -112,6 +112,7 @@ class _Doors:
     address: str
     admission: Admission
     told: Callable[[], Doors]
+    sessions: Callable[[], postgres.Sessions]
 
 
 def _secured(settings: Settings) -> _Secured:
@@ -152,7 +153,6 @@ async def _doors(
     """gRPC and PostgreSQL."""
     admission = Admission(secured.rim, inside.audit, inside.clock)
     service = server.Service(inside.ingest, inside.workers, inside.board, inside.clock, admission, inside.limits)
-    stack.callback(service.close)
     rim, address = await server.start(service, settings.collector.listen, secured.rim)
     stack.push_async_callback(rim.stop, server.STOP_SECONDS)
     sql_door = postgres.Endpoint(
@@ -161,7 +161,7 @@ async def _doors(
     stack.push_async_callback(sql_door.close)
     for place in await sql_door.start():
         opened(place)
-    return _Doors(address, admission, partial(admission.doors, secured.any))
+    return _Doors(address, admission, partial(admission.doors, secured.any), sql_door.sessions)
 
 
 def _passes(
@@ -194,6 +194,7 @@ def _passes(
         doors.told,
         couriers.standings,
         lambda: accounting.newest,
+        doors.sessions,
     )
 
 

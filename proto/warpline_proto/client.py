@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import pyarrow as pa
 
 from . import service_pb2, service_pb2_grpc
 from .batch import Frame
-from .defaults import COLLECTOR_ADDRESS, FRAME_BYTES_MAX, QUERY_ROWS_MAX, QUERY_SECONDS_MAX, QUERY_WAIT_SECONDS_MAX
+from .defaults import (
+    ASKER,
+    ASKER_CHARS_MAX,
+    COLLECTOR_ADDRESS,
+    FRAME_BYTES_MAX,
+    QUERY_ROWS_MAX,
+    QUERY_SECONDS_MAX,
+    QUERY_WAIT_SECONDS_MAX,
+)
 from .dialing import channel, trouble
 from .errors import QueryError
 from .tls import NONE, Tls
@@ -42,6 +52,9 @@ class QueryClient:
         self.address = address
         self._tls = tls
         self._channel = channel(address, tls, _OPTIONS)
+        self._asker = ((ASKER, secrets.token_hex(ASKER_CHARS_MAX // 2)),)
+        self._asked: set[Any] = set()
+        self._mutex = threading.Lock()
         self._apart = ThreadPoolExecutor(1, thread_name_prefix="query")
         self._stub = service_pb2_grpc.WarplineStub(self._channel)
 
@@ -66,6 +79,13 @@ class QueryClient:
         request = service_pb2.QueryRequest(sql=sql, rows_max=rows_max, seconds_max=seconds_max)
         return self._safely(self._query, request)
 
+    def stop(self) -> None:
+        """Take back the questions that are under way, from any thread: each ends with a QueryError, here and at the collector."""
+        with self._mutex:
+            asked = list(self._asked)
+        for call in asked:
+            call.cancel()
+
     def push(self, frame: Frame) -> None:
         """Hand over one frame and wait until it is durable; QueryError if it is refused or nobody takes it."""
         self._safely(self._push, to_message(frame))
@@ -84,15 +104,26 @@ class QueryClient:
         payload = bytearray()
         truncated = False
         try:
-            for piece in self._stub.Query(request, timeout=timeout):
-                payload += piece.payload
-                truncated = truncated or piece.truncated
+            with self._under_way(self._stub.Query(request, timeout=timeout, metadata=self._asker)) as pieces:
+                for piece in pieces:
+                    payload += piece.payload
+                    truncated = truncated or piece.truncated
         except grpc.RpcError as error:
             raise self._failure(error) from error
         rows = from_ipc(bytes(payload))
         return (
             rows.replace_schema_metadata({**(rows.schema.metadata or {}), "truncated": "true"}) if truncated else rows
         )
+
+    @contextlib.contextmanager
+    def _under_way(self, call: Any) -> Iterator[Any]:
+        with self._mutex:
+            self._asked.add(call)
+        try:
+            yield call
+        finally:
+            with self._mutex:
+                self._asked.discard(call)
 
     def _push(self, message: service_pb2.Frame) -> None:
         try:
@@ -113,6 +144,8 @@ class QueryClient:
         code, details = error.code(), error.details() or ""
         if code is grpc.StatusCode.UNAVAILABLE and (why := trouble(self.address, self._tls)):
             return QueryError(why)
+        if code is grpc.StatusCode.CANCELLED:
+            return QueryError("the question was taken back")
         if code in _WHY:
             return QueryError(
                 _WHY[code].format(address=self.address), "is `warpline collector` running? see --collector"

@@ -24,6 +24,9 @@ FRAME_UNPACKED_BYTES_MAX: Final = 128 * 1024 * 1024
 """Largest frame once unpacked; a frame that claims more is refused before it is unpacked."""
 QUERY_ROWS_MAX: Final = 100_000
 QUERY_SECONDS_MAX: Final = 10.0
-QUERY_WAIT_SECONDS_MAX: Final = 5.0
-"""A question waits so long for somebody free to answer it."""
+QUERY_WAIT_SECONDS_MAX: Final = 15.0
+"""A question waits so long for somebody free to answer it: longer than another one may take."""
+ASKER: Final = "warpline-asker"
+"""Metadata of a question by which programs that come over one socket are told apart: any word of so many characters."""
+ASKER_CHARS_MAX: Final = 32
 EVIDENCE_ROWS_MAX: Final = 20

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from postgres_door import LISTEN, STARTUP, Door, begun, exactly, heard, opened, told
+from postgres_door import LISTEN, STARTUP, Door, begun, exactly, heard, opened, startup, told
 
 from warpline_collector.postgres import link, messages
 from warpline_collector.postgres.portals import STATEMENTS_MAX
@@ -112,12 +112,28 @@ def test_one_connection_too_many_is_told_and_those_that_never_begin_make_room(do
     """Eight may be there. Who is there and silent before it began has to go first."""
     silent = [door.connect() for _ in range(8)]
     until(lambda: door.endpoint.connections == 8)
-    honest = [begun(door) for _ in range(8)]
+    honest = [begun(door, user) for user in (b"a", b"a", b"a", b"b", b"b", b"b", b"c", b"d")]
     with door.connect() as ninth:
         assert b"too many connections" in heard(ninth, b"E")[-1][1]
     for each in (*silent, *honest):
         each.close()
     until(lambda: door.endpoint.connections == 0)
+    answered(door)
+
+
+def test_one_caller_leaves_room_for_others(door: Door) -> None:
+    """Half of all connections at most, and the last quarter is for those who have none."""
+    before = door.endpoint.sessions().refused["share"]
+    greedy = [begun(door, b"greedy") for _ in range(4)]
+    with door.connect() as fifth:
+        fifth.sendall(startup(b"greedy"))
+        assert b"too many connections of postgres user greedy" in heard(fifth, b"E")[-1][1]
+    assert door.endpoint.sessions().refused["share"] == before + 1
+    honest = [begun(door, user) for user in (b"a", b"b", b"c", b"d")]
+    for each in (*greedy, *honest):
+        each.close()
+    until(lambda: door.endpoint.connections == 0)
+    assert door.endpoint.sessions().now == 0
     answered(door)
 
 
@@ -141,7 +157,7 @@ def test_whoever_does_not_read_is_cut(door: Door, monkeypatch: pytest.MonkeyPatc
     with begun(door) as connection:
         connection.sendall(told(b"Q", b"SELECT repeat('x', 500) FROM range(60000)\0"))
         until(lambda: door.endpoint.connections == 0)
-        assert door.endpoint._held.bytes == 0
+        assert door.pool.unread.total == 0
     answered(door)
 
 

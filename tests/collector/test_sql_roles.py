@@ -9,7 +9,8 @@ import pytest
 
 from warpline_collector.audit import Audit
 from warpline_collector.callers import LOCAL, Caller, Role
-from warpline_collector.pool import Config, Question, Unanswered, WorkerPool
+from warpline_collector.pool import Config, WorkerPool
+from warpline_collector.question import Question, Unanswered
 from warpline_collector.reader import CatalogReader
 from warpline_collector.sight import OPERATORS_ONLY, PRIVATE
 from warpline_collector.stores.duckdb import DuckDBStore

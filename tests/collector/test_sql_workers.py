@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from warpline_collector.pool import Config, Question, WorkerPool
+from warpline_collector.pool import Config, WorkerPool
+from warpline_collector.question import Question
 from warpline_collector.statements import parse
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Frame
@@ -213,7 +214,7 @@ def test_a_machine_without_processes_left_is_told_and_got_over(tmp_path: Path, m
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     with monkeypatch.context() as patched:
-        patched.setattr("warpline_collector.pool.subprocess.Popen", refuse)
+        patched.setattr("warpline_collector.child.subprocess.Popen", refuse)
         with pytest.raises(QueryError, match="stopped"):
             pool.query(ENDLESS, seconds_max=0.2)
         with pytest.raises(QueryError, match="no SQL worker could be started"):

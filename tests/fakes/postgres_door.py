@@ -30,8 +30,9 @@ ONE_WORKER = SqlConfig(workers=1, seconds_max=20.0)
 class Door:
     """Where to connect, and what is behind it."""
 
-    def __init__(self, endpoint: Endpoint, store: DuckDBStore, audit: Audit, folder: Path) -> None:
+    def __init__(self, endpoint: Endpoint, pool: WorkerPool, store: DuckDBStore, audit: Audit, folder: Path) -> None:
         self.endpoint = endpoint
+        self.pool = pool
         self.store = store
         self.audit = audit
         self.folder = folder
@@ -60,7 +61,7 @@ def opened(
     pool = WorkerPool(folder, sql, audit)
     loop = asyncio.new_event_loop()
     endpoint = Endpoint(config, pool, audit, folder, certificates, clock)
-    door = Door(endpoint, store, audit, folder)
+    door = Door(endpoint, pool, store, audit, folder)
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
@@ -84,7 +85,13 @@ async def _ended(endpoint: Endpoint) -> None:
         await asyncio.wait(others, timeout=30)
 
 
-STARTUP = struct.pack("!II", 8 + 8 + 1, 196_608) + b"user\0me\0\0"
+def startup(user: bytes) -> bytes:
+    """How a client begins."""
+    said = b"user\0" + user + b"\0\0"
+    return struct.pack("!II", 8 + len(said), 196_608) + said
+
+
+STARTUP = startup(b"me")
 
 
 def told(kind: bytes, body: bytes) -> bytes:
@@ -117,9 +124,9 @@ def exactly(connection: socket.socket, size: int) -> bytes:
     return data
 
 
-def begun(door: Door) -> socket.socket:
+def begun(door: Door, user: bytes = b"me") -> socket.socket:
     """A connection that may ask."""
     connection = door.connect()
-    connection.sendall(STARTUP)
+    connection.sendall(startup(user))
     assert heard(connection, b"Z")[-1] == (b"Z", b"I")
     return connection

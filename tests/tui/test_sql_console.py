@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ async def test_words_are_completed_with_what_they_mean(database: Database) -> No
         await settle(pilot)
         assert "▶ device_samples" in words(pilot, "Completion")
         await pilot.press("tab")
+        await settle(pilot)
         editor = pilot.app.screen.query_one(SqlEditor)
         assert editor.text == "SELECT * FROM device_samples"
         assert not pilot.app.screen.query_one(Completion).display
@@ -133,11 +135,14 @@ async def test_what_was_run_comes_back_and_is_kept(database: Database, state: Pa
             await pilot.press("f5")
             await settle(pilot)
         await pilot.press("e", "ctrl+up")
+        await settle(pilot)
         editor = pilot.app.screen.query_one(SqlEditor)
         assert editor.text == "SELECT 1"
         await pilot.press("ctrl+up", "ctrl+up")
+        await settle(pilot)
         assert editor.text == "SELECT 2"
         await pilot.press("ctrl+down", "ctrl+down")
+        await settle(pilot)
         assert editor.text == ""
     assert history.read(state) == ["SELECT 2", "SELECT 1"]
     assert state.stat().st_mode & 0o077 == 0, "nobody else reads what was asked"
@@ -148,10 +153,13 @@ async def test_rows_are_copied_and_saved(database: Database, tmp_path: Path) -> 
     async with app_over(database, NOW).run_test(size=(80, 24)) as pilot:
         await go(pilot, Place("sql", sql="SELECT 'a,b' AS x, 1 AS y"))
         await pilot.press("tab", "c")
+        await settle(pilot)
         assert pilot.app.clipboard == 'x,y\n"a,b",1\n'
         await pilot.press("t")
+        await settle(pilot)
         assert pilot.app.clipboard == "x\ty\na,b\t1\n"
         await pilot.press("f3")
+        await settle(pilot)
         assert pilot.app.clipboard == "SELECT 'a,b' AS x, 1 AS y"
         await pilot.press("f9")
         await settle(pilot)
@@ -162,19 +170,23 @@ async def test_rows_are_copied_and_saved(database: Database, tmp_path: Path) -> 
 
 
 async def test_an_answer_that_is_waited_for_no_longer_changes_nothing(database: Database) -> None:
+    """F4 while the collector is still at it: the statement is ended there."""
     page: list[Any] = []
+    stopped = threading.Event()
 
     def query(sql: str) -> pa.Table:
-        pilot.app.call_from_thread(page[0].action_stop)  # F4 while the collector is still at it
+        pilot.app.call_from_thread(page[0].action_stop)
+        assert stopped.wait(30)
         return pa.table({"late": [1]})
 
-    async with app_over(database, NOW, console=Console(query)).run_test(size=(80, 24)) as pilot:
+    console = Console(query, stop=stopped.set)
+    async with app_over(database, NOW, console=console).run_test(size=(80, 24)) as pilot:
         await go(pilot, Place("sql"))
         page.append(pilot.app.screen)
         await typed(pilot, "SELECT 1")
         await pilot.press("f5")
         await settle(pilot)
-        assert words(pilot, "#said").startswith("Not waited for any longer.")
+        assert words(pilot, "#said").strip() == "Stopped."
         assert "late" not in grid(pilot).rows.column_names
 
 
@@ -184,6 +196,7 @@ async def test_a_collector_that_does_not_answer_takes_no_key(database: Database)
         await go(pilot, Place("sql", sql="SELECT 1"))
         assert "no collector answers" in words(pilot, "#said")
         await pilot.press("end", *" + 1")
+        await settle(pilot)
         assert pilot.app.screen.query_one(SqlEditor).text == "SELECT 1 + 1"
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from warpline_collector.pool import WorkerPool
+    from warpline_collector.question import Question
     from warpline_tui.console.catalogue import Catalogue, Console
 
 ROWS_MAX: Final = 10_000
@@ -27,11 +28,11 @@ def opened(options: argparse.Namespace) -> Iterator[tuple[asking.Query, Console]
     from warpline_tui.console.catalogue import Console
 
     if options.store is None:
-        with asking.client(options) as client:
-            yield client.query, Console(partial(client.query, rows_max=ROWS_MAX), documented)
+        with asking.client(options) as client, asking.client(options) as own:
+            yield client.query, Console(partial(own.query, rows_max=ROWS_MAX), documented, own.stop)
         return
     with asking.trusted(options) as query, contextlib.closing(_Worker(Path(options.store))) as worker:
-        yield query, Console(worker.query, documented)
+        yield query, Console(worker.query, documented, worker.stop)
 
 
 @cache
@@ -50,14 +51,22 @@ class _Worker:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._pool: WorkerPool | None = None
+        self._question: Question | None = None
 
     def query(self, sql: str) -> pa.Table:
         """Rows of one statement; QueryError if it is refused or fails."""
         from warpline_collector.pool import Config, WorkerPool
+        from warpline_collector.question import Question
 
         if self._pool is None:
             self._pool = WorkerPool(self._directory, Config(workers=1))
-        return self._pool.query(sql, rows_max=ROWS_MAX).rows()
+        self._question = Question()
+        return self._pool.query(sql, rows_max=ROWS_MAX, question=self._question).rows()
+
+    def stop(self) -> None:
+        """End the question that is under way; nothing happens where there is none."""
+        if self._question is not None:
+            self._question.cancel()
 
     def close(self) -> None:
         """End it."""

@@ -22,7 +22,7 @@ from .console.catalogue import Console
 from .faults import Faults
 from .harmless import Harmless
 from .help import Help
-from .place import Go, Place
+from .place import Go, Place, Stop
 from .power import Prices
 from .prompt import LinePrompt
 from .screens import SCREENS
@@ -200,6 +200,16 @@ class WarplineApp(App[None]):
             await self.push_screen(page)
         else:
             await self.switch_screen(page)
+
+    @on(Stop)
+    def stop_statement(self) -> None:
+        """End the statement of the user's own that runs, if one does."""
+        if self._console is not None:
+            self._console.stop()
+
+    def on_unmount(self) -> None:
+        """Leave nothing running that would have to be waited for."""
+        self.stop_statement()
 
     async def action_help(self) -> None:
         """Every key, those that work here first."""

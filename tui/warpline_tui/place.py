@@ -31,3 +31,7 @@ class Go(Message):
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.place = place
+
+
+class Stop(Message):
+    """Nobody waits for the answer to the user's own statement any more: it should be ended where it runs."""

@@ -10,6 +10,7 @@ from warpline_proto.finding import FindingKind, Severity
 
 from ..admission import Doors
 from ..fleet import Seen, readings
+from ..postgres.endpoint import Sessions
 from ..standing import TROUBLES, Standing
 from .snapshot import Snapshot, health
 from .text import Family, said
@@ -33,6 +34,7 @@ _COLLECTOR: Final[tuple[tuple[str, str, Value], ...]] = (
     ("sql_workers_busy", "SQL workers that answer now.", lambda at: at.workers_busy),
     ("sql_questions_total", "Questions asked since the start.", lambda at: at.questions),
     ("sql_questions_failed_total", "Questions refused, failed or past a bound.", lambda at: at.questions_failed),
+    ("sql_questions_waiting", "Questions that wait for a worker.", lambda at: at.questions_waiting),
     ("engine_memory_bytes", "What DuckDB holds within the collector.", lambda at: at.held and at.held.engine_bytes),
     ("arrow_memory_bytes", "What Arrow holds within the collector.", lambda at: at.held and at.held.arrow_bytes),
     ("analysis_failures_total", "Passes of the analysis that failed.", lambda at: at.pass_failures),
@@ -46,6 +48,14 @@ _DOORS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("certificate_end_timestamp_seconds", "Until when the collector's certificate holds, in seconds since 1970.",
      lambda doors: _scaled(doors.end_ns, 1e-9)),
 )  # fmt: skip
+_DOOR: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("questions_total", "Questions asked by this door since the start.", lambda tally: tally.asked),
+    ("seconds_total", "What they took, waiting for a worker included.", lambda tally: tally.seconds),
+)
+_SESSIONS: Final[tuple[tuple[str, str, Value], ...]] = (
+    ("sessions", "Clients of PostgreSQL's door that are connected.", lambda sessions: sessions.now),
+    ("sessions_total", "Clients that it let in since the start.", lambda sessions: sessions.begun),
+)
 _PASS: Final[tuple[tuple[str, str, Value], ...]] = (
     ("analysis_pass_seconds", "What the newest pass of the analysis took.", lambda newest: newest.seconds),
     ("analysis_rest_seconds", "How long the analysis rests after it.", lambda newest: newest.rest_seconds),
@@ -105,6 +115,13 @@ def families(at: Snapshot) -> Iterator[Family]:
     """All of a snapshot. What is not known is left out, never 0."""
     yield _one("warpline_build_info", "The collector's version.", {"version": version("warpline")}, 1)
     yield from _each("warpline_collector_", _COLLECTOR, [("", at)])
+    yield from _each(
+        "warpline_collector_sql_door_", _DOOR, [(said(("door",), (door,)), tally) for door, tally in at.tallies.items()]
+    )
+    yield _unanswered(at)
+    if at.sessions is not None:
+        yield from _each("warpline_collector_postgres_", _SESSIONS, [("", at.sessions)])
+        yield _turned_away(at.sessions)
     if at.doors is not None:
         yield from _each("warpline_collector_", _DOORS, [("", at.doors)])
         yield _refused(at.doors)
@@ -146,6 +163,30 @@ def _one(name: str, meaning: str, labels: Mapping[str, str], value: float) -> Fa
 def _refused(doors: Doors) -> Family:
     family = Family("warpline_collector_refused_total", "Calls and frames refused for who sent them.", ["reason"])
     for reason, count in doors.refused.items():
+        family.add([reason], count)
+    return family
+
+
+def _unanswered(at: Snapshot) -> Family:
+    family = Family(
+        "warpline_collector_sql_door_failures_total",
+        "Questions of this door without an answer: busy (too many), cancelled, denied (to a role), memory and time (past "
+        "the bound), refused (does more than read), statement (wrong in itself).",
+        ["door", "kind"],
+    )
+    for door, tally in at.tallies.items():
+        for kind, count in sorted(tally.failures.items()):
+            family.add([door, kind], count)
+    return family
+
+
+def _turned_away(sessions: Sessions) -> Family:
+    family = Family(
+        "warpline_collector_postgres_sessions_refused_total",
+        "Clients turned away: full (too many are there), share (too many of one caller), caller (it may not come).",
+        ["reason"],
+    )
+    for reason, count in sessions.refused.items():
         family.add([reason], count)
     return family
 

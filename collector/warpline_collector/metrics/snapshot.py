@@ -16,7 +16,8 @@ from ..fleet import Fleet
 from ..ingest import Ingest
 from ..memory import Held
 from ..notify.courier import Standing as Receiver
-from ..pool import WorkerPool
+from ..pool import Tally, WorkerPool
+from ..postgres.endpoint import Sessions
 from ..standing import LATE, Keeper, Standing
 from .disk import Disk, Size
 
@@ -36,6 +37,7 @@ NAMED_MAX: Final = 10
 class Snapshot:
     """`size` is None, and `unreadable` says why, where the store cannot be looked at. Times are ns of the collector's clock.
 
+    `tallies`: the questions of each door; `sessions`: the clients of PostgreSQL's, None where there is no such door.
     `receivers`: how those fare who are told of incidents. `watts`: power by state, over the newest time that was accounted.
     """
 
@@ -57,6 +59,9 @@ class Snapshot:
     workers_busy: int
     questions: int
     questions_failed: int
+    questions_waiting: int = 0
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    sessions: Sessions | None = None
     held: Held | None = None
     doors: Doors | None = None
     receivers: Sequence[Receiver] = ()
@@ -92,6 +97,7 @@ class Watch:
         doors: Callable[[], Doors],
         receivers: Callable[[], Sequence[Receiver]] = tuple,
         watts: Callable[[], Mapping[str, float]] = dict,
+        sessions: Callable[[], Sessions | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._disk = Disk(directory)
@@ -105,6 +111,7 @@ class Watch:
         self._doors = doors
         self._receivers = receivers
         self._watts = watts
+        self._sessions = sessions
         self._monotonic = monotonic
         self._started_ns = clock()
 
@@ -131,6 +138,9 @@ class Watch:
             workers_busy=self._workers.busy,
             questions=self._workers.asked,
             questions_failed=self._workers.failed,
+            questions_waiting=self._workers.waiting,
+            tallies=self._workers.tallies,
+            sessions=self._sessions(),
             held=self._held(),
             doors=self._doors(),
             receivers=self._receivers(),

@@ -17,8 +17,9 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,8 @@ from warpline_collector.audit import DENIED, Audit
 from warpline_collector.callers import LOCAL, Caller, Role
 from warpline_collector.certificates import Certificates
 from warpline_collector.pool import WorkerPool
+from warpline_collector.question import POSTGRES, who
+from warpline_collector.shares import Bounds, Full, Shares
 from warpline_proto.errors import ConfigError, QueryError
 
 from . import messages
@@ -34,13 +37,20 @@ from .catalog import SETTINGS
 from .config import NOWHERE, Config
 from .link import Gone, Link
 from .messages import Broken
-from .portals import Held
-from .session import DOOR, Session
+from .session import Session
 
 BEGIN_SECONDS_MAX: Final = 10.0
 """What a client may take from connecting to its first question."""
-QUESTIONS_MAX: Final = 16
-"""Questions that wait for a worker or are answered, of all clients."""
+OF_ONE: Final = 0.5
+"""Of `connections_max` one caller may have this part."""
+KEPT: Final = 0.25
+FEW: Final = 0.0625
+"""The last part is for callers that have `FEW` at most."""
+USER_CHARS_MAX: Final = 64
+FULL: Final = "full"
+SHARE: Final = "share"
+CALLER: Final = "caller"
+"""Why a client is turned away: too many are there, too many of this caller, or it may not come."""
 SOCKET_BYTES_MAX: Final = 107
 """Longest path that a socket can have."""
 _CREDENTIALS: Final = struct.Struct("3i")
@@ -50,6 +60,15 @@ _REPORTED: Final = (
     "default_transaction_read_only", "in_hot_standby",
 )  # fmt: skip
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Clients that are connected and were let in, those since the start, and those that were not let in, by the reason."""
+
+    now: int
+    begun: int
+    refused: Mapping[str, int]
 
 
 class Endpoint:
@@ -71,19 +90,28 @@ class Endpoint:
         self._certificates = certificates
         folder = config.socket_directory or str(directory.resolve())
         self._path = None if folder == NOWHERE else Path(folder) / f".s.PGSQL.{config.port}"
-        self._threads = ThreadPoolExecutor(QUESTIONS_MAX, thread_name_prefix="postgres")
-        self._held = Held()
+        most = config.connections_max
+        of_one, kept = max(int(most * OF_ONE), 1), int(most * KEPT)
+        self._room = Shares(Bounds(most, of_one, kept, max(int(most * FEW), 1)))
         self._servers: list[asyncio.Server] = []
         self._links: dict[Link, bool] = {}
         self._sessions: dict[int, tuple[bytes, Session]] = {}
         self._begun = 0
-        self.refused = 0
-        """Connections that were turned away."""
+        self._refused = Counter({FULL: 0, SHARE: 0, CALLER: 0})
 
     @property
     def connections(self) -> int:
         """Clients that are connected."""
         return len(self._links)
+
+    @property
+    def refused(self) -> int:
+        """Connections that were turned away."""
+        return self._refused.total()
+
+    def sessions(self) -> Sessions:
+        """The counts of now."""
+        return Sessions(len(self._sessions), self._begun, dict(self._refused))
 
     @property
     def asking(self) -> int:
@@ -110,7 +138,6 @@ class Endpoint:
         if self._path is not None and self._servers:
             self._path.unlink(missing_ok=True)
         self._servers.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _listen_on_socket(self, path: Path) -> bool:
         """False, with a word in the log, where nobody asked for a socket and there can be none."""
@@ -148,7 +175,7 @@ class Endpoint:
         link = Link(reader, writer)
         try:
             if not self._room_for(link):
-                self.refused += 1
+                self._refused[FULL] += 1
                 link.write(messages.error("too many connections", "53300", "close some", severity="FATAL"))
                 await link.flush()
                 return
@@ -172,7 +199,7 @@ class Endpoint:
             if oldest is None:
                 return False
             self._links.pop(oldest)
-            self.refused += 1
+            self._refused[FULL] += 1
             oldest.abort()
         self._links[link] = False
         return True
@@ -183,10 +210,25 @@ class Endpoint:
         if opened is None:
             return
         caller, told = opened
-        self._links[link] = True
-        session = Session(link, caller, self._pool, self._threads, self._held, told, self._config.idle_seconds)
-        self._begun = self._begun % 0x7FFFFFFF + 1
-        number, secret = self._begun, secrets.token_bytes(4)
+        whence = f"user {told.pop('user')}"
+        each = who(caller, POSTGRES, whence)
+        try:
+            self._room.take(each)
+        except Full as full:
+            self._refused[SHARE if full.own else FULL] += 1
+            whose = f" of {' '.join(each)}" if full.own else ""
+            await _farewell(link, f"too many connections{whose}", "53300", "close some")
+            return
+        try:
+            self._links[link] = True
+            await self._answer(link, Session(link, caller, self._pool, whence, told, self._config.idle_seconds), told)
+        finally:
+            self._room.give(each)
+
+    async def _answer(self, link: Link, session: Session, told: Mapping[str, str]) -> None:
+        """Begin a session, and answer it to its end."""
+        self._begun += 1
+        number, secret = self._begun % 0x7FFFFFFF, secrets.token_bytes(4)
         self._sessions[number] = (secret, session)
         try:
             link.write(messages.authenticated())
@@ -233,11 +275,15 @@ class Endpoint:
         try:
             caller = self._caller(link, connection, local, secure)
         except QueryError as error:
-            self._audit.note(None, DOOR, "connect", DENIED, first.parameters.get("user", ""), error.message)
+            self._refused[CALLER] += 1
+            self._audit.note(None, POSTGRES, "connect", DENIED, first.parameters.get("user", ""), error.message)
             await _farewell(link, error.message, "28000", error.hint)
             return None
-        told = {"application_name": first.parameters.get("application_name", "")[:100], "client_encoding": "UTF8"}
-        return caller, told
+        return caller, {
+            "application_name": first.parameters.get("application_name", "")[:100],
+            "client_encoding": "UTF8",
+            "user": first.parameters.get("user", "")[:USER_CHARS_MAX],
+        }
 
     def _caller(self, link: Link, connection: socket.socket, local: bool, secure: bool) -> Caller:
         """Who connects; QueryError where that may not."""

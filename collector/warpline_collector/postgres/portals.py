@@ -1,4 +1,4 @@
-"""What a session holds: statements under their names, and answers that are not read to their end, counted in bytes."""
+"""What a session holds: statements under their names, and answers that are not read to their end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from warpline_collector.pool import BUSY, Described, Rows, Unanswered
+from warpline_collector.pool import Described, Rows
+from warpline_collector.question import Unread
 
 from .commands import Command
 from .parameters import Value
@@ -16,26 +17,6 @@ STATEMENTS_MAX: Final = 1_000
 STATEMENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of all statements of one session."""
 PORTALS_MAX: Final = 64
-HELD_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Answers of all sessions together that are not read yet; one more is told to come back."""
-
-
-class Held:
-    """Bytes of answers that are not read yet, of all sessions."""
-
-    def __init__(self, bytes_max: int = HELD_BYTES_MAX) -> None:
-        self.bytes = 0
-        self._bytes_max = bytes_max
-
-    def take(self, size: int) -> None:
-        """Unanswered where there is no room."""
-        if self.bytes and self.bytes + size > self._bytes_max:
-            raise Unanswered("too many answers are not read yet", "read them to their end", BUSY)
-        self.bytes += size
-
-    def give(self, size: int) -> None:
-        """They were read, or let go."""
-        self.bytes -= size
 
 
 @dataclass
@@ -58,9 +39,9 @@ class Portal:
     rows: Rows | None = None
     rest: memoryview = field(default_factory=lambda: memoryview(b""))
 
-    def answer(self, rows: Rows, held: Held) -> None:
+    def answer(self, rows: Rows, unread: Unread) -> None:
         """Take the answer."""
-        held.take(len(rows.payload))
+        unread.take(len(rows.payload))
         self.rows, self.rest = rows, memoryview(rows.payload)
 
     def next(self, rows_max: int) -> memoryview:
@@ -69,8 +50,8 @@ class Portal:
         piece, self.rest = self.rest[:end], self.rest[end:]
         return piece
 
-    def release(self, held: Held) -> None:
+    def release(self, unread: Unread) -> None:
         """Let go of the answer."""
         if self.rows is not None:
-            held.give(len(self.rows.payload))
+            unread.give(len(self.rows.payload))
             self.rows, self.rest = None, memoryview(b"")

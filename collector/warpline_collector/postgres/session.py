@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 from warpline_collector.callers import Caller
-from warpline_collector.pool import BUSY, Question, Rows, Unanswered, WorkerPool
+from warpline_collector.pool import Rows, WorkerPool
+from warpline_collector.question import BUSY, POSTGRES, Question, Unanswered, Unread, who
 from warpline_proto.errors import QueryError
 
 from . import commands, dialect, messages, parameters
 from .catalog import SETTINGS
 from .commands import Command
 from .link import Gone, Link
-from .portals import PORTALS_MAX, STATEMENT_BYTES_MAX, STATEMENTS_MAX, Held, Portal, Prepared
+from .portals import PORTALS_MAX, STATEMENT_BYTES_MAX, STATEMENTS_MAX, Portal, Prepared
 from .rows import count, forms
 
-DOOR: Final = "postgres"
 APART_CHARS: Final = 8_000
 """Longer texts are taken apart in a thread."""
 _TOLD: Final = {"application_name", "client_encoding"}
@@ -27,23 +26,22 @@ Done = TypeVar("Done")
 
 
 class Session:
-    """Answers one client until it leaves. `threads` are where questions wait for a worker."""
+    """Answers one client until it leaves. `whence` tells clients apart that nobody asked for a name."""
 
     def __init__(
         self,
         link: Link,
         caller: Caller,
         pool: WorkerPool,
-        threads: ThreadPoolExecutor,
-        held: Held,
+        whence: str,
         told: Mapping[str, str],
         idle_seconds: float,
     ) -> None:
         self._link = link
         self._caller = caller
         self._pool = pool
-        self._threads = threads
-        self._held = held
+        self._whence = whence
+        self._unread = Unread(pool.unread, who(caller, POSTGRES, whence))
         self._idle_seconds = idle_seconds
         self._settings = {name.lower(): value for name, value in SETTINGS.items()} | {
             name.lower(): value for name, value in told.items() if name.lower() in _TOLD
@@ -85,7 +83,7 @@ class Session:
         """Let go of everything."""
         self.cancel()
         for portal in self._portals.values():
-            portal.release(self._held)
+            portal.release(self._unread)
         self._portals.clear()
 
     async def _take(self, message: messages.Message) -> None:
@@ -119,7 +117,7 @@ class Session:
                     await self._describe(portal)
                     await self._execute(portal, 0)
                 finally:
-                    portal.release(self._held)
+                    portal.release(self._unread)
         except QueryError as error:
             self._fail(error)
         self._sync()
@@ -140,7 +138,7 @@ class Session:
         if len(self._portals) >= PORTALS_MAX and message.portal not in self._portals:
             raise Unanswered("too many portals are open", "read them to their end", BUSY)
         if (old := self._portals.pop(message.portal, None)) is not None:
-            old.release(self._held)
+            old.release(self._unread)
         given = parameters.values(prepared.oids, message.forms, message.values)
         self._portals[message.portal] = Portal(prepared, given, message.result_forms)
         self._link.write(messages.BOUND)
@@ -195,7 +193,7 @@ class Session:
                 await self._asked(
                     lambda question: self._pool.rows(prepared.sql, question, portal.values, portal.forms)
                 ),
-                self._held,
+                self._unread,
             )
         assert portal.rows is not None
         return portal.rows
@@ -244,13 +242,13 @@ class Session:
 
     async def _copy(self, command: Command) -> None:
         rows = await self._asked(lambda question: self._pool.copied(command.sql, question, command.csv, command.header))
-        self._held.take(len(rows.payload))
+        self._unread.take(len(rows.payload))
         try:
             self._link.write(messages.copy_out(len(rows.fields)))
             await self._link.flush()
             await self._link.send(rows.payload)
         finally:
-            self._held.give(len(rows.payload))
+            self._unread.give(len(rows.payload))
         self._link.write(messages.COPY_DONE + messages.complete(f"COPY {rows.rows}"))
 
     async def _declare(self, command: Command, values: Sequence[parameters.Value]) -> None:
@@ -298,14 +296,14 @@ class Session:
         if kind == "S":
             self._statements.pop(name, None)
         elif (portal := self._portals.pop(name, None)) is not None:
-            portal.release(self._held)
+            portal.release(self._unread)
         self._link.write(messages.CLOSED)
 
     def _let_go(self, name: str) -> None:
         """Of one portal, or of all."""
         for each in list(self._portals) if name == "all" else [name]:
             if (portal := self._portals.pop(each, None)) is not None:
-                portal.release(self._held)
+                portal.release(self._unread)
 
     def _forget(self, name: str) -> None:
         if name == "all":
@@ -336,9 +334,16 @@ class Session:
 
     async def _asked(self, work: Callable[[Question], Done]) -> Done:
         """The pool's answer; a client that leaves meanwhile takes its question back."""
-        question = self._question = Question(self._caller, DOOR)
-        await self._link.flush()
-        answering = asyncio.get_running_loop().run_in_executor(self._threads, work, question)
+        question = self._question = Question(self._caller, POSTGRES, self._whence)
+        try:
+            await self._link.flush()
+            with self._pool.place(question):
+                return await self._awaited(work, question)
+        finally:
+            self._question = None
+
+    async def _awaited(self, work: Callable[[Question], Done], question: Question) -> Done:
+        answering = asyncio.get_running_loop().run_in_executor(self._pool.threads, work, question)
         leaving = asyncio.ensure_future(self._link.left())
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -346,7 +351,6 @@ class Session:
                 raise Gone
             return answering.result()
         finally:
-            self._question = None
             if not answering.done():
                 question.cancel()
                 answering.add_done_callback(lambda done: done.exception())

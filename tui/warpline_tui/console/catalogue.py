@@ -41,12 +41,18 @@ def tables() -> Catalogue:
     }
 
 
+def _not_to_be_stopped() -> None:
+    """What is under way goes on to its bound."""
+
+
 @dataclass(frozen=True)
 class Console:
-    """Where the user's own SQL goes, which is looked at as a stranger's is, and what may be asked for there."""
+    """Where the user's own SQL goes, which is looked at as a stranger's is, what may be asked for there, and what ends what is
+    under way."""
 
     query: Callable[[str], pa.Table]
     catalogue: Callable[[], Catalogue] = tables
+    stop: Callable[[], None] = _not_to_be_stopped
 
 
 def present(documented: Catalogue, rows: pa.Table) -> Catalogue:

@@ -17,7 +17,7 @@ from ..console import history
 from ..console.catalogue import described, listed
 from ..console.completion import relations
 from ..console.texts import COPY_BYTES_MAX, plain, written
-from ..place import Place
+from ..place import Place, Stop
 from ..prompt import LinePrompt
 from ..views.sql import Answered, Result, SqlView
 from ..widgets.result_grid import ResultGrid
@@ -37,7 +37,7 @@ class SqlPage(Page[Answered]):
     BINDINGS = [
         Binding("f5,ctrl+enter", "run", "run", key_display="F5", id="sql.run", tooltip="Run the statement (ctrl+enter too)"),
         Binding("f2", "describe", "columns", key_display="F2", id="sql.describe", tooltip="Columns of the name under the cursor"),
-        Binding("f4", "stop", "stop", key_display="F4", id="sql.stop", tooltip="Wait no longer for the answer"),
+        Binding("f4", "stop", "stop", key_display="F4", id="sql.stop", tooltip="End the statement that runs"),
         Binding("f3", "copy('sql')", "copy SQL", key_display="F3", id="sql.copy", tooltip="Copy the statement"),
         Binding("y", "copy('sql')", "copy SQL", show=False, id="sql.copy_short", tooltip="Copy the statement"),
         Binding("t", "copy('tsv')", "TSV", id="sql.copy_tsv", tooltip="Copy the rows as TSV, once the cursor is in them"),
@@ -111,6 +111,8 @@ class SqlPage(Page[Answered]):
         if not sql:
             self._say(Text("There is nothing to run: write a SELECT."))
             return
+        if self._asked is not None:
+            self.post_message(Stop())
         self._number += 1
         self._asked, self._waited = sql, 0.0
         self._say(Text("running …"))
@@ -118,10 +120,11 @@ class SqlPage(Page[Answered]):
         self.want()
 
     def action_stop(self) -> None:
-        """Wait no longer; whoever was asked ends it by its own bound."""
+        """Wait no longer, and have it ended where it runs."""
         if self._asked is not None:
             self._asked = None
-            self._say(Text("Not waited for any longer. The collector ends it by itself, after 10 s at most."))
+            self.post_message(Stop())
+            self._say(Text("Stopped."))
 
     def action_describe(self) -> None:
         """Columns of the table that the cursor's word names, or of the first that the statement does."""
@@ -201,7 +204,7 @@ class SqlPage(Page[Answered]):
     def _tell_waiting(self) -> None:
         if self._asked is not None:
             self._waited += TELL_SECONDS
-            self._say(Text(f"running for {self._waited:.0f} s; F4 waits no longer"))
+            self._say(Text(f"running for {self._waited:.0f} s; F4 stops it"))
 
     def _say(self, words: Text) -> None:
         self.query_one("#said", Static).update(words)
