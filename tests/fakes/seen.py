@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from importlib import resources
 from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
+import textual.app
+import textual.pilot
 from rich.console import Console
+from textual._wait import wait_for_idle
+from textual.app import App
 from textual.pilot import Pilot
 from textual.scroll_view import ScrollView
 from textual.widgets import DataTable, Static
@@ -23,6 +29,23 @@ from warpline_tui.view import Ask, Moment, View
 Shown = TypeVar("Shown")
 SIZES = [(80, 24), (200, 60)]
 """Terminals that every page is tried in: columns, lines."""
+STILL_SECONDS_MAX = 60.0
+STILL_LOOKS = 3
+"""The screen stands still once nothing was on its way so many times in a row."""
+TURNS = 50
+"""A message that leads to another takes a turn of the loop each; a key that moves the focus takes a handful."""
+
+
+async def _idle(min_sleep: float = 0, max_sleep: float = 1) -> None:
+    """Textual's own takes a process that got no CPU for 20 ms for one that has nothing to do: on a busy machine that is any."""
+    await wait_for_idle(min_sleep, max_sleep)
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
+for _module in (textual.app, textual.pilot):
+    setattr(_module, "wait_for_idle", _idle)  # noqa: B010  # no name that Textual exports
+WarplineApp.NOTIFICATION_TIMEOUT = STILL_SECONDS_MAX  # what was told is there yet when it is looked for
 
 
 class Database:
@@ -70,12 +93,28 @@ async def go(pilot: Pilot[None], place: Place) -> None:
 
 
 async def settle(pilot: Pilot[None]) -> None:
-    """Wait for the questions that are on their way, and for the drawing."""
-    await pilot.pause()
-    await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
-    await pilot.app.workers.wait_for_complete()
-    await pilot.pause()
+    """Wait for the questions that are on their way, for what follows from their answers, and for the drawing."""
+    end, looks = time.monotonic() + STILL_SECONDS_MAX, 0
+    while looks < STILL_LOOKS:
+        assert time.monotonic() < end, "the screen never stood still"
+        await pilot.pause()
+        await pilot.app.workers.wait_for_complete()
+        looks = 0 if _moving(pilot.app) else looks + 1
+
+
+def _moving(app: App[None]) -> bool:
+    """Whether a question, a message or something to draw is on its way."""
+    screen = app.screen
+    pumps = (app, *screen.walk_children(with_self=True))
+    drawing = (
+        screen._layout_required, screen._repaint_required, screen._scroll_required, screen._recompose_required,
+        screen._dirty_widgets, screen._callbacks,
+    )  # fmt: skip
+    return (
+        any(drawing)
+        or any(pump.message_queue_size or pump._next_callbacks for pump in pumps)
+        or any(not worker.is_finished for worker in app.workers)
+    )
 
 
 def words(pilot: Pilot[None], selector: str) -> str:

@@ -142,6 +142,7 @@ async def test_the_cursor_goes_where_the_hand_expects_and_stays_on_its_gpu(datab
         places = []
         for key in ("g", "l", "right", "j", "k", "h", "G"):
             await pilot.press(key)
+            await settle(pilot)
             places.append(words(pilot, "#chosen").split("  ")[0].strip())
         line = next(at for at, label in enumerate(words(pilot, "#grid").splitlines()) if label)
         assert line == 0
@@ -191,6 +192,7 @@ async def test_every_measure_is_told_by_signs_and_a_legend(database: Database) -
     async with app_over(database, NOW).run_test(size=(120, 30)) as pilot:
         await settle(pilot)
         await pilot.press("g")
+        await settle(pilot)
         seen = {}
         for measure in MEASURES:
             legend = words(pilot, "#legend")
@@ -251,6 +253,7 @@ async def test_the_gpu_under_the_cursor_is_copied_as_text(database: Database, tm
     async with app_over(database, NOW).run_test(size=(80, 24)) as pilot:
         await settle(pilot)
         await pilot.press("g", "y")
+        await settle(pilot)
         assert "r0-n0 GPU 0" in pilot.app.clipboard and "NVIDIA H100" in pilot.app.clipboard
 
 

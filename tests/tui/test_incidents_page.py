@@ -71,6 +71,7 @@ async def test_it_is_filtered_by_each_letter_and_sorted_by_a_key(database: Datab
         await settle(pilot)
         assert len(words(pilot, "#incidents").splitlines()) == 3
         await pilot.press("o")
+        await settle(pilot)
         assert len(words(pilot, "#incidents").splitlines()) == 2
         await pilot.press("s", "s")
         await settle(pilot)
@@ -124,6 +125,7 @@ async def test_a_key_copies_the_incident_as_markdown(database: Database) -> None
     async with app_over(database, NOW, first="incidents").run_test(size=(100, 30)) as pilot:
         await settle(pilot)
         await pilot.press("y")
+        await settle(pilot)
         assert pilot.app.clipboard.startswith("## [critical] compute_straggler: rank 2")
         assert "drain node-b" in pilot.app.clipboard
 

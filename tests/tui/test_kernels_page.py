@@ -60,6 +60,7 @@ async def test_the_query_behind_the_table_is_copied_and_runs_anywhere(database: 
     async with app_over(database, NOW, first="kernels").run_test(size=(100, 30)) as pilot:
         await settle(pilot)
         await pilot.press("y")
+        await settle(pilot)
         rows = database.query(pilot.app.clipboard).to_pylist()
         assert {row["name"]: row["mine_p50"] for row in rows} == {"ampere_gemm": 2_625_000.0, "flash_fwd": 2_000_000.0}
 

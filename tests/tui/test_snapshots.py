@@ -138,6 +138,7 @@ async def test_a_screen_is_as_in_its_picture(name: str, size: tuple[int, int], d
         if name == "sql":
             app.screen.query_one(SqlEditor).cursor_blink = False
             await pilot.press(*"SELECT node, pow")
+            await settle(pilot)
         drawn = await still(pilot)
     assert not (told := difference(f"{name}-{size[0]}x{size[1]}", drawn)), told
 

@@ -140,6 +140,7 @@ async def test_a_collector_that_is_slow_or_gone_makes_the_data_older_and_not_the
         assert "no collector answers" in words(pilot, "Status")
         assert "LIVE, data 40 s ago" in words(pilot, "Status")
         await pilot.press("c")
+        await settle(pilot)
         assert words(pilot, "#legend").strip().startswith("activity")
         database.down = False
         ask_again(pilot)
