@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from warpline_cli.processes import free_address
 from warpline_collector import fleet as fleet_module
 from warpline_collector.continuous import Pass
 from warpline_collector.fleet import Fleet
@@ -319,11 +319,11 @@ async def test_callers_who_do_not_ask_are_let_go(monkeypatch: pytest.MonkeyPatch
     async with serving(snapshot) as address:
         silent = [await asyncio.open_connection(*address.split(":")) for _ in range(endpoint.CALLERS_MAX + 1)]
         for reader, _ in silent:
-            assert await asyncio.wait_for(reader.read(), 30) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
         long, writer = await asyncio.open_connection(*address.split(":"))
         writer.write(b"x" * 2 * endpoint.REQUEST_BYTES_MAX)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(long.readexactly(1), 30)
+            await asyncio.wait_for(long.readexactly(1), 60)
         monkeypatch.setattr(endpoint, "ANSWER_SECONDS_MAX", 30.0)
         assert (await ask(address, "/healthz"))[0] == 200
         for _, each in [*silent, (long, writer)]:
@@ -375,14 +375,12 @@ async def test_promtool_has_nothing_to_say_against_the_names(tmp_path: Path) -> 
 
 
 def prometheus(folder: Path, address: str, *, words: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], str]:
-    """A real Prometheus that scrapes `address` each second."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        own = f"127.0.0.1:{probe.getsockname()[1]}"
+    """A real Prometheus that scrapes `address` every two seconds."""
+    own = free_address()
     settings = folder / "prometheus.yml"
     settings.write_text(
         "scrape_configs:\n"
-        f"- {{job_name: warpline, scrape_interval: 1s, scrape_timeout: 1s, static_configs: [{{targets: ['{address}']}}]}}\n"
+        f"- {{job_name: warpline, scrape_interval: 2s, scrape_timeout: 2s, static_configs: [{{targets: ['{address}']}}]}}\n"
     )
     command = [
         "prometheus",
@@ -396,7 +394,7 @@ def prometheus(folder: Path, address: str, *, words: Sequence[str] = ()) -> tupl
 
 def answered(own: str, question: str) -> list[tuple[dict[str, str], float]]:
     """What that Prometheus answers, as soon as it has an answer."""
-    pause, end = threading.Event(), time.monotonic() + 60
+    pause, end = threading.Event(), time.monotonic() + 120
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"http://{own}/api/v1/query?query={question}", timeout=5) as reply:
@@ -418,10 +416,10 @@ async def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
         process, own = prometheus(tmp_path, address)
         try:
             found = await asyncio.to_thread(answered, own, "warpline_gpu_power_watts")
-            ((_, up),) = await asyncio.to_thread(answered, own, "up")
+            ((_, up),) = await asyncio.to_thread(answered, own, "max_over_time(up[5m])")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(60)
     assert up == 1.0
     assert {(labels["node"], labels["gpu"], labels["uuid"], watts) for labels, watts in found} == {
         ("node-1", str(index), f"GPU-node-1-{index}", 300.5) for index in range(2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from receiver import Listening, listening
 
+from warpline_cli.processes import free_address
 from warpline_collector.incidents import Incident, Incidents
 from warpline_collector.notify.config import Config, Receiver
 from warpline_collector.notify.courier import Courier
@@ -44,9 +44,7 @@ def alertmanager(tmp_path: Path, behind: Listening) -> Iterator[str]:
     """Its URL."""
     if shutil.which(COMMAND) is None or not TEMPLATES.exists():
         pytest.skip(f"{COMMAND} is not installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = free_address()
     (tmp_path / "alertmanager.yml").write_text(SETTINGS.format(url=behind.url))
     command = [
         COMMAND, f"--config.file={tmp_path / 'alertmanager.yml'}", f"--storage.path={tmp_path / 'data'}",

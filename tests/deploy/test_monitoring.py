@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,8 @@ import pytest
 from deployed import DEPLOY
 from grafana import Range
 from monitored import JOB, NODE, NS, SECONDS, Monitored, collector
+
+from warpline_cli.processes import free_address
 
 RULES = DEPLOY / "prometheus"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
@@ -218,13 +219,11 @@ def until_accounted(connection: Any) -> None:
 
 @contextmanager
 def scraping(folder: Path, address: str) -> Iterator[str]:
-    """A real Prometheus that scrapes each second; its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        own = f"127.0.0.1:{probe.getsockname()[1]}"
+    """A real Prometheus that scrapes every two seconds; its address."""
+    own = free_address()
     (folder / "prometheus.yml").write_text(
         f"global: {{evaluation_interval: 1s}}\nrule_files: ['{RULES / 'warpline.rules.yml'}']\nscrape_configs:\n"
-        f"- {{job_name: warpline, scrape_interval: 1s, scrape_timeout: 1s, static_configs: [{{targets: ['{address}']}}]}}\n"
+        f"- {{job_name: warpline, scrape_interval: 2s, scrape_timeout: 2s, static_configs: [{{targets: ['{address}']}}]}}\n"
     )
     words = [
         f"--config.file={folder / 'prometheus.yml'}",
@@ -243,7 +242,7 @@ def scraping(folder: Path, address: str) -> Iterator[str]:
 
 def answered(own: str, question: str, where: str) -> None:
     """As soon as there is an answer; two scrapes are needed for a rate."""
-    pause, end = threading.Event(), time.monotonic() + 60
+    pause, end = threading.Event(), time.monotonic() + 120
     said = ""
     while time.monotonic() < end:
         try:

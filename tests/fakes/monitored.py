@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from receiver import listening
 from served import served
 
 from warpline_analysis.detector import Reader
+from warpline_cli.processes import free_address
 from warpline_collector import config, continuous, pool
 from warpline_collector.metrics import config as metrics_config
 from warpline_collector.notify.config import Config as NotifyConfig
@@ -151,21 +151,19 @@ def collector(folder: Path) -> Iterator[Monitored]:
     store.write([Batch("findings", "analysis", to_rows([closed]))])
     store.write([Batch(name, "test", table(name).from_rows(listed)) for name, listed in told.items()])
     store.close()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    door = free_address()
     with listening() as here:
         settings = config.Settings(
             collector=config.Config(listen="127.0.0.1:0", directory=str(folder / "store")),
             sql=pool.Config(workers=1, seconds_max=60.0),
             analysis=continuous.Config(period_seconds=0.2),
             metrics=metrics_config.Config(listen="127.0.0.1:0", cache_seconds=0.0),
-            postgres=postgres_config.Config(socket_directory="none", listen=f"127.0.0.1:{port}"),
+            postgres=postgres_config.Config(socket_directory="none", listen=door),
             notify=NotifyConfig(group_seconds=0.0, receivers=(Receiver(name="ops", kind="webhook", url=here.url),)),
         )
         with served(settings, {"made_up": open_finding}) as (address, metrics), sending(address, told):
             here.wait()
-            yield Monitored(metrics, port, now_ns)
+            yield Monitored(metrics, int(door.rpartition(":")[2]), now_ns)
 
 
 @contextmanager

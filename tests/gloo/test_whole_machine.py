@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from warpline_cli.processes import free_address
 from warpline_hook.library import library
 from warpline_proto.client import QueryClient
 
@@ -113,7 +113,7 @@ class Node:
         """As a service is stopped; its exit status."""
         assert self.agent is not None
         self.agent.terminate()
-        return self.agent.wait(30)
+        return self.agent.wait(60)
 
 
 @dataclass
@@ -189,7 +189,7 @@ def collector(tmp_path: Path) -> Iterator[Asked]:
         with QueryClient(address) as client:
             yield Asked(address, client)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.fixture
@@ -212,8 +212,7 @@ def job(tmp_path: Path, nodes: list[Node], python: Path, compile_fake: Callable[
     """Eight ranks over both nodes, started with `warpline run`."""
     control = tmp_path / "control"
     control.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    _, _, port = free_address().rpartition(":")
     fakes = {
         "WARPLINE_CUPTI": str(compile_fake("cupti", "libcupti.so.12")),
         "FAKE_NCCL": str(compile_fake("nccl_host", "libfake_nccl.so")),
@@ -225,7 +224,7 @@ def job(tmp_path: Path, nodes: list[Node], python: Path, compile_fake: Callable[
         launchers = []
         for number, node in enumerate(nodes):
             own = {"WARPLINE_DIRECTORY": str(node.folder / "memory"), "FAKE_UUIDS": ",".join(node.uuids)}
-            meeting = ["--node-rank", str(number), "--master-addr", "127.0.0.1", "--master-port", str(port)]
+            meeting = ["--node-rank", str(number), "--master-addr", "127.0.0.1", "--master-port", port]
             program = [str(TRAINING), str(control), "--slow", str(VICTIM)]
             launchers.append(
                 subprocess.Popen(

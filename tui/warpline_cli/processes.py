@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import random
 import signal
 import socket
 import subprocess
@@ -13,11 +15,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from warpline_proto.errors import WarplineError
+from warpline_proto.errors import ConfigError, WarplineError
 
 STOP_SECONDS: Final = 4.0
 """How long children may take to end after SIGTERM; then they are killed."""
 LOG_LINES_SHOWN: Final = 8
+PORTS: Final = range(20_000, 30_000)
+"""Where a port is looked for: none of those that the kernel gives to whoever asks for any, so that nobody else is given it before
+it is listened on."""
+PORTS_TRIED_MAX: Final = 100
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None)
@@ -89,7 +95,9 @@ def end_with_parent() -> None:
 
 
 def free_address() -> str:
-    """An address on loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """An address on loopback that nobody listens on now; ConfigError where none is found."""
+    for port in random.sample(PORTS, PORTS_TRIED_MAX):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"127.0.0.1:{port}"
+    raise ConfigError(f"no port of loopback from {PORTS.start} to {PORTS.stop - 1} is free", "what holds them all?")
