@@ -141,7 +141,7 @@ def drive() -> Iterator[Callable[..., Driven]]:
         each.kill()
 
 
-SCREEN_SECONDS = 60.0
+SCREEN_SECONDS = 180.0
 
 
 class Terminal:

@@ -38,7 +38,7 @@ def address(tmp_path: Path) -> Iterator[str]:
         assert process.stderr is not None
         yield process.stderr.readline().split("listens on ")[1].split(",")[0]
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def dealt(batches: list[Batch]) -> list[list[Batch]]:

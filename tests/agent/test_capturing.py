@@ -30,7 +30,7 @@ from warpline_proto.errors import Denied, Unsupported
 from warpline_proto.tables import HOST_SAMPLES, STACKS
 
 REQUEST = Capture("c1", "train", 3, "stacks", 1_000, 5_000, "host_straggler-1")
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 class Plain:

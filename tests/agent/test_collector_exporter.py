@@ -22,7 +22,7 @@ from warpline_proto.batch import Batch
 from warpline_proto.stream import PACKING, Unpacker
 from warpline_proto.tables import METRICS
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 ROWS = [Batch("metrics", "test", METRICS.from_rows([{"time_ns": 1, "metric": "m", "value": 1.0}]))]
 
 

@@ -16,7 +16,7 @@ import pytest
 from warpline_agent.sources.kernel_log import KernelLog, KernelLogConfig
 from warpline_proto.errors import Denied, Unsupported
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 
 
 class Ring:

@@ -22,7 +22,7 @@ from warpline_hook.step_ring import StepRing, create
 from warpline_proto.capture import Capture
 from warpline_proto.errors import Unsupported
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 NCCL = "_Z40ncclDevKernel_AllReduce_Sum_bf16_RING_LL24ncclDevKernelArgsStorageILm4096EE"
 GEMM = "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64"
 ALL = ring.KERNELS | ring.COPIES | ring.SETS

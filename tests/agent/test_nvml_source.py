@@ -23,7 +23,7 @@ from warpline_agent.sources.nvml import AVOID_SECONDS, Nvml, NvmlConfig
 from warpline_proto.errors import Denied, Unsupported
 from warpline_proto.tables import DEVICE_SAMPLES
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 GPU_3 = "GPU-fa4e0003-0000-4000-8000-000000000037"
 
 

@@ -25,7 +25,7 @@ from warpline_hook.step_ring import StepRing, create
 from warpline_proto.capture import TRACE, Capture
 from warpline_proto.errors import Busy, Denied, Refused
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 SECOND = 1_000_000_000
 UNKNOWN = [layout.UNKNOWN] * (len(layout.TIMES) - 2 + len(layout.STARTS))
 ACTIVITIES, EVENTS = 2, 1

@@ -32,7 +32,7 @@ from warpline_proto.errors import Busy, Denied, Refused, Unsupported
 
 SECOND = 10**9
 NOW = 1_800_000_000 * SECOND
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 HASH = "9f3c"
 RANK = Path(__file__).parents[1] / "fakes" / "rank.py"
 NCCL = "ncclDevKernel_AllReduce"

@@ -20,7 +20,7 @@ from warpline_collector.reader import CatalogReader
 from warpline_proto.client import QueryClient
 from warpline_proto.errors import QueryError
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 
 
 class Cluster:
@@ -33,9 +33,13 @@ class Cluster:
         self.store = folder / "store"
         self.children: list[subprocess.Popen[str]] = []
         self.settings = folder / "agent.toml"
+        self.configure(drain_seconds=2)
+
+    def configure(self, drain_seconds: int) -> None:
+        """Of agents that are started from now on."""
         self.settings.write_text(
-            f'[agent]\nnode = "node0"\ncollector = "{self.address}"\nspool_directory = "{self.spool}"\ndrain_seconds = 2\n'
-            'sources = ["synthetic"]\n'
+            f'[agent]\nnode = "node0"\ncollector = "{self.address}"\nspool_directory = "{self.spool}"\n'
+            f'drain_seconds = {drain_seconds}\nsources = ["synthetic"]\n'
         )
 
     def collector(self) -> subprocess.Popen[str]:
@@ -118,6 +122,7 @@ def test_kill_dash_nine_loses_nothing_that_was_spooled_and_stores_nothing_twice(
     agent.wait()
     [(boot, newest)] = cluster.spooled().items()
 
+    cluster.configure(drain_seconds=60)
     collector, second = cluster.collector(), cluster.agent()
     assert until(lambda: boot not in cluster.spooled() and cluster.frames() >= 3)
     assert stop(second) == 0

@@ -18,7 +18,7 @@ from warpline_cli.processes import free_address
 from warpline_proto.client import QueryClient
 from warpline_proto.errors import QueryError
 
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 90.0
 STATES = {"busy": (2, "CUPTI has room for one and is held by Nsight Systems"), "denied": (3, "there is no libcupti"),
           "dead": (4, "CUPTI goes on delivering damaged records")}  # fmt: skip
 

@@ -205,5 +205,5 @@ def test_a_collector_starts_answers_and_stops_on_sigterm(tmp_path: Path, capsys:
         assert main(["sql", "SELECT 1 AS one", "--collector", address, "--format", "csv"]) == 0
         assert capsys.readouterr().out == "one\n1\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     DuckDBStore(tmp_path).close()

@@ -18,7 +18,7 @@ import pytest
 from warpline_cli.main import main
 from warpline_cli.processes import free_address
 
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 90.0
 ANYWHERE = "0.0.0.0"
 """Not loopback, so that nobody speaks in plain text; and reached from here as well as anywhere."""
 

@@ -20,7 +20,7 @@ import warpline_cli.verbs.doctor
 from warpline_cli.main import EXIT_BROKEN, EXIT_OUTPUT, EXIT_USAGE, main
 
 COMMAND = [sys.executable, "-m", "warpline_cli.main"]
-SECONDS_MAX = 60.0
+SECONDS_MAX = 180.0
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,7 @@ def test_the_command_is_the_process_that_was_started() -> None:
     assert started.stdout is not None
     assert int(started.stdout.readline()) == started.pid
     started.send_signal(signal.SIGTERM)
-    assert started.wait(timeout=30) == -signal.SIGTERM
+    assert started.wait(timeout=60) == -signal.SIGTERM
     started.stdout.close()
 
 

@@ -114,7 +114,7 @@ def test_agent_and_collector_tell_their_supervisor_when_they_work_and_that_they_
     for verb in ("collector", "agent"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
             link.bind(str(tmp_path / verb))
-            link.settimeout(20)
+            link.settimeout(60)
             environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / verb), "WATCHDOG_USEC": "400000"}
             command = [sys.executable, "-m", "warpline_cli.main", verb, "--config", str(settings)]
             with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as child:

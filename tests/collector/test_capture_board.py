@@ -33,6 +33,6 @@ def test_more_watchers_of_one_node_than_it_needs_let_the_oldest_go(tmp_path: Pat
         assert not board._places
         return over
 
-    over = asyncio.run(asyncio.wait_for(check(), 30))
+    over = asyncio.run(asyncio.wait_for(check(), 60))
     assert over == [False, True, True, *[False] * captures.WATCHERS_OF_NODE_MAX]
     store.close()

@@ -40,7 +40,7 @@ from warpline_proto.tables import CAPTURES, STACKS, STEPS
 
 SECOND_NS = 10**9
 NOW_NS = 1_700_000_000_000_000_001
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 ALL = "SELECT * FROM current_captures ORDER BY requested_ns, rank"
 Detect = Detector
 

@@ -30,7 +30,7 @@ def test_a_fleet_that_connects_at_once_does_not_end_the_collector(tmp_path: Path
 
         def connect() -> int:
             for _ in range(CONNECTIONS):
-                with socket.create_connection(("127.0.0.1", port), 20) as plain:
+                with socket.create_connection(("127.0.0.1", port), 60) as plain:
                     calling.wrap_socket(plain, server_hostname=HOST).close()
             return CONNECTIONS
 

@@ -56,7 +56,7 @@ def asking(state: str, node: str, agent: str, identifier: str = "c1") -> Frame:
 def send(address: str, tls: Tls, *frames: Frame) -> list[service_pb2.Ack]:
     with channel(address, tls, ()) as opened:
         messages = [wire.to_message(each) for each in frames]
-        return list(service_pb2_grpc.WarplineStub(opened).Push(iter(messages), timeout=20))
+        return list(service_pb2_grpc.WarplineStub(opened).Push(iter(messages), timeout=60))
 
 
 def ask(address: str, tls: Tls, sql: str) -> list[dict[str, Any]]:
@@ -115,7 +115,7 @@ def test_a_viewer_asks_and_does_nothing_else(address: str, authority: Authority)
         client.push(asking(REQUESTED, "node-1", BY_HAND))
     with channel(address, viewer, ()) as opened, pytest.raises(grpc.RpcError) as error:
         stub = service_pb2_grpc.WarplineStub(opened)
-        list(stub.Captures(service_pb2.CaptureWatch(node="node-1"), timeout=20))
+        list(stub.Captures(service_pb2.CaptureWatch(node="node-1"), timeout=60))
     assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
@@ -138,7 +138,7 @@ def test_an_agent_hears_its_own_requests_and_asks_for_none(address: str, authori
     assert not ack.refused
     with channel(address, agent, ()) as opened, pytest.raises(grpc.RpcError) as error:
         stub = service_pb2_grpc.WarplineStub(opened)
-        list(stub.Captures(service_pb2.CaptureWatch(node="node-2"), timeout=20))
+        list(stub.Captures(service_pb2.CaptureWatch(node="node-2"), timeout=60))
     assert "agent node-1 may not watch captures of node node-2" in error.value.details()
     with pytest.raises(QueryError, match="agent node-1 may not ask: viewer or operator may"):
         ask(address, agent, "SELECT 1")
@@ -150,7 +150,7 @@ def test_a_request_of_an_operator_reaches_the_agent_of_its_node(address: str, au
     watch = CaptureWatch("node-8", address, seed=1, tls=authority.of("agent", "node-8"))
     watch.start()
     heard: list[Capture] = []
-    end, pause = time.monotonic() + 20, threading.Event()
+    end, pause = time.monotonic() + 60, threading.Event()
     while not heard and time.monotonic() < end:
         heard = list(watch.take())
         pause.wait(0.05)
@@ -168,9 +168,9 @@ def test_until_when_the_certificates_of_agents_hold_is_a_metric(authority: Autho
     agent = authority.of("agent", "node-1")
     with certified.running(tmp_path, authority.collector(), metrics="127.0.0.1:0") as [address, metrics]:
         send(address, agent, frame("node-1", ["node-1"]))
-        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=20) as reply:
+        with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=60) as reply:
             page = reply.read().decode()
-        with urllib.request.urlopen(f"http://{metrics}/healthz", timeout=20) as reply:
+        with urllib.request.urlopen(f"http://{metrics}/healthz", timeout=60) as reply:
             health = reply.read().decode()
     [line] = [
         each for each in page.splitlines() if each.startswith("warpline_agent_certificate_end_timestamp_seconds{")
@@ -245,14 +245,14 @@ def test_a_stream_ends_with_the_certificate_it_came_with(authority: Authority, t
         channel(address, agent, ()) as opened,
     ):
         stub = service_pb2_grpc.WarplineStub(opened)
-        assert stub.Status(service_pb2.StatusRequest(), timeout=20).version
+        assert stub.Status(service_pb2.StatusRequest(), timeout=60).version
         ahead_ns = end_ns - time.time_ns() - 300_000_000
         with pytest.raises(grpc.RpcError) as error:
-            list(stub.Push(iter(never.get, None), timeout=20))
+            list(stub.Push(iter(never.get, None), timeout=60))
         assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
         ahead_ns = end_ns - time.time_ns()
         with pytest.raises(grpc.RpcError, match="has expired"):
-            stub.Status(service_pb2.StatusRequest(), timeout=20)
+            stub.Status(service_pb2.StatusRequest(), timeout=60)
         never.put(None)
 
 
@@ -273,7 +273,7 @@ def test_no_certificate_gets_nobody_past_the_handshake(address: str, authority: 
         grpc.secure_channel(address, grpc.ssl_channel_credentials(held)) as opened,
         pytest.raises(grpc.RpcError) as error,
     ):
-        service_pb2_grpc.WarplineStub(opened).Status(service_pb2.StatusRequest(), timeout=20)
+        service_pb2_grpc.WarplineStub(opened).Status(service_pb2.StatusRequest(), timeout=60)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

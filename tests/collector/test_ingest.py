@@ -72,7 +72,7 @@ async def test_frames_behind_one_that_could_not_be_stored_are_not_stored(make_fr
     for sequence in (1, 2, 3):
         await give(ingest, first, make_frame(sequence), COMMIT_BYTES_MAX)
     running = asyncio.create_task(ingest.run())
-    assert "full" in str(await asyncio.wait_for(first.broken, 10))
+    assert "full" in str(await asyncio.wait_for(first.broken, 60))
     await give(ingest, first, make_frame(4))  # read from the wire before its task was told to end
     await ingest.drained(first)
     for sequence in (1, 2, 3, 4):
@@ -170,7 +170,7 @@ async def test_a_frame_given_up_while_it_is_unpacked_gives_its_room_back(make_fr
     for _ in range(10):
         await asyncio.sleep(0)
     cut.cancel()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
 
 
 def test_agents_are_asked_to_pack_while_they_are_few() -> None:

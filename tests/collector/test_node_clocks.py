@@ -209,21 +209,23 @@ def test_over_real_streams_an_hour_is_found_to_milliseconds(
     ahead_ns = [hours * HOUR]
     clocks = ClockOffset(lambda: time.time_ns() + ahead_ns[0])
     spool = Spool(tmp_path / "spool", "node-1", new_boot(), lambda: time.time_ns() + ahead_ns[0])
-    place = {"node": "node-1"}
+    place, rows_put = {"node": "node-1"}, 0
 
     def put() -> None:
+        nonlocal rows_put
+        rows_put += 1
         row = {"time_ns": time.time_ns() + ahead_ns[0], "metric": "m", "value": 1.0}
         spool.put([Batch("metrics", "test", METRICS.from_rows([row])), *clocks.rows(place, spool.boot)])
 
     with collector(tmp_path / "store", time.time_ns) as address:
         exporter = CollectorExporter(spool, address, clocks=clocks)
         exporter.start()
-        for _ in range(5):
+        end = time.monotonic() + WAIT_SECONDS
+        while (told := clocks.offset()) is None or told.error_ns >= SECOND // 5:  # of the quickest exchange so far
+            assert time.monotonic() < end
             put()
             assert exporter.drain(WAIT_SECONDS)
-        told = clocks.offset()
-        assert told is not None
-        assert abs(told.offset_ns - hours * HOUR) <= told.error_ns < SECOND // 5
+        assert abs(told.offset_ns - hours * HOUR) <= told.error_ns
         put()
         ahead_ns[0] = 0
         clocks.look()
@@ -231,12 +233,13 @@ def test_over_real_streams_an_hour_is_found_to_milliseconds(
         assert exporter.drain(WAIT_SECONDS)
         exporter.close()
         with QueryClient(address) as client:
-            assert client.query("SELECT count(*) AS rows FROM metrics").to_pylist() == [{"rows": 7}]
+            assert client.query("SELECT count(*) AS rows FROM metrics").to_pylist() == [{"rows": rows_put}]
             rows = client.query("SELECT * FROM node_clocks ORDER BY steady_ns").to_pylist()
-            assert [row["jump_ns"] is None for row in rows] == [True, False]
-            assert abs(rows[1]["jump_ns"] + hours * HOUR) < SECOND // 100
-            assert abs(rows[1]["before_ns"] - rows[1]["time_ns"] - hours * HOUR) < SECOND // 100
-            assert abs(rows[1]["offset_ns"]) <= rows[1]["error_ns"] + SECOND // 100
+            [jump] = [row for row in rows if row["jump_ns"] is not None]
+            assert rows[0]["jump_ns"] is None, "an offset was told before"
+            assert abs(jump["jump_ns"] + hours * HOUR) < SECOND // 100
+            assert abs(jump["before_ns"] - jump["time_ns"] - hours * HOUR) < SECOND // 100
+            assert abs(jump["offset_ns"]) <= jump["error_ns"] + SECOND // 100
             pause, end = threading.Event(), time.monotonic() + WAIT_SECONDS
             sql = "SELECT detail FROM agents WHERE list_contains(troubles, 'skewed') AND clock_jumps = 1"
             while not (judged := client.query(sql).to_pylist()):

@@ -24,7 +24,7 @@ def test_a_pass_that_fails_by_a_fault_of_our_own_is_told_and_the_next_one_follow
 
     passes = Passes("histories", turn, lambda: None, lambda took: 0.0)
     passes.start()
-    assert again.wait(30)
+    assert again.wait(60)
     passes.close()
     assert "a pass of histories failed" in caplog.text
     assert "ZeroDivisionError" in caplog.text

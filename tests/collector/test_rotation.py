@@ -6,6 +6,7 @@ import logging
 import queue
 import shutil
 import ssl
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -52,6 +53,14 @@ def answers(address: str, tls: Tls) -> str:
     except QueryError as error:
         return str(error)
     return ""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    pause, end = threading.Event(), time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        pause.wait(0.02)
 
 
 def test_the_authority_changes_under_a_running_fleet(tmp_path: Path) -> None:
@@ -119,11 +128,11 @@ def test_an_agent_whose_certificate_was_refused_sends_what_waited_once_it_is_ren
         exporter = CollectorExporter(spool, address, seed=1, tls=agent)
         spool.put(frame(1).batches)
         exporter.start()
-        assert not exporter.drain(1.0)
-        assert "does not know the authority of our certificate" in exporter.health()[0].reason
+        until(lambda: "does not know the authority of our certificate" in exporter.health()[0].reason)
+        assert spool.waiting_frames == 1
         shutil.rmtree(folder)
         copy(authority.of("agent", "node-1"), folder)
-        assert exporter.drain(20.0)
+        assert exporter.drain(60.0)
         exporter.close()
         assert exporter.sent().refused == 0
 
@@ -140,7 +149,7 @@ def test_who_does_not_get_through_the_handshake_is_counted_and_told_once_a_minut
 
     def knock() -> None:
         with grpc.secure_channel(address, without) as opened, pytest.raises(grpc.RpcError):
-            service_pb2_grpc.WarplineStub(opened).Status(service_pb2.StatusRequest(), timeout=20)
+            service_pb2_grpc.WarplineStub(opened).Status(service_pb2.StatusRequest(), timeout=60)
 
     knock()
     knocked = held.connections
@@ -161,7 +170,7 @@ def page(address: str, tls: Tls | None) -> tuple[int, str]:
     within = None if tls is None else context(read(tls), ssl.PROTOCOL_TLS_CLIENT)
     asked = f"{'http' if tls is None else 'https'}://{address}/metrics"
     try:
-        with urllib.request.urlopen(asked, timeout=20, context=within) as reply:
+        with urllib.request.urlopen(asked, timeout=60, context=within) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         with error:

@@ -14,7 +14,7 @@ import pytest
 from warpline_agent.ring_file import Records, RingFile, Standing, open_ring
 from warpline_hook import ring
 
-PATIENCE_SECONDS: Final = 20.0
+PATIENCE_SECONDS: Final = 60.0
 ALL: Final = ring.KERNELS | ring.COPIES | ring.SETS
 AT_ONCE: Final = str(ring.control(ring.FULL, ALL, flush_ms=20, unread=True))
 """For WARPLINE_CONTROL: capture from the first kernel on, also where nobody reads."""

@@ -19,7 +19,7 @@ def served(
     settings: Settings,
     detectors: Mapping[str, Detector] = DETECTORS,
     clock: Callable[[], int] = time.time_ns,
-    wait_seconds: float = 30,
+    wait_seconds: float = 60,
 ) -> Iterator[Sequence[str]]:
     """Gives its address, and that of its metrics where it has one; what ends the collector is raised."""
     told: list[str] = []

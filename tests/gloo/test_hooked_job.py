@@ -64,7 +64,7 @@ def address(tmp_path: Path) -> Iterator[str]:
     yield found
     for process in (agent, collector):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None
         process.stderr.close()
 
