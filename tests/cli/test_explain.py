@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from seen import Database
 
+from warpline_cli.explaining import explain
 from warpline_cli.main import EXIT_USAGE, main
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch
@@ -114,3 +116,21 @@ def test_a_name_moves_nothing_on_the_terminal(tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr()
     assert "of job ?[2Jtrain?" in printed.err
     assert "\x1b" not in printed.out + printed.err and "\u202e" not in printed.out + printed.err
+
+
+def test_beside_a_job_that_was_started_again_stand_the_steps_and_kernels_of_the_run_that_goes_on() -> None:
+    """It began with step 0 an hour after the run before had come to step 5,000."""
+    database = Database()
+    for first, begin_ns, milliseconds in ((4_900, BEGIN, 1_000), (0, BEGIN + 3_600 * NS, 2_000)):
+        place = [{"job": "train", "rank": rank, "pp": 0, "node": "a", "step": first + step,
+                  "start_ns": begin_ns + step * milliseconds * 10**6} for rank in range(4) for step in range(100)]  # fmt: skip
+        database.add("steps", [{**each, "scope": "step", "duration_ns": milliseconds * 10**6} for each in place])
+        kernel = {"kernel_id": milliseconds, "category": "compute", "count": 1}
+        kernels = [{**each, **kernel, "sum_ns": 4_000 if each["rank"] == 1 else 2_000} for each in place]
+        database.add("kernel_clusters", kernels)
+    database.add("findings", to_rows([FindingState(SLOW, "open", BEGIN, BEGIN)]).to_pylist())
+    steps, kernels = explain(database.query, SLOW.id, None).beside
+    assert [(row["rank"], row["steps"], row["step_ms"]) for row in steps.rows] == [
+        (n, 50, 2000.0) for n in (1, 0, 2, 3)
+    ]
+    assert [(row["kernel"], row["ratio"], row["launches"]) for row in kernels.rows] == [("2000", 2.0, 20)]

@@ -203,7 +203,7 @@ def test_energy_is_that_of_the_power_report_to_the_last_digit(
 
 def test_bandwidth_is_timed_on_the_rank_that_came_last(store: Path) -> None:
     with CatalogReader(store) as reader:
-        [row] = reader.query(told._bandwidth({"calm": STEPS_TOLD - 1})).to_pylist()
+        [row] = reader.query(told._bandwidth({"calm": {"last_step": STEPS_TOLD - 1, "run_ns": None}})).to_pylist()
     assert row["middle"] == pytest.approx(1.0)
     assert row["operations"] == told.PHASE_STEPS
 
@@ -305,6 +305,35 @@ def test_what_is_no_file_is_written_to_and_a_link_goes_on_leading(store: Path, t
     assert pipe.is_fifo()
     assert main(["report", "--store", str(store), "-o", str(link)]) == 0
     assert link.is_symlink() and target.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("hours", [2, 5])
+def test_a_job_that_was_started_again_is_told_of_by_the_run_that_goes_on(hours: int) -> None:
+    """From step 1,500 again after it had come to 2,000: the newest steps are those told last, not those with the highest numbers.
+
+    A long time is told from what is kept by ten minutes.
+    """
+    from warpline_analysis.energy.money import Money
+
+    database = Database()
+    end_ns = BEGIN - BEGIN % (600 * NS) + hours * 3600 * NS
+    for first, steps, start_ns, seconds in ((0, 2_000, end_ns - 7_000 * NS, 1), (1_500, 100, end_ns - 2_000 * NS, 2)):
+        database.connection.execute(f"""
+INSERT INTO steps BY NAME SELECT 'train' AS job, r AS rank, 0 AS pp, 'node-' || r AS node, 'step' AS scope, {first} + s AS step,
+  {start_ns} + s * {seconds * NS} AS start_ns, {seconds * NS}::BIGINT AS duration_ns, 'realtime@node-' || r AS clock
+FROM range({steps}) x(s), range(2) y(r)""")
+        database.connection.execute(f"""
+INSERT INTO phases BY NAME SELECT job, rank, pp, node, step, start_ns, clock, duration_ns, 'compute' AS kind,
+  'forward-{seconds}' AS phase FROM steps WHERE start_ns >= {start_ns}""")
+    database.connection.execute(f"""
+INSERT INTO steps_history BY NAME SELECT job, rank, 0 AS pp, node, start_ns - start_ns % {600 * NS} AS time_ns, 1 AS updated_ns,
+  min(step) AS first_step, max(step) AS last_step, avg(duration_ns)::BIGINT AS duration_ns, min(duration_ns) AS min_ns,
+  max(duration_ns) AS max_ns FROM steps GROUP BY ALL""")
+    known = told.take(database.query, Range(end_ns - hours * 3600 * NS, end_ns), Money())
+    rows = known.iterations["train"]
+    assert rows[-1]["last_step"] == 1_599 and {row["seconds"] for row in rows} == {2.0}
+    assert [row["phase"] for row in known.phases] == ["forward-2"]
+    assert "it was started again, its run up to" in page.page(known, [])
 
 
 def test_a_day_of_ten_thousand_gpus_is_a_page_of_bounded_size() -> None:

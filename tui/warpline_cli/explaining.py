@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from warpline_proto.errors import ConfigError, QueryError
 from warpline_proto.finding import OPEN, FindingState, Subject
+from warpline_proto.newest_run import STEPS, since, told
 from warpline_proto.plain import plain
 from warpline_tui.incident_text import Beside, markdown
 from warpline_tui.money import lost
@@ -114,30 +115,35 @@ def _questions(subject: Subject) -> Iterator[tuple[str, str]]:
 
 
 def _peers(subject: Subject) -> str:
-    job, stage = text(subject.job or ""), "NULL" if subject.stage is None else subject.stage
+    stage = "NULL" if subject.stage is None else subject.stage
+    of = f"job = {text(subject.job or '')} AND scope = 'step'"
     return f"""
-SELECT rank, any_value(node) AS node, count(*) AS steps, round(median(duration_ns) / 1e6, 3) AS step_ms,
+WITH {told(of)}
+SELECT s.rank, any_value(node) AS node, count(*) AS steps, round(median(duration_ns) / 1e6, 3) AS step_ms,
   round(median(compute_ns) / 1e6, 3) AS compute_ms, round(median(exposed_communication_ns) / 1e6, 3) AS exposed_communication_ms,
   round(median(idle_ns) / 1e6, 3) AS idle_ms, round(median(data_wait_ns) / 1e6, 3) AS data_wait_ms
-FROM steps
-WHERE job = {job} AND scope = 'step' AND pp IS NOT DISTINCT FROM {stage}
-  AND step > (SELECT max(step) FROM steps WHERE job = {job} AND scope = 'step') - {STEPS_BACK}
-GROUP BY rank ORDER BY rank IS DISTINCT FROM {subject.rank}, compute_ms DESC NULLS LAST, rank LIMIT {PEERS_SHOWN}""".strip()
+FROM {STEPS}
+WHERE scope = 'step' AND s.step IS NOT NULL AND pp IS NOT DISTINCT FROM {stage} AND {since(STEPS_BACK)}
+GROUP BY s.rank ORDER BY s.rank IS DISTINCT FROM {subject.rank}, compute_ms DESC NULLS LAST, s.rank LIMIT {PEERS_SHOWN}""".strip()
 
 
 def _kernels(subject: Subject) -> str:
+    """Of the newest steps of which its own kernels are told, whatever is told of its peers'."""
     job, stage = text(subject.job or ""), "NULL" if subject.stage is None else subject.stage
     own = f"rank = {subject.rank}"
     return f"""
+WITH {told(f"job = {job} AND {own}", "kernel_clusters")}, newest AS (
+  SELECT coalesce(runs.step, told.step) AS last, run_ns FROM told LEFT JOIN runs ON told.job = runs.job
+)
 SELECT coalesce(name, kernel_id::VARCHAR) AS kernel, round(own / 1e3, 2) AS microseconds,
   round(peers / 1e3, 2) AS peers_microseconds, round(own / peers, 3) AS ratio, launches
 FROM (
   SELECT kernel_id, sum(sum_ns) FILTER ({own}) / sum(count) FILTER ({own}) AS own,
     sum(sum_ns) FILTER (NOT {own}) / sum(count) FILTER (NOT {own}) AS peers,
     CAST(sum(count) FILTER ({own}) AS BIGINT) AS launches
-  FROM kernel_clusters
+  FROM kernel_clusters, newest
   WHERE job = {job} AND rank IS NOT NULL AND pp IS NOT DISTINCT FROM {stage} AND category <> 'communication'
-    AND step > (SELECT max(step) FROM kernel_clusters WHERE job = {job} AND {own}) - {KERNEL_STEPS_BACK}
+    AND step > last - {KERNEL_STEPS_BACK} AND (start_ns > run_ns) IS NOT FALSE
   GROUP BY kernel_id
 ) LEFT JOIN (SELECT kernel_id, min(name) AS name FROM kernel_names GROUP BY kernel_id) USING (kernel_id)
 WHERE own > peers AND peers > 0 ORDER BY (own - peers) * launches DESC, kernel LIMIT {KERNELS_SHOWN}""".strip()

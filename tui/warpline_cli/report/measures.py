@@ -28,6 +28,8 @@ def iterations(told: Told) -> Iterator[str]:
             else f", {moment(times[0])} to {moment(times[1])}"
         )
         about = f"job {job}: steps up to {last['last_step']}{when}; last {duration(last['seconds'] * 1e9)} a step"
+        if last["run_ns"] is not None:
+            about += f"; it was started again, its run up to {moment(last['run_ns'])} is not drawn"
         yield tag("figure", plots.iterations(f"job{number}", rows, states, job, what), tag("figcaption", about))
     if not told.iterations:
         yield _absent(told, "iterations", "No steps are known of this time.")

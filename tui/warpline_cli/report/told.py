@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from warpline_proto import newest_run
 from warpline_proto.errors import QueryError
 from warpline_proto.finding import GRAVITY, OPEN, FindingState, Severity
 
@@ -83,7 +84,7 @@ def take(query: Query, span: Range, money: Money) -> Told:
     findings = _findings(questions, span)
     jobs = _jobs(questions, span, findings)
     iterations = _iterations(questions, span, jobs)
-    newest = {job: int(rows[-1]["last_step"]) for job, rows in iterations.items()}
+    newest = {job: rows[-1] for job, rows in iterations.items()}
     energy = _energy(questions, span, money)
     return Told(
         range=span,
@@ -178,25 +179,33 @@ def _of(jobs: Sequence[str]) -> str:
 
 
 def _iterations(questions: Questions, span: Range, jobs: Sequence[str]) -> dict[str, list[Row]]:
-    """Of each job its iteration time, by pieces of few steps: `last_step`, `at_ns`, `seconds` with `low` and `high`."""
+    """Of each job its iteration time, by pieces of few steps: `last_step`, `at_ns`, `seconds` with `low` and `high`.
+
+    Only of the run that goes on at the end: one before it, under the same name, ended at `run_ns`, NULL where there was none.
+    """
     if not jobs:
         return {}
     source, condition = _steps(span)
+    condition = f"{condition} AND {_of(jobs)} AND duration_ns IS NOT NULL"
     if span.long:
         width_ns = WINDOW_NS * max(-(-(span.end_ns - span.start_ns) // (WINDOW_NS * POINTS_MAX)), 1)
         sql = f"""
-SELECT job, CAST(max(last_step) AS BIGINT) AS last_step, min(time_ns) AS at_ns, max(duration_ns) / 1e9 AS seconds,
-  min(min_ns) / 1e9 AS low, max(max_ns) / 1e9 AS high
-FROM {source} WHERE {condition} AND {_of(jobs)} AND last_step IS NOT NULL AND duration_ns IS NOT NULL
-GROUP BY job, time_ns // {width_ns} ORDER BY job, last_step"""
+WITH {newest_run.told(condition, source, "last_step", "time_ns")}
+SELECT s.job, CAST(max(last_step) AS BIGINT) AS last_step, min(time_ns) AS at_ns, max(duration_ns) / 1e9 AS seconds,
+  min(min_ns) / 1e9 AS low, max(max_ns) / 1e9 AS high, max(run_ns) AS run_ns
+FROM {newest_run.joined(f"(SELECT * FROM {source} WHERE {condition} AND last_step IS NOT NULL) s")}
+WHERE (time_ns > run_ns) IS NOT FALSE
+GROUP BY s.job, time_ns // {width_ns} ORDER BY s.job, last_step"""
     else:
         sql = f"""
+WITH {newest_run.told(condition)}
 SELECT job, CAST(max(step) AS BIGINT) AS last_step, min(at_ns) AS at_ns, median(ns) / 1e9 AS seconds, min(ns) / 1e9 AS low,
-  max(ns) / 1e9 AS high
+  max(ns) / 1e9 AS high, max(run_ns) AS run_ns
 FROM (
   SELECT *, ntile({POINTS_MAX}) OVER (PARTITION BY job ORDER BY step) AS piece
-  FROM (SELECT job, step, min(start_ns) AS at_ns, max(duration_ns) AS ns FROM {source} WHERE {condition} AND {_of(jobs)}
-        AND duration_ns IS NOT NULL GROUP BY job, step)
+  FROM (SELECT s.job, s.step, min(start_ns) AS at_ns, max(duration_ns) AS ns, max(run_ns) AS run_ns
+        FROM {newest_run.joined(f"(SELECT * FROM {source} WHERE {condition}) s")}
+        WHERE {newest_run.ONGOING} GROUP BY s.job, s.step)
 ) GROUP BY job, piece ORDER BY job, last_step"""
     found: dict[str, list[Row]] = {}
     for row in questions.rows("iterations", sql):
@@ -214,12 +223,17 @@ SELECT job, CAST(pp AS BIGINT) AS stage, count(DISTINCT rank) AS ranks, {means}
 FROM {source} WHERE {condition} AND {_of(jobs)} GROUP BY job, stage ORDER BY job, stage LIMIT {STAGES_MAX}"""
 
 
-def _newest_steps(newest: Mapping[str, int]) -> str:
-    each = (f"(job = {text(job)} AND step > {last - PHASE_STEPS} AND step <= {last})" for job, last in newest.items())
+def _newest_steps(newest: Mapping[str, Row]) -> str:
+    """SQL: a row is of the newest steps of these jobs; of an earlier run that had the same numbers it is not."""
+    each = []
+    for job, row in newest.items():
+        last, run_ns = row["last_step"], row["run_ns"]
+        later = "" if run_ns is None else f" AND (start_ns > {run_ns}) IS NOT FALSE"
+        each.append(f"(job = {text(job)} AND step > {last - PHASE_STEPS} AND step <= {last}{later})")
     return f"({' OR '.join(each)})"
 
 
-def _phases(newest: Mapping[str, int]) -> str:
+def _phases(newest: Mapping[str, Row]) -> str:
     return f"""
 SELECT job, CAST(pp AS BIGINT) AS stage, phase, kind, count(DISTINCT rank) AS ranks,
   sum(duration_ns) / count(DISTINCT (rank, step)) / 1e9 AS seconds_per_step
@@ -227,7 +241,7 @@ FROM phases WHERE {_newest_steps(newest)} AND duration_ns IS NOT NULL
 GROUP BY job, stage, phase, kind ORDER BY job, stage, seconds_per_step DESC LIMIT {PHASES_MAX}"""
 
 
-def _bandwidth(newest: Mapping[str, int]) -> str:
+def _bandwidth(newest: Mapping[str, Row]) -> str:
     """Bus bandwidth by operation and size: the time of the rank that came last, which waits for nobody."""
     return f"""
 SELECT job, operation, bytes, count(*) AS operations, quantile_cont(bus, 0.05) / 1e9 AS low, median(bus) / 1e9 AS middle,

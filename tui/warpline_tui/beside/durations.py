@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from warpline_proto.newest_run import EPOCH_CLOCKS_NS
+
 from ..literal import literal
-from ..runs import EPOCH_CLOCKS_NS
 from ..view import Ask
 from .ranks import Compared, in_ranks
 

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from warpline_proto.finding import GRAVITY
+from warpline_proto.newest_run import STEPS, since, told
 
 from ..incident import GRAVEST_FIRST
-from ..runs import STEPS, since, told
 from ..view import Ask
 from . import headline
 

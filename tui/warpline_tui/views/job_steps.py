@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from warpline_proto.history_tables import HISTORY_SECONDS as TEN_MINUTES
+from warpline_proto.newest_run import STEPS, since, told
 
 from ..literal import same
-from ..runs import STEPS, since, told
 from ..spans import DAY, Span, settled
 from ..view import Ask
 

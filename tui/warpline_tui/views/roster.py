@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from warpline_proto.newest_run import STEPS, since, told
+
 from ..incident import Incident, newest
-from ..runs import STEPS, since, told
 from ..view import Ask
 from . import headline
 
