@@ -30,7 +30,7 @@ MakeFrame = Callable[..., Frame]
 
 FAKES = Path(__file__).parent / "fakes"
 sys.path.insert(0, str(FAKES))
-pytest_plugins = ["ring_programs", "deployed"]
+pytest_plugins = ["ring_programs", "deployed", "courier_bench", "ranks"]
 AGENT = Path(__file__).parents[1] / "agent"
 DATA = Path(os.environ.get("WARPLINE_TEST_DATA", Path(__file__).parents[1] / ".." / "shared" / "data")).resolve()
 

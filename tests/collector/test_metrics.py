@@ -1,123 +1,27 @@
-"""What a monitoring system relies on: /metrics that Prometheus reads, /healthz that turns red, and nobody held up by either."""
+"""What a monitoring system relies on: /metrics in base units that Prometheus reads, and /healthz that turns red."""
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-import json
-import shutil
-import subprocess
-import threading
-import time
-import urllib.request
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scraped import NOW_NS, ask, readings_of, serving, snapshot, values
 
-from warpline_cli.processes import free_address
 from warpline_collector import fleet as fleet_module
 from warpline_collector.continuous import Pass
-from warpline_collector.fleet import Fleet
 from warpline_collector.metrics import endpoint, families, text
-from warpline_collector.metrics.config import Config
-from warpline_collector.metrics.disk import Disk, Size
-from warpline_collector.metrics.endpoint import Endpoint
-from warpline_collector.metrics.snapshot import Snapshot, health
+from warpline_collector.metrics.disk import Disk
+from warpline_collector.metrics.snapshot import health
 from warpline_collector.notify.courier import Standing as Receiver
-from warpline_collector.standing import Config as Bounds
-from warpline_collector.standing import judge
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_proto.batch import Batch, Frame
-from warpline_proto.errors import ConfigError
-from warpline_proto.tables import DEVICE_SAMPLES, LOG_EVENTS
+from warpline_proto.tables import LOG_EVENTS
 
-NOW_NS = 1_700_000_000 * 10**9
-ANYWHERE = Config("127.0.0.1:0")
 MakeFrame = Callable[..., Frame]
-
-
-def readings_of(node: str, gpus: int, time_ns: int, **values: object) -> Frame:
-    """One frame of one agent with a reading of each of its GPUs."""
-    rows = [
-        {
-            "node": node,
-            "gpu_uuid": f"GPU-{node}-{index}",
-            "gpu_index": index,
-            "time_ns": time_ns,
-            "power_watts": 300.5,
-            "energy_joules": 12_345.0,
-            "sm_clock_mhz": 1_980.0,
-            "gpu_utilization_percent": 50.0,
-            "temperature_celsius": 60.0,
-            "memory_used_bytes": 1 << 30,
-            "memory_total_bytes": 80 << 30,
-            **values,
-        }
-        for index in range(gpus)
-    ]
-    return Frame(node, "boot", 1, time_ns, (Batch("device_samples", "nvml", DEVICE_SAMPLES.from_rows(rows)),))
-
-
-def snapshot(*frames: Frame, now_ns: int = NOW_NS) -> Snapshot:
-    """A collector with which nothing is wrong, that has heard these frames as they were made."""
-    fleet = Fleet()
-    for frame in frames:
-        fleet.hear(frame, 1_000, frame.created_ns)
-    return Snapshot(
-        now_ns=now_ns,
-        started_ns=NOW_NS - 10**9,
-        frames=len(frames),
-        rows=8,
-        refused=0,
-        streams=1,
-        queue_bytes=0,
-        writer_seconds=0.5,
-        standings=[judge(seen, Bounds(), now_ns) for seen in fleet.seen(now_ns)],
-        left_out=0,
-        size=Size(3, 4_000, 2, 70, 0, 5_000, 6_000, 9_000),
-        unreadable="",
-        newest=Pass(now_ns, 1.5, "", Counter({("hang", "critical"): 2})),
-        pass_failures=0,
-        workers=2,
-        workers_busy=1,
-        questions=9,
-        questions_failed=1,
-    )
-
-
-@asynccontextmanager
-async def serving(take: Callable[[], Snapshot], config: Config = ANYWHERE) -> AsyncIterator[str]:
-    """An endpoint; gives its address."""
-    served = Endpoint(config, take)
-    yield await served.start()
-    await served.close()
-
-
-async def ask(address: str, path: str, *headers: str, method: str = "GET") -> tuple[int, bytes]:
-    """Status and body of one answer."""
-    if address.startswith("unix:"):
-        reader, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
-    else:
-        reader, writer = await asyncio.open_connection(*address.split(":"))
-    writer.write("\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode())
-    answer = await asyncio.wait_for(reader.read(), 100)
-    writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return int(head.split()[1]), body
-
-
-def values(page: bytes) -> dict[tuple[str, ...], float]:
-    """Name and label values -> value."""
-    return {
-        (sample.name, *(sample.labels[each] for each in sorted(sample.labels))): sample.value
-        for family in text_string_to_metric_families(page.decode())
-        for sample in family.samples
-    }
 
 
 async def test_gpus_fleet_store_and_findings_are_told_in_base_units() -> None:
@@ -177,19 +81,6 @@ async def test_the_page_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         told = values((await ask(address, "/metrics"))[1])
     assert sum(key[0] == "warpline_gpu_power_watts" for key in told) == 3
     assert told["warpline_left_out", "gpus"] == 9_997
-
-
-async def test_a_page_is_made_once_for_all_who_ask_within_its_time() -> None:
-    made: list[int] = []
-
-    def take() -> Snapshot:
-        made.append(1)
-        return snapshot()
-
-    async with serving(take, Config("127.0.0.1:0", cache_seconds=600)) as address:
-        answers = await asyncio.gather(*(ask(address, path) for path in ("/metrics", "/healthz") * 4))
-    assert [status for status, _ in answers] == [200] * 8
-    assert len(made) == 1
 
 
 @pytest.mark.parametrize(
@@ -273,82 +164,6 @@ def test_power_is_told_by_state() -> None:
     assert told["warpline_state_power_watts", "execution_idle"] == 90.5
 
 
-async def test_a_store_that_does_not_answer_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks meanwhile gets the same answer, and no further question is put to it."""
-    monkeypatch.setattr(endpoint, "MAKE_SECONDS_MAX", 0.05)
-    answered = threading.Event()
-    asked: list[int] = []
-
-    def take() -> Snapshot:
-        asked.append(1)
-        answered.wait(30)
-        return snapshot()
-
-    async with serving(take) as address:
-        answers = await asyncio.gather(*(ask(address, "/healthz") for _ in range(3)))
-        answered.set()
-    assert [(status, b"could be told within" in body) for status, body in answers] == [(503, True)] * 3
-    assert len(asked) == 1
-
-
-async def test_a_failure_is_a_sentence_and_the_next_page_is_tried_anew(caplog: pytest.LogCaptureFixture) -> None:
-    failing = [True]
-
-    def take() -> Snapshot:
-        if failing.pop() if failing else False:
-            raise ZeroDivisionError("of its own making")
-        return snapshot()
-
-    async with serving(take) as address:
-        status, body = await ask(address, "/metrics")
-        assert (status, (await ask(address, "/metrics"))[0]) == (503, 200)
-    assert b"ZeroDivisionError: of its own making" in body
-    assert [record.message for record in caplog.records] == ["metrics could not be made"]
-
-
-async def test_questions_that_are_none_are_refused_in_words() -> None:
-    async with serving(snapshot) as address:
-        assert await ask(address, "/") == (404, b"there are /metrics and /healthz\n")
-        assert (await ask(address, "/metrics", method="POST"))[0] == 405
-        assert await ask(address, "/healthz?full=1", method="HEAD") == (200, b"")
-
-
-async def test_callers_who_do_not_ask_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many they are; meanwhile one more is closed, and later all is as before."""
-    monkeypatch.setattr(endpoint, "ANSWER_SECONDS_MAX", 0.2)
-    async with serving(snapshot) as address:
-        silent = [await asyncio.open_connection(*address.split(":")) for _ in range(endpoint.CALLERS_MAX + 1)]
-        for reader, _ in silent:
-            assert await asyncio.wait_for(reader.read(), 60) == b""
-        long, writer = await asyncio.open_connection(*address.split(":"))
-        writer.write(b"x" * 2 * endpoint.REQUEST_BYTES_MAX)
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await asyncio.wait_for(long.readexactly(1), 60)
-        monkeypatch.setattr(endpoint, "ANSWER_SECONDS_MAX", 30.0)
-        assert (await ask(address, "/healthz"))[0] == 200
-        for _, each in [*silent, (long, writer)]:
-            each.close()
-
-
-async def test_a_unix_socket_does_as_well_and_a_file_is_never_removed(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.sock"
-    for _ in range(2):  # the second finds the socket of the first
-        async with serving(snapshot, Config(f"unix:{path}")) as address:
-            assert (await ask(address, "/healthz"))[0] == 200
-    path.unlink()
-    path.write_text("a user's own")
-    with pytest.raises(ConfigError, match="cannot serve metrics on"):
-        await Endpoint(Config(f"unix:{path}"), snapshot).start()
-    assert path.read_text() == "a user's own"
-
-
-def test_addresses_that_are_none_are_refused() -> None:
-    assert Config().listen == ""
-    for wrong in ("9469", "host:port", "127.0.0.1:70000"):
-        with pytest.raises(ValueError, match="listen"):
-            Config(wrong)
-
-
 def test_the_size_of_a_store_is_read_beside_its_writer(tmp_path: Path, make_frame: MakeFrame) -> None:
     now = [NOW_NS]
     store = DuckDBStore(tmp_path, clock=lambda: now[0])
@@ -363,67 +178,6 @@ def test_the_size_of_a_store_is_read_beside_its_writer(tmp_path: Path, make_fram
     assert (sealed.segments, sealed.hot_rows) == (1, 0)
     assert sealed.segment_bytes == sum(path.stat().st_size for path in (tmp_path / "segments").rglob("*.parquet"))
     store.close()
-
-
-async def test_promtool_has_nothing_to_say_against_the_names(tmp_path: Path) -> None:
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is not installed")
-    async with serving(lambda: snapshot(readings_of("node-1", 2, NOW_NS))) as address:
-        _, page = await ask(address, "/metrics")
-    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False, timeout=60)
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
-
-
-def prometheus(folder: Path, address: str, *, words: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], str]:
-    """A real Prometheus that scrapes `address` every two seconds."""
-    own = free_address()
-    settings = folder / "prometheus.yml"
-    settings.write_text(
-        "scrape_configs:\n"
-        f"- {{job_name: warpline, scrape_interval: 2s, scrape_timeout: 2s, static_configs: [{{targets: ['{address}']}}]}}\n"
-    )
-    command = [
-        "prometheus",
-        f"--config.file={settings}",
-        f"--storage.tsdb.path={folder}",
-        f"--web.listen-address={own}",
-    ]
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen([*command, *words], stdout=log, stderr=log), own
-
-
-def answered(own: str, question: str) -> list[tuple[dict[str, str], float]]:
-    """What that Prometheus answers, as soon as it has an answer."""
-    pause, end = threading.Event(), time.monotonic() + 120
-    while time.monotonic() < end:
-        try:
-            with urllib.request.urlopen(f"http://{own}/api/v1/query?query={question}", timeout=5) as reply:
-                found = json.load(reply)["data"]["result"]
-        except OSError:
-            found = []
-        if found:
-            return [(each["metric"], float(each["value"][1])) for each in found]
-        pause.wait(0.1)
-    raise AssertionError(f"Prometheus never answered {question}")
-
-
-async def test_a_real_prometheus_scrapes_it(tmp_path: Path) -> None:
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed")
-    now_ns = time.time_ns()
-    at = snapshot(readings_of("node-1", 2, now_ns), now_ns=now_ns)
-    async with serving(lambda: at) as address:
-        process, own = prometheus(tmp_path, address)
-        try:
-            found = await asyncio.to_thread(answered, own, "warpline_gpu_power_watts")
-            ((_, up),) = await asyncio.to_thread(answered, own, "max_over_time(up[5m])")
-        finally:
-            process.terminate()
-            process.wait(60)
-    assert up == 1.0
-    assert {(labels["node"], labels["gpu"], labels["uuid"], watts) for labels, watts in found} == {
-        ("node-1", str(index), f"GPU-node-1-{index}", 300.5) for index in range(2)
-    }
 
 
 def test_a_page_is_what_prometheus_reads_back_whatever_names_hold() -> None:
