@@ -7,8 +7,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -22,6 +24,8 @@ from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_NS
 from .merging import HOUR_NS
 from .passes import Passes
 from .reader import CatalogReader
+from .schema import text
+from .segments import Segment
 from .store import Store
 from .windows import Nodes, Windows, counted
 
@@ -42,6 +46,7 @@ _COUNTS: Final = (
 )
 _FAR_NS: Final = 1 << 62
 _LOG = logging.getLogger(__name__)
+Query = Callable[[str], pa.Table]
 Key = tuple[str, int]
 """Node and start of the window."""
 
@@ -180,6 +185,27 @@ class Accounting:
         except WarplineError as error:
             if not self._passes.stop.is_set():
                 _LOG.error("the energy account failed and is tried again: %s", error)
+
+
+def unaccounted(connection: duckdb.DuckDBPyConnection, query: Query, segment: Segment, path: Path) -> int:
+    """Readings in `path`, the file of a segment of device_samples, of whose window their node has no account yet."""
+    first_ns, last_ns = segment.time_min_ns or 0, segment.time_max_ns or _FAR_NS
+    told = query(
+        "SELECT DISTINCT node, window_ns, merged IS NOT NULL AS whole_hour FROM energy_intervals "
+        f"WHERE node IS NOT NULL AND window_ns BETWEEN {max(first_ns, 0) // HOUR_NS * HOUR_NS} AND {last_ns}"
+    )
+    accounts = "SELECT 1 FROM told_rows WHERE told_rows.node = readings.node AND {which} AND window_ns = {start}"
+    window = accounts.format(which="NOT whole_hour", start=f"time_ns // {WINDOW_NS} * {WINDOW_NS}")
+    hour = accounts.format(which="whole_hour", start=f"time_ns // {HOUR_NS} * {HOUR_NS}")
+    connection.register("told_rows", told)
+    try:
+        [[readings]] = connection.sql(
+            f"SELECT count(*) FROM read_parquet({text(str(path))}) AS readings WHERE node IS NOT NULL AND time_ns > 0 "
+            f"AND (gpu_uuid IS NOT NULL OR gpu_index IS NOT NULL) AND NOT EXISTS ({window}) AND NOT EXISTS ({hour})"
+        ).fetchall()
+    finally:
+        connection.unregister("told_rows")
+    return int(readings)
 
 
 def account_all(store: Store, reader: CatalogReader) -> None:

@@ -40,6 +40,10 @@ class Rule:
     age_ns: int | None
     bytes_max: int | None
 
+    def outlasts(self, other: Rule) -> bool:
+        """Whether by age what this rule keeps stays as long as what the other keeps."""
+        return self.age_ns is None or (other.age_ns is not None and self.age_ns >= other.age_ns)
+
     def times(self, factor: int) -> Rule:
         """The rule with wider bounds."""
         return Rule(

@@ -125,7 +125,7 @@ def _secured(settings: Settings) -> _Secured:
 
 def _inside(stack: contextlib.AsyncExitStack, settings: Settings, clock: Callable[[], int]) -> _Inside:
     directory = Path(settings.collector.directory)
-    store = TendedStore(directory, settings.store, clock, settings.retention)
+    store = TendedStore(directory, settings.store, clock, settings.retention, accounted=settings.energy.account)
     stack.callback(store.close)
     audit = Audit(store.write, clock)
     stack.callback(audit.close)

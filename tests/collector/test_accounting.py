@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,16 @@ import pyarrow as pa
 import pytest
 
 from warpline_collector.accounting import Accounting
+from warpline_collector.history import History
 from warpline_collector.reader import CatalogReader
 from warpline_collector.retention import Config as Kept
+from warpline_collector.stores import tended
 from warpline_collector.stores.duckdb import Config as StoreConfig
 from warpline_collector.stores.duckdb import DuckDBStore
 from warpline_collector.stores.tended import TendedStore
 from warpline_collector.windows import Nodes, counted
 from warpline_proto.batch import Batch
-from warpline_proto.tables import DEVICE_SAMPLES
+from warpline_proto.tables import DEVICE_SAMPLES, ENERGY_INTERVALS
 
 WINDOW = 600
 BEGIN = 1_700_000_400 // WINDOW * WINDOW
@@ -159,6 +161,126 @@ def test_samples_that_were_let_go_take_nothing_from_the_account(tmp_path: Path) 
         Accounting(store, reader, clock=lambda: now).one_pass()
         assert totals(reader) == before
     store.close()
+
+
+class Readings:
+    """A store that keeps readings for a day, with their history made; `seconds` of them have passed."""
+
+    def __init__(self, directory: Path, **kept: Any) -> None:
+        self.seconds = 0
+        told = {"device_samples": "1 day", **kept}
+        self.store = TendedStore(
+            directory,
+            StoreConfig(seal_rows=100),
+            self.clock,
+            Kept(**told),
+            lambda: float(self.seconds),
+            accounted=True,
+        )
+        self.reader = CatalogReader(directory)
+        self.accounting = Accounting(self.store, self.reader, clock=self.clock)
+
+    def clock(self) -> int:
+        return at(self.seconds)
+
+    def stored(self, node: str, seconds: range) -> None:
+        """One segment."""
+        self.store.write([samples(node, seconds)])
+        self.seconds = max(self.seconds, seconds.stop)
+        self.store.maintain()
+
+    def history(self) -> None:
+        self.seconds += 7_200
+        history = History(self.store, self.reader, self.clock)
+        while not history.one_pass():
+            pass
+
+    def left(self, days: float) -> int:
+        """Readings that are left when so much more time has passed."""
+        self.seconds += int(days * 86_400)
+        self.store.maintain()
+        return len(self.reader.query("SELECT time_ns FROM device_samples").to_pylist())
+
+    def told(self) -> list[str]:
+        told = "SELECT reason FROM source_health WHERE subject = 'retention of device_samples' ORDER BY time_ns"
+        return [row["reason"].partition("segments removed")[2] for row in self.reader.query(told).to_pylist()]
+
+    def close(self) -> None:
+        self.reader.close()
+        self.store.close()
+
+
+@pytest.fixture
+def readings(tmp_path: Path) -> Iterator[Callable[..., Readings]]:
+    made: list[Readings] = []
+
+    def begin(**kept: Any) -> Readings:
+        made.append(Readings(tmp_path, **kept))
+        return made[-1]
+
+    yield begin
+    for each in made:
+        each.close()
+
+
+def test_readings_wait_until_their_energy_is_accounted(readings: Callable[..., Readings]) -> None:
+    kept = readings()
+    kept.stored("a", range(900))
+    kept.history()
+    assert (kept.left(days=1.5), kept.told()) == (900, [])
+    while kept.accounting.one_pass():
+        pass
+    assert kept.reader.query("SELECT count(*) AS windows FROM energy_states").to_pylist()[0]["windows"] > 0
+    assert (kept.left(days=0.01), kept.told()) == (0, [""])
+
+
+def test_readings_wait_for_the_account_of_each_node_within_twice_their_time(readings: Callable[..., Readings]) -> None:
+    """Then they go, and it is counted and said: nothing grows without bound because an account is not made."""
+    kept = readings()
+    kept.stored("a", range(900))
+    kept.seconds += 7_200
+    while kept.accounting.one_pass():
+        pass
+    kept.store.write([samples("a", range(900, 1_000)), samples("b", range(700))])
+    kept.store.maintain()
+    kept.history()
+    assert kept.left(days=1.5) == 800
+    assert (kept.left(days=1), kept.told()) == (0, ["", ", 700 readings before their energy was accounted"])
+
+
+def test_files_that_wait_hold_up_no_others(readings: Callable[..., Readings], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: a few are asked about in each turn, those first that were not for the longest time."""
+    monkeypatch.setattr(tended, "ASKED_MAX", 2)
+    kept = readings()
+    for begin in range(0, 2_000, 400):
+        kept.stored("a", range(begin, begin + 400))
+    kept.history()
+    kept.store.write([Batch("energy_intervals", "test", ENERGY_INTERVALS.from_rows(
+        {"node": "a", "window_ns": at(window)} for window in (1_200, 1_800)
+    ))])  # fmt: skip
+    kept.store.maintain()
+    assert [kept.left(days=days) for days in (1.2, 0.01, 0.01, 0.01)] == [2_000, 1_600, 1_200, 1_200]
+    assert [kept.left(days=days) for days in (1, 0.01, 0.01)] == [400, 0, 0]
+    assert kept.told() == ["", "", *(f", {each} readings before their energy was accounted" for each in (800, 400))]
+
+
+def test_an_hour_that_was_merged_is_accounted(readings: Callable[..., Readings]) -> None:
+    kept = readings(account_merge_days=1, device_samples="3 days")
+    kept.stored("a", range(900))
+    kept.history()
+    while kept.accounting.one_pass():
+        pass
+    assert (kept.left(days=0.01), kept.left(days=2)) == (900, 900)
+    [rows] = kept.reader.query("SELECT count(*) AS rows, count(merged) AS merged FROM energy_intervals").to_pylist()
+    assert rows["rows"] == rows["merged"] > 0
+    assert (kept.left(days=2), kept.told()) == (0, [""])
+
+
+def test_readings_wait_for_no_account_that_is_not_kept_as_long(readings: Callable[..., Readings]) -> None:
+    kept = readings(energy_intervals="1 day")
+    kept.stored("a", range(900))
+    kept.history()
+    assert (kept.left(days=1.5), kept.told()) == (0, [""])
 
 
 def test_old_accounts_are_merged_by_the_hour_and_add_up(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,9 +12,11 @@ import duckdb
 import pyarrow as pa
 
 from warpline_proto.batch import Frame
-from warpline_proto.tables import ENERGY_INTERVALS, SOURCE_HEALTH, TABLES
+from warpline_proto.errors import QueryError
+from warpline_proto.tables import DEVICE_SAMPLES, ENERGY_INTERVALS, SOURCE_HEALTH, TABLES
 
 from .. import backup, joining, ledger, merging, parquet, retention
+from ..accounting import unaccounted
 from ..engine import refusals
 from ..history import HISTORY_OF, windows_missing
 from ..schema import quoted
@@ -27,12 +29,14 @@ SEGMENTS_NS: Final = 60 * 10**9
 ASIDE: Final = "aside"
 """Folder of files that were taken out because they are damaged; nothing reads or removes them."""
 UNTOLD_AGES: Final = 2
-"""Readings without their history wait for it this many times their age or bytes, then they go without."""
+"""Readings without their history or their energy account wait for it this many times their age or bytes, then they go without."""
+ASKED_MAX: Final = 64
+"""Files of one table that are held against history and account in a turn, in which nobody stores; others follow in the next."""
 _LOG = logging.getLogger(__name__)
 
 
 class TendedStore(DuckDBStore):
-    """See `DuckDBStore`; `kept` says for how long."""
+    """See `DuckDBStore`; `kept` says for how long, `accounted` whether the energy of the readings in it is accounted."""
 
     def __init__(
         self,
@@ -41,11 +45,16 @@ class TendedStore(DuckDBStore):
         clock: Callable[[], int] = time.time_ns,
         kept: retention.Config | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        accounted: bool = False,
     ) -> None:
         self._kept = kept or retention.Config()
+        longest = self._kept.rule(DEVICE_SAMPLES.name).times(UNTOLD_AGES)
+        self._accounted = accounted and self._kept.rule(ENERGY_INTERVALS.name).outlasts(longest)
         self._segments_seen_ns = 0
         self._rows_seen_ns = clock()  # agents are heard before they are looked at
         self._merged: set[int] = set()
+        self._asked_ns: dict[int, int] = {}
         self._heard: dict[ledger.Key, int] = {}
         self._aging: Callable[[], int] = clock  # until it is known what was sealed before
         super().__init__(directory, config or Config(), clock)
@@ -169,16 +178,26 @@ class TendedStore(DuckDBStore):
     def _retain_segments(self, name: str, now_ns: int) -> None:
         rule = self._kept.rule(name)
         for going in retention.going(self._manifest.readable(name), rule, now_ns):
-            segments = going.segments
+            segments, unaccounted = going.segments, 0
             if name in HISTORY_OF:
                 late = {
                     each.ordinal
                     for more in retention.going(self._manifest.readable(name), rule.times(UNTOLD_AGES), now_ns)
                     for each in more.segments
                 }
-                segments = [each for each in segments if each.ordinal in late or not self._untold(each)]
+                asked = self._next_to_ask(segments, late, now_ns)
+                segments = [each for each in asked if each.ordinal in late or not self._untold(each)]
+                unaccounted = sum(self._unaccounted(each) for each in segments if each.ordinal in late)
             if segments:
-                self._let_go(retention.Going(segments, going.reason), name, now_ns)
+                self._let_go(retention.Going(segments, going.reason), name, now_ns, unaccounted)
+
+    def _next_to_ask(self, segments: Sequence[Segment], late: Container[int], now_ns: int) -> Sequence[Segment]:
+        """Those that go in any case, then those that were not asked for the longest time: one that waits holds up no other."""
+        listed = {each.ordinal for each in self._manifest.segments}
+        self._asked_ns = {ordinal: at_ns for ordinal, at_ns in self._asked_ns.items() if ordinal in listed}
+        order = sorted(segments, key=lambda each: (each.ordinal not in late, self._asked_ns.get(each.ordinal, 0)))
+        self._asked_ns |= dict.fromkeys((each.ordinal for each in order[:ASKED_MAX]), now_ns)
+        return order[:ASKED_MAX]
 
     def _merge_account(self, edge_ns: int) -> None:
         """Merge the hours of the oldest segment of the account that is due, if one is; one a turn."""
@@ -206,15 +225,30 @@ class TendedStore(DuckDBStore):
         return True
 
     def _untold(self, segment: Segment) -> bool:
-        """Whether the ten-minute history of its rows is still to be made."""
+        """Whether the ten-minute history or the energy account of its rows is still to be made."""
+        path = self.directory / segment.path
         try:
-            return windows_missing(self._connection, self.query, self.directory / segment.path, segment.table_name)
-        except duckdb.Error as error:
+            untold = windows_missing(self._connection, self.query, path, segment.table_name)
+        except (duckdb.Error, QueryError) as error:
             _LOG.warning("%s cannot be held against its history: %s", segment.path, error)
             return False
+        return untold or self._unaccounted(segment) > 0
 
-    def _let_go(self, going: retention.Going, name: str, now_ns: int) -> None:
+    def _unaccounted(self, segment: Segment) -> int:
+        """Readings in it whose energy is still to be accounted."""
+        if not self._accounted or segment.table_name != DEVICE_SAMPLES.name:
+            return 0
+        try:
+            return unaccounted(self._connection, self.query, segment, self.directory / segment.path)
+        except (duckdb.Error, QueryError) as error:
+            _LOG.warning("%s cannot be held against the energy account: %s", segment.path, error)
+            return 0
+
+    def _let_go(self, going: retention.Going, name: str, now_ns: int, unaccounted: int) -> None:
         told = f"{going.reason}: {going.rows} rows, {going.bytes} bytes, {len(going.segments)} segments removed"
+        if unaccounted:
+            told += f", {unaccounted} readings before their energy was accounted"
+            _LOG.warning("retention of %s: %s", name, told)
         self._strike(going.segments, _row(f"retention of {name}", "fresh", told, now_ns, going.rows))
         for segment in going.segments:
             self._grace.retire(segment.path)
