@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -16,12 +17,13 @@ import grpc
 import psutil
 import pytest
 from certified import Authority, running
-from postgres_door import ONE_WORKER, Door, begun, heard, opened, told
+from postgres_door import ONE_WORKER, Door, begun, exactly, heard, opened, startup, told
 from served import served
 
 from warpline_collector import config, continuous, pool, turns
 from warpline_collector.callers import Caller, Role
 from warpline_collector.pool import QUESTIONS, WorkerPool
+from warpline_collector.postgres import messages
 from warpline_collector.question import Question
 from warpline_collector.shares import Bounds, Full, Shares
 from warpline_collector.turns import Turns
@@ -245,6 +247,22 @@ def test_whoever_leaves_while_he_waits_takes_no_place(door: Door) -> None:
     with begun(door) as third:
         third.sendall(told(b"Q", b"SELECT 42\0"))
         assert (b"D", b"\0\1\0\0\0\x0242") in heard(third, b"Z")
+
+
+def test_a_question_that_waits_is_cancelled_at_once(door: Door) -> None:
+    """psql's Ctrl-C before there was a worker: it is told, and the question that is answered meanwhile goes on."""
+    with begun(door) as first, door.connect() as second:
+        first.sendall(told(b"Q", ENDLESS.encode() + b"\0"))
+        until(lambda: door.pool.busy == 1 and door.pool.places == 1)
+        second.sendall(startup(b"other"))
+        key = dict(heard(second, b"Z"))[b"K"]
+        second.sendall(told(b"Q", b"SELECT 1\0"))
+        until(lambda: door.pool.waiting == 1)
+        with door.connect() as other:
+            other.sendall(struct.pack("!II", 16, messages.CANCEL_REQUEST) + key)
+            assert exactly(other, 1) == b""
+        assert b"C57014" in dict(heard(second, b"Z"))[b"E"]
+        assert (door.pool.waiting, door.pool.busy) == (0, 1)
 
 
 def test_a_dashboard_of_postgres_leaves_turns_to_a_screen(tmp_path: Path) -> None:
