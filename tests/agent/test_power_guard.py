@@ -43,7 +43,7 @@ def test_what_was_saved_is_the_power_before_less_the_power_while_low(machine: Ma
     guard = machine.guard("--live")
     machine.low()
     low_since = time.monotonic()
-    machine.until(lambda: time.monotonic() - low_since > 1, "low for a second")
+    machine.until(lambda: time.monotonic() - low_since > 3, "low for three seconds")
     machine.say(WORK)
     machine.until(lambda: bool(machine.rows("restore")), "told")
     guard.terminate()

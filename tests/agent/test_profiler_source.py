@@ -61,10 +61,11 @@ class Client:
 
 
 class Node:
-    """The source, this process as rank 3 of a job, and a clock that can be moved on."""
+    """The source, this process as rank 3 of a job, and a clock that stands still until it is moved on."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.ahead_ns = 0
+        self._begun_ns = time.time_ns()
         self.name = f"\0warpline-test-{uuid.uuid4()}\0"
         self.traces, memory = folder / "traces", folder / "memory"
         self.traces.mkdir()
@@ -81,10 +82,10 @@ class Node:
         self.tables: dict[str, list[dict[str, Any]]] = {}
 
     def now_ns(self) -> int:
-        return time.time_ns() + self.ahead_ns
+        return self._begun_ns + self.ahead_ns
 
     def now_seconds(self) -> float:
-        return time.monotonic() + self.ahead_ns / 1e9
+        return 1_000.0 + self.ahead_ns / 1e9
 
     def look(self, rank: int = 3, ahead: float = 12.0, seconds: float = 2.0) -> Capture:
         """Ask for a trace; what was asked for."""

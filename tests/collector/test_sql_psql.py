@@ -180,7 +180,7 @@ def test_ctrl_c_stops_the_question(psql: str, door: Door) -> None:
             process.send_signal(signal.SIGINT)
             pause.wait(1.0)
         pause.wait(0.02)
-    assert "taken back" in process.communicate(timeout=30)[1], "else it ran to its bound"
+    assert "taken back" in process.communicate(timeout=60)[1], "else it ran to its bound"
 
 
 def test_over_tls_the_certificate_says_the_role(psql: str, tmp_path: Path) -> None:

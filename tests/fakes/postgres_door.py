@@ -24,7 +24,7 @@ from warpline_proto.tables import STEPS
 ROWS = [{"job": "j", "rank": rank, "step": step, "duration_ns": 1_000 + rank} for rank in range(3) for step in range(4)]
 
 LISTEN = Config(listen="127.0.0.1:0")
-ONE_WORKER = SqlConfig(workers=1, seconds_max=20.0)
+ONE_WORKER = SqlConfig(workers=1, seconds_max=100.0)
 
 
 class Door:
@@ -40,8 +40,8 @@ class Door:
 
     def connect(self) -> socket.socket:
         """A connection on which nothing was said yet."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-        connection.settimeout(30)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        connection.settimeout(60)
         return connection
 
 
@@ -65,13 +65,13 @@ def opened(
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        places = asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(30)
+        places = asyncio.run_coroutine_threadsafe(endpoint.start(), loop).result(60)
         door.port = next((int(place.rpartition(":")[2]) for place in places if not place.startswith("unix:")), 0)
         yield door
     finally:
-        asyncio.run_coroutine_threadsafe(_ended(endpoint), loop).result(30)
+        asyncio.run_coroutine_threadsafe(_ended(endpoint), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
+        thread.join(60)
         loop.close()
         pool.close()
         audit.close()
@@ -82,7 +82,7 @@ async def _ended(endpoint: Endpoint) -> None:
     await endpoint.close()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
-        await asyncio.wait(others, timeout=30)
+        await asyncio.wait(others, timeout=60)
 
 
 def startup(user: bytes) -> bytes:
