@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -27,6 +28,10 @@ from warpline_proto.batch import Batch, Frame
 from warpline_proto.tables import COLLECTIVES, PHASES, STEPS, TABLES
 
 MakeFrame = Callable[..., Frame]
+
+# How long drawing an example takes says something of the machine only.
+hypothesis.settings.register_profile("shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("shared")
 
 FAKES = Path(__file__).parent / "fakes"
 sys.path.insert(0, str(FAKES))

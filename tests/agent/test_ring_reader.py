@@ -88,7 +88,9 @@ def test_a_file_that_is_cut_short_while_it_is_read_ends_nobody(writer: Writer, t
     assert reader.standing().channels["kernels"][0] == "none"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_whatever_a_file_holds_the_reader_returns(tmp_path: Path, data: st.DataObject) -> None:
     """Random words over the header, the records and the texts: refused or read, within bounds, never anything else."""

@@ -327,7 +327,9 @@ class Model:
         assert self.spool.waiting_bytes <= 8_000
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(steps=STEPS)
 def test_whatever_happens_only_counted_frames_are_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[Step]

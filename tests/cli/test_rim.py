@@ -152,13 +152,14 @@ def test_a_log_that_cannot_be_written_stops_no_daemon(tmp_path: Path, closed: st
     """The disk of the journal is full: collector and agent go on, and end as told."""
     where = f"--listen unix:{tmp_path}/c --store {tmp_path}/store"
     script = (
-        f"$W collector {where} {closed} & C=$!; "
-        f"$W agent --collector unix:{tmp_path}/c --spool-directory {tmp_path}/spool --source host {closed} & A=$!; "
-        f"for i in $(seq 200); do $W top --once --collector unix:{tmp_path}/c >/dev/null 2>&1 && break; done; "
+        f"WARPLINE_ALIVE_FILE=c-works $W collector {where} {closed} & C=$!; "
+        f"WARPLINE_ALIVE_FILE=a-works $W agent --collector unix:{tmp_path}/c --spool-directory {tmp_path}/spool --source host "
+        f"{closed} & A=$!; until [ -e c-works ] && [ -e a-works ]; do sleep 0.1; done; "
+        f"$W top --once --collector unix:{tmp_path}/c >/dev/null 2>&1; echo $?; "
         "kill $A; wait $A; echo $?; kill $C; wait $C; echo $?"
     )
     done = shell(script, tmp_path)
-    assert done.stdout.split() == ["0", "0"]
+    assert done.stdout.split() == ["0", "0", "0"]
 
 
 @pytest.mark.parametrize("columns", [10, 40, 200])

@@ -47,7 +47,7 @@ def running(directory: Path, bounds: limits.Config = limits.Config()) -> Iterato
 
 def push(address: str, messages: Sequence[service_pb2.Frame]) -> list[service_pb2.Ack]:
     with grpc.insecure_channel(address) as channel:
-        return list(service_pb2_grpc.WarplineStub(channel).Push(iter(messages), timeout=60))
+        return list(service_pb2_grpc.WarplineStub(channel).Push(iter(messages), timeout=180))
 
 
 def steps(sequence: int, rows: Sequence[dict[str, Any]], agent: str = "node-1", boot: str = "boot-1") -> Frame:

@@ -203,7 +203,7 @@ def test_a_running_collector_makes_the_copy_that_another_process_asks_for(
     try:
         for number in range(5):
             before = newest[0]
-            backup.make(place, tmp_path / f"copy-{number}", 60.0)
+            backup.make(place, tmp_path / f"copy-{number}", 300.0)
             after = newest[0]
             copied = TendedStore(tmp_path / f"copy-{number}", SETTINGS)
             stored = copied.acknowledged("node-1", "boot-1")
@@ -237,7 +237,7 @@ def test_bytes_that_go_to_another_disk_hold_nobody_up_and_stay_whatever_becomes_
             stored[0] += 1
             appended = threading.Thread(target=store.append, args=([make_frame(stored[0])],))
             appended.start()
-            appended.join(20.0)
+            appended.join(60.0)
             assert not appended.is_alive(), "the store is held up"
             for old in segments(place):
                 old.unlink(missing_ok=True)
@@ -245,7 +245,7 @@ def test_bytes_that_go_to_another_disk_hold_nobody_up_and_stay_whatever_becomes_
 
     monkeypatch.setattr(os, "link", elsewhere)
     monkeypatch.setattr(shutil, "copyfile", slowly)
-    asked = threading.Thread(target=backup.ask, args=(place, tmp_path / "copy", 60.0))
+    asked = threading.Thread(target=backup.ask, args=(place, tmp_path / "copy", 600.0))
     asked.start()
     while asked.is_alive():
         store.maintain()
