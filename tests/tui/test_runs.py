@@ -7,6 +7,11 @@ from collections.abc import Iterator
 import pytest
 from seen import Database, take
 
+from warpline_proto.finding import Onset
+from warpline_tui.answers import Answers
+from warpline_tui.beside import steps as walk
+from warpline_tui.beside.ranks import Compared
+from warpline_tui.view import Ask, Moment
 from warpline_tui.views.fleet import FleetView
 from warpline_tui.views.job import JobView
 from warpline_tui.views.kernels import KernelsView
@@ -57,6 +62,17 @@ def test_kernels_are_those_of_the_newest_steps(database: Database) -> None:
     database.add("kernel_clusters", [old, new])
     found = take(database, KernelsView(("train", 0)), NOW).durations
     assert found.steps == (36, 99) and found.items[0].mine.count == 5
+
+
+def test_an_incident_shows_the_steps_of_the_run_in_which_it_began(database: Database) -> None:
+    """The run that goes on came from step 52,900 again."""
+    database.connection.execute("UPDATE steps SET step = step + 52_900 WHERE step < 100")
+    ask = Ask(Answers(database.query, lambda: NOW), NOW, Moment())
+    who = Compared("train", accused=(1,), peers=(0,))
+    for onset, wall_ns in ((Onset(NOW - 100 * NS, 52_950), 2 * NS), (Onset(FIRST_ENDED - 50 * NS, 52_950), NS)):
+        whole = walk.steps(ask, who, onset).lines[0]
+        assert {point[1] for point in whole.points} == {wall_ns}
+        assert (whole.points[0][0] == 52_900) == (wall_ns == 2 * NS)
 
 
 def test_then_the_run_of_then_is_told_of(database: Database) -> None:

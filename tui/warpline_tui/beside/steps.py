@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from warpline_proto.finding import Onset
+from warpline_proto.newest_run import told
 
 from ..literal import literal
 from ..view import Ask
@@ -17,6 +18,8 @@ STEPS_MAX: Final = 240
 """Steps that are shown: the newest, or those around the onset where it lies before them."""
 STEPS_BEFORE: Final = 40
 """Steps before the onset that are shown where the newest do not reach so far."""
+RUNS_SECONDS: Final = 10.0
+"""Whether a job was started again is asked so rarely."""
 PARTS_MAX: Final = 12
 LOW: Final = 0.1
 HIGH: Final = 0.9
@@ -58,12 +61,22 @@ def steps(ask: Ask, who: Compared, onset: Onset) -> Steps:
     if who.job is None or not who.accused:
         return Steps()
     of_job = f"job = {literal(who.job)} AND {ask.until('start_ns')}"
+    of_job += f" AND {_of_its_run(ask, of_job, onset)}"
     reach = _reach(ask, f"{of_job} AND {in_ranks(who.accused)}", onset.step)
     if reach is None:
         return Steps()
     within = f"{of_job} AND {in_ranks((*who.accused, *who.peers))} AND step BETWEEN {reach[0]} AND {reach[1]}"
     rows = ask.rows(_of_steps(within, who)).to_pylist() + ask.rows(_of_phases(within, who)).to_pylist()
     return Steps(_lines(rows, onset.step), onset.step)
+
+
+def _of_its_run(ask: Ask, of_job: str, onset: Onset) -> str:
+    """SQL: a row is of the run in which the finding began, where the job was started again under its name."""
+    [row] = ask.rows(f"WITH {told(of_job)} SELECT max(run_ns) AS run_ns FROM runs", RUNS_SECONDS).to_pylist()
+    if row["run_ns"] is None:
+        return "true"
+    is_before = onset.time_ns is not None and onset.time_ns <= row["run_ns"]
+    return f"(start_ns {'<=' if is_before else '>'} {row['run_ns']}) IS NOT FALSE"
 
 
 def _reach(ask: Ask, of_accused: str, onset_step: int | None) -> tuple[int, int] | None:
