@@ -22,6 +22,8 @@ from . import parquet
 FOLDER: Final = "hot"
 FULL_CHUNK_ROWS: Final = 50_000
 """Chunks of so many rows stay as they are when small ones are merged: a row is rewritten a bounded number of times."""
+PATIENCE: Final = 8
+"""Small chunks are merged beside the commits; where they are so many times as many as should be, in one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class Chunk:
 
     path: str
     rows: int
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Small chunks of one table, and the path of the one that is to hold their rows."""
+
+    table: str
+    chunks: tuple[Chunk, ...]
+    path: str
 
 
 class HotTail:
@@ -48,13 +59,35 @@ class HotTail:
         return tuple(chunk.path for chunk in self._chunks.get(table, ()))
 
     def add(self, table: str, rows: pa.Table) -> None:
-        """Export `rows` as one more chunk; merges small chunks when there are many. OSError if the disk refuses."""
+        """Export `rows` as one more chunk. OSError if the disk refuses."""
         if rows.num_rows == 0:
             return
-        chunks = self._chunks.setdefault(table, [])
-        chunks.append(self._write(table, [rows]))
-        if sum(chunk.rows < FULL_CHUNK_ROWS for chunk in chunks) > self._chunks_max:
-            self._merge(table)
+        self._chunks.setdefault(table, []).append(self._write(table, [rows]))
+        if (crowd := self._crowd(table, PATIENCE * self._chunks_max)) is not None:
+            self.adopt(crowd, self.merged(crowd))
+
+    def crowds(self) -> list[Crowd]:
+        """What is to be merged now."""
+        crowds = (self._crowd(table, self._chunks_max) for table in self._chunks)
+        return [crowd for crowd in crowds if crowd is not None]
+
+    def merged(self, crowd: Crowd) -> Chunk:
+        """One chunk of several, which is not listed yet; chunks may be added meanwhile. OSError if the disk refuses."""
+        rows = pa.concat_tables(parquet.read(self._directory / chunk.path) for chunk in crowd.chunks)
+        parquet.write(rows, self._directory / crowd.path, durable=False)
+        return Chunk(crowd.path, rows.num_rows)
+
+    def adopt(self, crowd: Crowd, merged: Chunk) -> bool:
+        """List it instead of those it was made of; False, and it is let go, where one of them is not listed any more."""
+        listed = self._chunks[crowd.table]
+        if not set(crowd.chunks) <= set(listed):
+            self._retire(merged.path)
+            return False
+        at = listed.index(crowd.chunks[0])
+        kept = [chunk for chunk in listed if chunk not in crowd.chunks]
+        self._chunks[crowd.table] = [*kept[:at], merged, *kept[at:]]
+        self._retire_all(crowd.chunks)
+        return True
 
     def replace(self, table: str, parts: Iterable[pa.Table]) -> None:
         """Let the rows of these be all that `table` has; they are asked for one by one."""
@@ -64,18 +97,16 @@ class HotTail:
         self._chunks[table] = [] if first is None else [self._write(table, chain([first], some))]
         self._retire_all(before)
 
-    def _merge(self, table: str) -> None:
-        before = self._chunks[table]
-        full = [chunk for chunk in before if chunk.rows >= FULL_CHUNK_ROWS]
-        small = [chunk for chunk in before if chunk.rows < FULL_CHUNK_ROWS]
-        merged = pa.concat_tables(parquet.read(self._directory / chunk.path) for chunk in small)
-        self._chunks[table] = [*full, self._write(table, [merged])]
-        self._retire_all(small)
+    def _crowd(self, table: str, chunks_max: int) -> Crowd | None:
+        small = tuple(chunk for chunk in self._chunks[table] if chunk.rows < FULL_CHUNK_ROWS)
+        return Crowd(table, small, self._path(table)) if len(small) > chunks_max else None
+
+    def _path(self, table: str) -> str:
+        self._count += 1
+        return f"{FOLDER}/{table}/{self._token}-{self._count:08d}.parquet"
 
     def _write(self, table: str, parts: Iterable[pa.Table]) -> Chunk:
-        self._count += 1
-        path = f"{FOLDER}/{table}/{self._token}-{self._count:08d}.parquet"
-        schema = declared(table).schema
+        path, schema = self._path(table), declared(table).schema
         rows = 0
 
         def written() -> Iterator[pa.Table]:
@@ -87,6 +118,6 @@ class HotTail:
         parquet.write_all(written(), schema, self._directory / path, durable=False)
         return Chunk(path, rows)
 
-    def _retire_all(self, chunks: list[Chunk]) -> None:
+    def _retire_all(self, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
             self._retire(chunk.path)

@@ -6,11 +6,15 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from warpline_proto.tables import table as declared
 
 from . import parquet
 from .segments import Segment
+
+FULL_FILES_MAX: Final = 64
+"""So many full segments of one span become one, however few rows they have: each is a file that questions open."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,14 @@ def small(listed: Sequence[Segment], bounds: Bounds, now: int | None) -> Sequenc
 
 
 def full(listed: Sequence[Segment], span_ns: int, full_rows: int, large_rows: int) -> Sequence[Segment]:
-    """The oldest full segments of one span that come to a large one; none where they do not."""
+    """The oldest full segments of one span that come to a large one, or are many; none where they are neither."""
     spans: dict[int, list[Segment]] = defaultdict(list)
     for segment in listed:
         if full_rows <= segment.rows < large_rows // 2:
             chosen = spans[segment.sealed_ns // span_ns]
             chosen.append(segment)
-            if len(chosen) > 1 and sum(each.rows for each in chosen) >= large_rows:
+            rows = sum(each.rows for each in chosen)
+            if len(chosen) >= FULL_FILES_MAX or (len(chosen) > 1 and rows >= large_rows):
                 return chosen
     return ()
 

@@ -93,6 +93,21 @@ def test_many_rows_at_once_are_a_segment_at_once_and_full_segments_become_large_
     again.close()
 
 
+def test_many_full_segments_become_one_however_few_rows_they_have(tmp_path: Path, make_frame: MakeFrame) -> None:
+    """Each is a file that every question opens."""
+    store = TendedStore(tmp_path, Config(direct_rows=3, grace_seconds=0.0))
+    for sequence in range(1, 64):
+        store.append([make_frame(sequence)])
+    store.maintain()
+    assert len(files(tmp_path, "segments")) == 63
+    store.append([make_frame(64)])
+    for _ in range(2):
+        store.maintain()
+    assert len(files(tmp_path, "segments")) == 1
+    assert store.query(EACH_ONCE).to_pylist() == [{"rows": 192, "distinct_rows": 192, "newest": 64}]
+    store.close()
+
+
 def test_a_damaged_segment_does_not_keep_others_from_becoming_one(tmp_path: Path, make_frame: MakeFrame) -> None:
     """It is left out and told of; the next attempt does without it."""
     store = TendedStore(tmp_path, Config(direct_rows=3, merge_rows=9, grace_seconds=0.0))
@@ -136,8 +151,9 @@ def test_small_segments_become_one(store: DuckDBStore, tmp_path: Path, clock: Cl
     assert files(tmp_path, "segments") == [Path(listed[0]).name]
 
 
-def test_small_tables_stay_in_the_duckdb_file(store: DuckDBStore, tmp_path: Path) -> None:
+def test_small_tables_stay_in_the_duckdb_file(tmp_path: Path) -> None:
     """Log events are never sealed, and their hot files are merged before they grow many."""
+    store = TendedStore(tmp_path)
     for number in range(100):
         rows = LOG_EVENTS.from_rows([{"message": f"line {number}", "time_ns": number}])
         store.write([Batch(LOG_EVENTS.name, "test", rows)])
@@ -146,6 +162,7 @@ def test_small_tables_stay_in_the_duckdb_file(store: DuckDBStore, tmp_path: Path
     assert len(catalog.read(tmp_path).tables["log_events"].chunks) <= 33
     found = store.query("SELECT message FROM log_events").to_pylist()
     assert [row["message"] for row in found] == [f"line {number}" for number in range(100)]
+    store.close()
 
 
 def test_a_torn_segment_is_told_and_the_rest_serves(
@@ -218,7 +235,7 @@ def test_a_reader_that_missed_a_change_of_files_asks_again(
 
 def test_readers_never_see_a_row_twice_or_miss_one_while_sealing_runs(tmp_path: Path, make_frame: MakeFrame) -> None:
     """Counts only grow, by whole frames, with no duplicates, while another thread appends, seals, compacts and unlinks."""
-    store = DuckDBStore(tmp_path, Config(seal_rows=30, compact_files=2, chunks_max=4, grace_seconds=0.0))
+    store = TendedStore(tmp_path, Config(seal_rows=30, compact_files=2, chunks_max=4, grace_seconds=0.0))
     acknowledged = [0]
 
     def write() -> None:

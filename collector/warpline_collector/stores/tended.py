@@ -72,9 +72,10 @@ class TendedStore(DuckDBStore):
         return stored
 
     def maintain(self) -> None:
-        """As `DuckDBStore.maintain`; full segments become large ones last, and while that is done nobody waits."""
+        """As `DuckDBStore.maintain`; then small hot files become one and full segments large ones, while nobody waits."""
         super().maintain()
         with refusals():
+            self._thin_hot()
             self._join_full()
             backup.serve(self.directory, self._copied)
 
@@ -116,6 +117,30 @@ class TendedStore(DuckDBStore):
             if chosen:
                 return chosen
         return ()
+
+    def _thin_hot(self) -> None:
+        """Merge small hot files beside the commits: within one it would hold up acknowledgements for tenths of a second."""
+        with self._mutex:
+            self._make_ready()
+            tail = self._hot
+            crowds = tail.crowds()
+        for crowd in crowds:
+            try:
+                merged = tail.merged(crowd)
+            except FileNotFoundError:  # sealed, or opened anew, meanwhile
+                continue
+            except (OSError, pa.ArrowException) as error:
+                _LOG.warning("hot files of %s could not be merged, all are written anew: %s", crowd.table, error)
+                with self._mutex:
+                    self._stale.add(crowd.table)
+                continue
+            with self._mutex:
+                self._make_ready()
+                if self._hot is not tail:
+                    (self.directory / merged.path).unlink(missing_ok=True)
+                    return
+                if tail.adopt(crowd, merged):
+                    self._publish()
 
     def _join_full(self) -> None:
         """Make one large segment, where there is enough for it: written while others store, listed if nothing came between."""
