@@ -15,15 +15,15 @@ from typing import Any, Final, TypeVar
 import pyarrow as pa
 
 from warpline_analysis.detector import Detector
-from warpline_analysis.detectors import DETECTORS
 from warpline_analysis.grouping import group
 from warpline_analysis.runner import ask
 from warpline_proto.batch import Batch
-from warpline_proto.errors import QueryError, WarplineError
+from warpline_proto.errors import QueryError, StoreError, WarplineError
 from warpline_proto.finding import ENDED, OPEN, Check, FindingState, Report, Verdict, from_json, to_rows
 from warpline_proto.tables import FINDINGS, SOURCE_HEALTH
 
 from . import incidents
+from .analyst import Analyst
 from .closer_look import CloserLook
 from .passes import Passes
 from .pulse import Pulse
@@ -33,6 +33,8 @@ from .store import Store
 SOURCE: Final = "analysis"
 PASS: Final = "pass"
 """Subject of the row of source_health that each pass writes."""
+READER_MEMORY: Final = "256MB"
+"""For the engine that is asked who still sends and where to look closer; the detectors' process has its own."""
 LONG_PASS_SECONDS: Final = 2.0
 REST_LONG: Final = 4.0
 """After a pass that took longer than that, the analysis rests so many times as long: cores are wanted for taking frames in."""
@@ -88,17 +90,18 @@ class _Stoppable:
         self._stop = stop
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
-        return self._unless_stopped(lambda: self._reader.query(sql, parameters))
+        return self.unless_stopped(lambda: self._reader.query(sql, parameters))
 
     def by_part(self, table: str, sql: str, skipped: Container[str] = ()) -> Mapping[str, pa.Table]:
-        return self._unless_stopped(lambda: self._reader.by_part(table, sql, skipped))
+        return self.unless_stopped(lambda: self._reader.by_part(table, sql, skipped))
 
-    def _unless_stopped(self, ask: Callable[[], Answer]) -> Answer:
+    def unless_stopped(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` answers, unless no answer is wanted any more."""
         if self._stop.is_set():
             raise _Stopped
         try:
             return ask()
-        except QueryError:
+        except (QueryError, StoreError):
             if self._stop.is_set():
                 raise _Stopped from None
             raise
@@ -113,14 +116,15 @@ class Continuous:
         reader: CatalogReader,
         config: Config = Config(),
         clock: Callable[[], int] = time.time_ns,
-        detectors: Mapping[str, Detector] = DETECTORS,
+        detectors: Mapping[str, Detector] | None = None,
         closer: CloserLook | None = None,
     ) -> None:
-        """Without `closer` no closer look is asked for."""
+        """Without `closer` no closer look is asked for. `detectors` are asked within this process, instead of all in another."""
         self._store = store
         self._closer = closer
         self._clock = clock
         self._detectors = detectors
+        self._analyst = Analyst(reader.directory)
         self._known = incidents.restored(_states(store.query(_NEWEST).to_pylist()))
         self._pulse = Pulse(
             each.written.finding.subject for each in self._known.values() if each.written.state == ENDED
@@ -130,7 +134,8 @@ class Continuous:
         """The newest pass, for any thread to read."""
         self.failures = 0
         self._config = config
-        self._passes = Passes("analysis", self._turn, reader.interrupt, config.rest_seconds)
+        self._passes = Passes("analysis", self._turn, self._interrupt, config.rest_seconds)
+        self._interrupts = (reader.interrupt, self._analyst.interrupt)
         self._reader = _Stoppable(reader, self._passes.stop)
 
     def start(self) -> None:
@@ -140,6 +145,7 @@ class Continuous:
     def close(self) -> None:
         """Stop the pass that runs, and let the thread end."""
         self._passes.close()
+        self._analyst.close()
 
     @property
     def known(self) -> incidents.Incidents:
@@ -149,7 +155,7 @@ class Continuous:
     def one_pass(self) -> Report:
         """Ask every detector, and make what changed durable."""
         started_ns = self._clock()
-        asked = ask(self._reader, self._detectors)
+        asked = self._asked()
         reports = group(asked)
         now_ns = self._clock()
         report = sum(reports.values(), Report())
@@ -168,6 +174,16 @@ class Continuous:
         took = (now_ns - started_ns) / 1e9
         self.newest = Pass(now_ns, took, "", _open_by_kind(following), self._config.rest_seconds(took))
         return report
+
+    def _asked(self) -> Mapping[str, Report]:
+        """What each detector says by itself."""
+        if self._detectors is not None:
+            return ask(self._reader, self._detectors)
+        return self._reader.unless_stopped(self._analyst.reports)
+
+    def _interrupt(self) -> None:
+        for end in self._interrupts:
+            end()
 
     def _turn(self) -> None:
         try:

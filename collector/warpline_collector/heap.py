@@ -6,7 +6,9 @@ large as it ever was.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
@@ -30,3 +32,9 @@ def share(library: ctypes.CDLL | None = None) -> bool:
         return False
     settings = {_M_ARENA_MAX: HEAPS_MAX, _M_TRIM_THRESHOLD: TRIM_BYTES, _M_MMAP_THRESHOLD: MMAP_BYTES}
     return all(tell(name, value) for name, value in settings.items())
+
+
+def give_way(score: int) -> None:
+    """Let the kernel end this process before those with a lesser score, where memory is short."""
+    with contextlib.suppress(OSError):  # where there is none of Linux's it is not needed either
+        Path("/proc/self/oom_score_adj").write_text(str(score))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from warpline_analysis.detector import Detector
-from warpline_analysis.detectors import DETECTORS
 from warpline_proto.notify import Supervisor
 
 from . import continuous, memory, pool, server
@@ -46,7 +45,7 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event,
     clock: Callable[[], int] = time.time_ns,
-    detectors: Mapping[str, Detector] = DETECTORS,
+    detectors: Mapping[str, Detector] | None = None,
     supervisor: Supervisor = NOBODY,
     watched: Callable[[str], None] = lambda address: None,
     opened: Callable[[str], None] = lambda address: None,
@@ -169,11 +168,12 @@ def _passes(
     inside: _Inside,
     doors: _Doors,
     settings: Settings,
-    detectors: Mapping[str, Detector],
+    detectors: Mapping[str, Detector] | None,
 ) -> Watch:
     """What goes over the store again and again, each in a thread of its own."""
     directory, store, clock = inside.directory, inside.store, inside.clock
-    reader, accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(3))
+    reader = stack.enter_context(CatalogReader(directory, memory_limit=continuous.READER_MEMORY))
+    accounts, histories = (stack.enter_context(CatalogReader(directory)) for _ in range(2))
     closer = CloserLook(store, settings.captures)
     analysis = continuous.Continuous(store, reader, settings.analysis, clock, detectors, closer)
     couriers = Couriers(settings.notify, directory, lambda: analysis.known, store, clock)

@@ -6,7 +6,6 @@ length, a JSON header and, in an answer, its rows.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import resource
@@ -22,12 +21,13 @@ import duckdb
 from warpline_proto.errors import WarplineError
 
 from .desk import Desk, sqlstate
+from .heap import give_way
 
 HEADER: Final = struct.Struct("!II")
 """Lengths of the JSON header and of the payload behind it."""
 HEADER_BYTES_MAX: Final = 1024 * 1024
 CPU_GRACE_SECONDS: Final = 2
-OOM_SCORE_ADJ: Final = "1000"
+OOM_SCORE_ADJ: Final = 1_000
 """Where memory is short the kernel ends this process before any other: a question is lost, and the collector is not."""
 ENGINE_SHARE: Final = 0.25
 """Part of the process's memory that the engine may plan with; the rest is for what it allocates beside its own limit."""
@@ -59,8 +59,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _limit(memory_bytes: int) -> None:
-    with contextlib.suppress(OSError):  # where there is none of Linux's it is not needed either
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJ)
+    give_way(OOM_SCORE_ADJ)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from deployed import DEPLOY
 
-from warpline_collector import config, desk, ingest, pool, reader
+from warpline_collector import config, continuous, desk, ingest, pool, reader
 from warpline_collector.pool import WorkerPool
 from warpline_collector.postgres import link, portals
 from warpline_collector.stores.duckdb import DuckDBStore
@@ -19,7 +19,7 @@ from warpline_proto.config import load
 
 MIB = 1024 * 1024
 READERS = 4
-"""The store's own, and those of analysis, energy account and history."""
+"""The store's own, those of energy account and history, and that of the detectors' process."""
 UNIT = DEPLOY / "systemd" / "warpline-collector.service"
 MANIFEST = DEPLOY / "kubernetes" / "collector.yaml"
 UNITS = {"GB": 10**9, "MB": 10**6, "GIB": 1024**3, "MIB": 1024**2, "G": 1024**3, "GI": 1024**3}
@@ -35,10 +35,11 @@ def size(told: str) -> int:
 def declared(settings: config.Settings) -> Mapping[str, int]:
     """What each part may take, in bytes."""
     of_reader = inspect.signature(reader.CatalogReader).parameters["memory_limit"].default
+    engines = (settings.store.memory_limit, continuous.READER_MEMORY, *READERS * [of_reader])
     of_client = portals.STATEMENT_BYTES_MAX + link.WAITING_BYTES_MAX + link.SEND_BYTES
     return {
         "frames that wait to be stored": ingest.QUEUE_BYTES_MAX,
-        "DuckDB in the collector": size(settings.store.memory_limit) + READERS * size(of_reader),
+        "DuckDB in the collector": sum(map(size, engines)),
         "answers on their way from a worker": 2 * settings.sql.workers * desk.RESULT_BYTES_MAX,
         "answers that are not read yet": pool.ANSWER_BYTES.most,
         "clients of the PostgreSQL door": settings.postgres.connections_max * of_client,
