@@ -126,8 +126,8 @@ def test_beside_a_job_that_was_started_again_stand_the_steps_and_kernels_of_the_
                   "start_ns": begin_ns + step * milliseconds * 10**6} for rank in range(4) for step in range(100)]  # fmt: skip
         database.add("steps", [{**each, "scope": "step", "duration_ns": milliseconds * 10**6} for each in place])
         kernel = {"kernel_id": milliseconds, "category": "compute", "count": 1}
-        kernels = [{**each, **kernel, "sum_ns": 4_000 if each["rank"] == 1 else 2_000} for each in place]
-        database.add("kernel_clusters", kernels)
+        ran = [{**each, **kernel, "sum_ns": 4_000 if each["rank"] == 1 else 2_000} for each in place]
+        database.add("kernel_clusters", ran)
     database.add("findings", to_rows([FindingState(SLOW, "open", BEGIN, BEGIN)]).to_pylist())
     steps, kernels = explain(database.query, SLOW.id, None).beside
     assert [(row["rank"], row["steps"], row["step_ms"]) for row in steps.rows] == [

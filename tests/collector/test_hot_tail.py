@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from warpline_collector import catalog
-from warpline_collector.hot import Crowd, HotTail
+from warpline_collector.hot import Chunk, Crowd, HotTail
 from warpline_collector.stores.duckdb import Config
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch
@@ -27,9 +27,10 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable
     store = TendedStore(tmp_path, Config(chunks_max=4, grace_seconds=0.0))
     for number in range(5):
         store.write([batch(number)])
-    merged, done = HotTail.merged, []
+    merged = HotTail.merged
+    done: list[bool] = []
 
-    def interrupted(tail: HotTail, crowd: Crowd) -> object:
+    def interrupted(tail: HotTail, crowd: Crowd) -> Chunk:
         chunk = merged(tail, crowd)
         if not done:
             done.append(True)
