@@ -7,7 +7,7 @@ against its gate, or unknown, with what was missing. It never reads a clock: the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -33,10 +33,22 @@ class Detector(Protocol):
     def __call__(self, reader: Reader) -> Report: ...
 
 
+@runtime_checkable
+class Narrowing(Protocol):
+    """A Reader that leaves rows out: `narrowed` is what has to be asked elsewhere for the same answer."""
+
+    def narrowed(self, sql: str) -> str: ...
+
+
+def narrowed(reader: Reader, sql: str) -> str:
+    """The question that gives without this Reader what it gives with it."""
+    return reader.narrowed(sql) if isinstance(reader, Narrowing) else sql
+
+
 def show(reader: Reader, sql: str) -> Evidence:
     """Evidence: `sql` (no parameters, so that a user can paste it) and what it returns now."""
     rows: Sequence[Mapping[str, Any]] = reader.query(f"SELECT * FROM ({sql}) LIMIT {EVIDENCE_ROWS_MAX}").to_pylist()
-    return Evidence(sql, tuple(rows))
+    return Evidence(narrowed(reader, sql), tuple(rows))
 
 
 def literal(value: str | int | float | None) -> str:

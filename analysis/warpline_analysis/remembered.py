@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pyarrow as pa
 
-from .detector import Reader
+from .detector import Reader, narrowed
 from .parts import by_part
 
 ANSWERS_MAX: Final = 128
@@ -33,6 +33,10 @@ class Pass:
     def by_part(self, table: str, sql: str, skipped: Container[str] = ()) -> Mapping[str, pa.Table]:
         """What the Reader itself says, of its table as one part where it has none."""
         return by_part(self._reader, table, sql, skipped)
+
+    def narrowed(self, sql: str) -> str:
+        """What the Reader itself says."""
+        return narrowed(self._reader, sql)
 
     def recall(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
         """What `make` returned for this key before, else what it returns now."""

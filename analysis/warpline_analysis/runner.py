@@ -10,6 +10,7 @@ from warpline_proto.finding import Check, Report, Verdict
 from .detector import Detector, Reader
 from .detectors import DETECTORS
 from .grouping import group
+from .ongoing import Ongoing
 from .remembered import Pass
 
 _LOG = logging.getLogger(__name__)
@@ -21,8 +22,11 @@ def run(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> Report
 
 
 def ask(reader: Reader, detectors: Mapping[str, Detector] = DETECTORS) -> dict[str, Report]:
-    """What each detector says by itself. One that fails answers `unknown` and blinds no other."""
-    shared = Pass(reader)
+    """What each detector says by itself. One that fails answers `unknown` and blinds no other.
+
+    Of a job that was started again under its name they are asked about the run that goes on.
+    """
+    shared = Pass(Ongoing(reader))
     return {name: _ask(name, detector, shared) for name, detector in detectors.items()}
 
 
