@@ -2,8 +2,8 @@
 
 One row of the year 2262 would stand at the end of every question, end every sum of times with an overflow, and never grow old;
 one number near the end of 64 bits would end every question that reckons with it, for all jobs.
-The rows of many frames are looked at together, table by table, which costs next to nothing; only where something is strange is
-each frame taken apart, so that the others keep all of theirs.
+The rows of many frames are looked at together, table by table, which costs next to nothing; only where something is strange
+are those frames taken apart, so that the others keep all of theirs.
 """
 
 from __future__ import annotations

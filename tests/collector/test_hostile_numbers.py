@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from warpline_collector.belonging import OWN
 from warpline_collector.history import History
 from warpline_collector.limits import Limits
 from warpline_collector.reader import CatalogReader
+from warpline_collector.sift import May, Sieve
 from warpline_collector.stores.tended import TendedStore
 from warpline_proto.batch import Batch, Frame
 from warpline_proto.table import Column, Table
@@ -94,3 +96,28 @@ def test_a_number_beyond_measure_is_not_known_and_the_row_is_kept() -> None:
     [kept] = bounds.sift([Frame("n", "b", 1, 1, batches)])
     assert kept.batches[0].rows.column("message_bytes").to_pylist() == [None, None, 2**48, 7]
     assert kept.batches[1].rows.column("nvlink_tx_bytes").to_pylist() == [2**62, None, 5]
+
+
+def test_one_strange_frame_among_many_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the one is taken apart: a driver that tells nonsense each second must not cost the collector its cores."""
+    taken: list[str] = []
+    apart = Sieve.frame
+
+    def counted(sieve: Sieve, frame: Frame, may: May) -> tuple[Frame, Counter[str]]:
+        taken.append(frame.agent)
+        return apart(sieve, frame, may)
+
+    def frame(node: str, power_watts: float) -> Frame:
+        row = {"node": node, "time_ns": 1, "source": "nvml", "job": "train", "power_watts": power_watts}
+        return Frame(node, "b", 1, 1, (Batch(DEVICE_SAMPLES.name, "nvml", DEVICE_SAMPLES.from_rows([row])),))
+
+    monkeypatch.setattr(Sieve, "frame", counted)
+    bounds = Limits(limits.Config(), time.time_ns)
+    bounds.sift([frame(f"node-{number}", 500.0) for number in range(64)])
+    assert taken == ["node-0"]  # which began the job
+    taken.clear()
+    kept = bounds.sift([frame(f"node-{number}", 1e200 if number == 40 else 500.0) for number in range(64)])
+    assert taken == ["node-40"]
+    powers = [each.batches[0].rows.column("power_watts")[0].as_py() for each in kept]
+    assert [at for at, power in enumerate(powers) if power is None] == [40]
+    assert [each.agent for each in kept] == [f"node-{number}" for number in range(64)]
