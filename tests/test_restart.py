@@ -32,7 +32,7 @@ from warpline_proto.batch import Batch, Frame
 from warpline_proto.client import QueryClient
 
 FRAME_ROWS = 900
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0
 SETTINGS = """
 [collector]
 listen = "127.0.0.1:0"
@@ -151,6 +151,7 @@ node = "{node}"
 sources = ["synthetic"]
 spool_directory = "{folder}/spool-{node}"
 collector = "{address}"
+drain_seconds = 60
 [sources.synthetic]
 node = "{node}"
 replicas = 2

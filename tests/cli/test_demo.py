@@ -19,7 +19,10 @@ from warpline_cli.processes import ChildEnded, Processes
 from warpline_cli.scenario import FAULTS, HEALTHY, SICK, scenario
 from warpline_cli.verbs import demo as demo_verb
 
-SECONDS_MAX = 200.0
+SECONDS_MAX = 400.0
+TRIES_MAX = 3
+BUSY = ("this machine is too busy", "not everything was there within")
+"""What it says where it could not play, or not judge what was said."""
 COMMAND = [sys.executable, "-m", "warpline_cli.main", "demo"]
 
 
@@ -27,13 +30,21 @@ def finding(kind: str, **subject: Any) -> dict[str, Any]:
     return {"id": f"{kind}-1", "kind": kind, "severity": "warning", "subject": subject}
 
 
+def played(seed: int) -> subprocess.CompletedProcess[str]:
+    """The demonstration to its end, again where it says itself that the machine was too busy for it."""
+    command = [*COMMAND, "--seed", str(seed), "--seconds", "14"]
+    for _ in range(TRIES_MAX):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False)
+        if not any(words in done.stdout + done.stderr for words in BUSY):
+            break
+    return done
+
+
 @pytest.mark.parametrize(
     ("seed", "last"), [(1, "Found what was injected"), (2, "Found what"), (4, "Nothing was wrong")]
 )
 def test_the_demonstration_finds_what_it_injected(seed: int, last: str) -> None:
-    done = subprocess.run(
-        [*COMMAND, "--seed", str(seed), "--seconds", "14"], capture_output=True, text=True, timeout=SECONDS_MAX
-    )
+    done = played(seed)
     assert done.returncode == 0, done.stdout + done.stderr
     *_, injected, sentence = done.stdout.splitlines()
     assert injected.startswith("injected: ")
