@@ -22,7 +22,7 @@ from warpline_proto.client import QueryClient
 
 AGENTS = 3
 ROWS_PER_FRAME = 700
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0
 
 
 @pytest.fixture
