@@ -16,6 +16,7 @@ from warpline_cli.asking import Query
 from warpline_cli.streams import endings, tell
 
 if TYPE_CHECKING:
+    from warpline_tui.ahead import Ahead
     from warpline_tui.app import WarplineApp
     from warpline_tui.console.catalogue import Console
     from warpline_tui.power import Prices
@@ -59,11 +60,12 @@ def show(
     `config` is a file to read [tui] from in the place of those of the system and the user. SQL of the user's goes to `console`.
     It begins with the screen `first`, at the past moment `at_ns` where one is given.
     """
+    check()
     frugal.undisturbed()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    ahead = None if recorded else _ahead(query, first, at_ns)
     from warpline_tui.app import WarplineApp
 
-    check()
-    sys.setswitchinterval(SWITCH_SECONDS)
     app = WarplineApp(
         query,
         prices=prices,
@@ -74,6 +76,7 @@ def show(
         console=console,
         first=first,
         at_ns=at_ns,
+        ahead=ahead,
     )
     before = {number: signal.getsignal(number) for number in _ended_by()}
     try:
@@ -85,6 +88,14 @@ def show(
         for words, where in app.faults.kept.items():
             tell(f"warpline top: {words}: this is a fault of warpline: please report it\n{where}")
     return app.return_code or 0
+
+
+def _ahead(query: Query, first: str, at_ns: int | None) -> Ahead:
+    """Ask a collector before the screen is loaded. A directory is read by this process, which has enough to do then."""
+    from warpline_tui.ahead import Ahead
+    from warpline_tui.view import Moment
+
+    return Ahead(query, first, Moment(at_ns))
 
 
 def _settings(config: str | None, theme: str | None) -> Tui:

@@ -16,6 +16,7 @@ from textual.worker import get_current_worker
 
 from warpline_proto.errors import ConfigError, WarplineError
 
+from .ahead import Ahead
 from .answers import Answers
 from .bindings import Group, declared, keymap, keys
 from .console.catalogue import Console
@@ -28,6 +29,7 @@ from .prompt import LinePrompt
 from .screens import SCREENS
 from .screens.page import Page, Wants
 from .settings import Tui
+from .sheet import Sheet
 from .themes import DARK, THEMES
 from .travel import LEAP_SECONDS, STEP_SECONDS, Travel, moment_ns
 from .view import Ask, Moment, Query, View
@@ -77,7 +79,8 @@ class WarplineApp(App[None]):
 
     `clock` gives ns since the epoch; over what is `recorded` (nothing newer comes) the newest reading is now. SQL of the user's
     own goes to `console`. `operator` lets pages offer what changes something; `command` runs the words of a command of warpline
-    and gives what it said. It begins at the past moment `at_ns`. ConfigError where [tui.keys] of the `settings` cannot be used.
+    and gives what it said. It begins at the past moment `at_ns`; what was asked `ahead` of that is not asked twice. ConfigError
+    where [tui.keys] of the `settings` cannot be used.
     """
 
     TITLE = "warpline"
@@ -116,8 +119,10 @@ class WarplineApp(App[None]):
         command: Callable[[Sequence[str]], str] | None = None,
         at_ns: int | None = None,
         settings: Tui | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
         super().__init__()
+        self.stylesheet = Sheet(self.get_css_variables())
         self._settings = Tui(theme=DARK) if settings is None else settings
         for theme in THEMES:
             self.register_theme(theme)
@@ -134,7 +139,8 @@ class WarplineApp(App[None]):
         self._console = console
         self._first = first
         self._recorded = recorded
-        self._answers = Answers(query, clock)
+        self._ahead = ahead
+        self._answers = Answers(query, clock) if ahead is None else ahead.answers
         self._travel = Travel(Moment(at_ns))
         self._headline = Headline()
         self._last_ns: int | None = None
@@ -142,12 +148,13 @@ class WarplineApp(App[None]):
         self._answered: dict[str, Question] = {}
         self._errors: dict[str, str] = {}
         self._visited: list[str] = []
+        self._is_switching = False
         for name, entry in SCREENS.items():
             self.add_mode(name, partial(entry.open, Place(name)))
 
-    def on_mount(self) -> None:
+    async def on_mount(self) -> None:
         """Go to the first screen and start asking."""
-        self.switch_mode(self._first)
+        await self._switch(self._first)
         self.set_interval(self._settings.refresh_seconds, self._tick)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
@@ -190,16 +197,31 @@ class WarplineApp(App[None]):
                 await self.pop_screen()
             return
         self._visited = [*self._visited, self.current_mode][-BACK_MAX:]
-        await self.switch_mode(name)
+        await self._switch(name)
+
+    async def _switch(self, name: str) -> None:
+        """Bring a screen to the front, and draw it as soon as its widgets are there: what it showed last is in them."""
+        with self.batch_update():
+            self._is_switching = True
+            try:
+                switched = self.switch_mode(name)
+            finally:
+                self._is_switching = False
+            self.ask()  # while the widgets of a page that was never opened are made
+            await switched
+
+    def delay_update(self, delay: float = 0.05) -> None:
+        """Draw nothing for so long; to bring a screen to the front Textual would take 50 ms for whatever there may be to hide."""
+        if not self._is_switching:
+            super().delay_update(delay)
 
     @on(Go)
     async def go(self, message: Go) -> None:
         """Open a page on top of this one."""
         page = SCREENS[message.place.screen].open(message.place)
-        if len(self.screen_stack) < DEPTH_MAX:
-            await self.push_screen(page)
-        else:
-            await self.switch_screen(page)
+        opened = self.push_screen(page) if len(self.screen_stack) < DEPTH_MAX else self.switch_screen(page)
+        self.ask()
+        await opened
 
     @on(Stop)
     def stop_statement(self) -> None:
@@ -233,7 +255,7 @@ class WarplineApp(App[None]):
         if len(self.screen_stack) > 1:
             await self.pop_screen()
         elif self._visited:
-            await self.switch_mode(self._visited.pop())
+            await self._switch(self._visited.pop())
 
     def action_pause(self) -> None:
         """Stop time, or let it go on from where it was stopped."""
@@ -312,8 +334,9 @@ class WarplineApp(App[None]):
 
     def _answer(self, what: str, view: View[Shown], moment: Moment) -> tuple[Shown | None, str | None]:
         """What a view gives, or in one line why it gives nothing."""
+        begun = None if self._ahead is None else self._ahead.taken(view, moment)
         try:
-            return view.take(self._ask_at(moment)), None
+            return (view.take(self._ask_at(moment)) if begun is None else begun.result()), None
         except WarplineError as failure:
             return None, " ".join(str(failure).split())
         except Exception as failure:  # the rim: one question must not end a screen left open for days

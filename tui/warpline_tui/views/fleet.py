@@ -150,7 +150,10 @@ class FleetView:
         )
 
 
-_KEY: Final = "coalesce(node, '-') || '/' || coalesce(gpu_uuid, gpu_index::VARCHAR, '')"
+_NODE: Final = "coalesce(device_samples.node, '-')"
+_GPU: Final = "coalesce(device_samples.gpu_uuid, device_samples.gpu_index::VARCHAR, '')"
+_KEY: Final = f"{_NODE} || '/' || {_GPU}"
+"""Made once a GPU, not once a reading: rows are put together by its two parts."""
 
 
 def _readings(mean: str, most: str) -> str:
@@ -176,7 +179,7 @@ _LATELY: Final = _readings("avg({})", "max({})")
 
 def _listed(ask: Ask, newest_ns: int | None) -> str:
     return f"""
-SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_index)::INTEGER AS gpu,
+SELECT {_KEY} AS key, {_NODE} AS node, any_value(gpu_index)::INTEGER AS gpu,
     any_value(gpu_uuid) AS gpu_uuid, any_value(gpu_name) AS gpu_name, arg_max(job, time_ns) AS job,
     TRY_CAST(any_value(power_limit_watts) AS FLOAT) AS limit_watts,
     TRY_CAST(any_value(sm_clock_max_mhz) AS FLOAT) AS clock_max_mhz, any_value(memory_total_bytes)::DOUBLE AS memory_total_bytes,
@@ -184,15 +187,15 @@ SELECT {_KEY} AS key, coalesce(any_value(node), '-') AS node, any_value(gpu_inde
 FROM device_samples
 WHERE {ask.until()}
   AND (time_ns IS NULL OR {headline.since(newest_ns, RECENT_NS)})
-GROUP BY key
-ORDER BY node, gpu, key LIMIT {GPUS_MAX}
+GROUP BY {_NODE}, {_GPU}
+ORDER BY {_NODE}, gpu, key LIMIT {GPUS_MAX}
 """
 
 
 def _fresh(ask: Ask, newest_ns: int) -> str:
     return f"""
 SELECT {_KEY} AS key, {_LATELY} FROM device_samples
-WHERE {ask.until()} AND time_ns >= {newest_ns - FRESH_NS} GROUP BY key LIMIT {GPUS_MAX}
+WHERE {ask.until()} AND time_ns >= {newest_ns - FRESH_NS} GROUP BY {_NODE}, {_GPU} LIMIT {GPUS_MAX}
 """
 
 
