@@ -60,6 +60,10 @@ def show(
     `config` is a file to read [tui] from in the place of those of the system and the user. SQL of the user's goes to `console`.
     It begins with the screen `first`, at the past moment `at_ns` where one is given.
     """
+    from importlib.util import find_spec
+
+    if find_spec("textual") is None:  # told before anybody is asked, and before that there is no terminal
+        raise ModuleNotFoundError(name="textual")
     check()
     frugal.undisturbed()
     sys.setswitchinterval(SWITCH_SECONDS)
