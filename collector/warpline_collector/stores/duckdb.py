@@ -38,10 +38,9 @@ class Config:
     """Settings of the store.
 
     A large table is sealed when it has `seal_rows` hot rows or its oldest hot row came `seal_seconds` ago; `compact_files`
-    segments with fewer rows are written together as one. `direct_rows` of one table in one commit are a segment at once:
-    through the engine and sealed a row costs seven times as much. Segments that come to `merge_rows` together, or are many,
-    become one. At most about `chunks_max` small hot files a table are kept. Files no longer listed stay `grace_seconds` for
-    readers that still use them.
+    segments with fewer rows become one. `direct_rows` of one table in one commit are a segment at once, at a seventh of the cost.
+    Segments that come to `merge_rows` together, or are many, become one. At most about `chunks_max` small hot files a table are
+    kept. Files no longer listed stay `grace_seconds` for readers that still use them.
     """
 
     seal_rows: int = 50_000
