@@ -23,7 +23,7 @@ from warpline_proto.power_tables import ENERGY_INTERVALS, WINDOW_NS
 
 from .merging import HOUR_NS
 from .passes import Passes
-from .reader import CatalogReader
+from .reader import CatalogReader, Query
 from .schema import text
 from .segments import Segment
 from .store import Store
@@ -46,7 +46,6 @@ _COUNTS: Final = (
 )
 _FAR_NS: Final = 1 << 62
 _LOG = logging.getLogger(__name__)
-Query = Callable[[str], pa.Table]
 Key = tuple[str, int]
 """Node and start of the window."""
 

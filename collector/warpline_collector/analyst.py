@@ -24,6 +24,7 @@ from warpline_analysis.runner import ask
 from warpline_proto.errors import StoreError
 from warpline_proto.finding import Check, Report, Verdict, from_json
 
+from .beside import start
 from .heap import give_way, share
 from .reader import CatalogReader
 
@@ -85,21 +86,15 @@ class Analyst:
         with self._mutex:
             if self._link is not None:
                 return self._link
-            ours, theirs = socket.socketpair()
-            command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(self._directory)]
             try:
-                with theirs:
-                    self._process = subprocess.Popen(
-                        command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-                    )
+                self._process, link = start(__name__, str(self._directory), stderr=None)
             except OSError as error:
-                ours.close()
                 raise StoreError(
                     f"the process of the analysis could not be started: {error}", "has the machine memory left?"
                 ) from error
-            ours.settimeout(PASS_SECONDS_MAX)
-            self._link = ours
-            return ours
+            link.settimeout(PASS_SECONDS_MAX)
+            self._link = link
+            return link
 
 
 def main(arguments: list[str]) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from .beside import start
 from .desk import RESULT_BYTES_MAX
 from .question import CANCELLED, ENDED, Unanswered
 from .worker import HEADER, HEADER_BYTES_MAX, send
@@ -25,20 +24,7 @@ class Worker:
     """One child process. It is `usable` until it failed, was killed, or answered its share of questions."""
 
     def __init__(self, directory: Path, memory_bytes: int) -> None:
-        self._link, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "warpline_collector.worker", str(theirs.fileno()), str(directory)]
-        try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [*command, str(memory_bytes)],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-        except BaseException:
-            self._link.close()
-            raise
+        self._process, self._link = start("warpline_collector.worker", str(directory), str(memory_bytes))
         self._ready = False
         self._queries = 0
         self.usable = True

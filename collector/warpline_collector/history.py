@@ -25,7 +25,7 @@ from warpline_proto.table import Table
 from warpline_proto.tables import DEVICE_SAMPLES, KERNEL_CLUSTERS, STEPS
 
 from .passes import Passes
-from .reader import CatalogReader
+from .reader import CatalogReader, Query
 from .schema import text
 from .store import Store
 
@@ -43,7 +43,6 @@ WINDOW_NS: Final = HISTORY_SECONDS * 10**9
 BEFORE_NS: Final = 60 * 10**9
 """The reading before the first of a window, from which its counter grew, is looked for so far back."""
 _LOG = logging.getLogger(__name__)
-Query = Callable[[str], pa.Table]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ _OF_THE_QUESTION: Final = (
     duckdb.NotImplementedException,
 )
 """What no other file would answer differently."""
+Query = Callable[[str], pa.Table]
+"""Rows of one trusted SELECT."""
 Result = TypeVar("Result")
 Settings = dict[str, str | bool | int | float | list[str]]
 _SETTINGS: Final[Settings] = {

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,9 +140,9 @@ def running(folder: Path) -> list[str]:
 
 def running_at_last(folder: Path) -> list[str]:
     """The same once none is left, or none ends any more."""
-    end = time.monotonic() + SECONDS_MAX
+    pause, end = threading.Event(), time.monotonic() + SECONDS_MAX
     while (left := running(folder)) and time.monotonic() < end:
-        time.sleep(0.05)
+        pause.wait(0.05)
     return left
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from patience import until
 
 from warpline_analysis.runner import ask
 from warpline_collector.analyst import Analyst
@@ -106,20 +106,11 @@ def test_a_killed_process_is_told_and_the_next_pass_is_whole(store: DuckDBStore,
     """As rows of the analysis' own health; the finding stays open meanwhile."""
     with CatalogReader(tmp_path) as reader:
         analysis = Continuous(store, reader, clock=time.time_ns)
-        killed = threading.Event()
-
-        def kill_once(report: object) -> None:
-            if not killed.is_set():
-                killed.set()
-                processes()[0].kill()
-
         try:
-            kill_once(analysis.one_pass())
+            analysis.one_pass()
+            processes()[0].kill()
             analysis.start()
-            end, pause = time.monotonic() + 60, threading.Event()
-            while [row["state"] for row in store.query(STATES).to_pylist()][:2] != ["fresh", "dead"]:
-                assert time.monotonic() < end
-                pause.wait(0.05)
+            until(lambda: [row["state"] for row in store.query(STATES).to_pylist()][:2] == ["fresh", "dead"])
         finally:
             analysis.close()
     assert "the process of the analysis ended" in store.query(STATES).to_pylist()[1]["reason"]
@@ -132,10 +123,7 @@ def test_stopping_ends_the_process_in_the_midst_of_a_pass(store: DuckDBStore, tm
     with CatalogReader(tmp_path) as reader:
         analysis = Continuous(store, reader)
         analysis.start()
-        end, pause = time.monotonic() + 60, threading.Event()
-        while not processes():
-            assert time.monotonic() < end
-            pause.wait(0.01)
+        until(lambda: bool(processes()))
         processes()[0].suspend()
         analysis.close()
     assert processes() == []
@@ -145,7 +133,4 @@ def test_stopping_ends_the_process_in_the_midst_of_a_pass(store: DuckDBStore, tm
 def test_it_ends_with_a_collector_that_was_killed(store: DuckDBStore) -> None:
     told = subprocess.run([sys.executable, "-c", KILLED, str(store.directory)], stdout=subprocess.PIPE, text=True)
     assert told.returncode == -signal.SIGKILL
-    pause, end = threading.Event(), time.monotonic() + 60
-    while runs(int(told.stdout)):
-        assert time.monotonic() < end
-        pause.wait(0.05)
+    until(lambda: not runs(int(told.stdout)))

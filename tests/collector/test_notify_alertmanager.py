@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 from receiver import Listening, listening
 
 from warpline_cli.processes import free_address
@@ -70,13 +70,6 @@ def alerts(url: str) -> dict[str, dict[str, Any]]:
     """What stands there now, by incident."""
     found = json.loads(asked(f"{url}/api/v2/alerts") or b"[]")
     return {each["labels"]["incident"]: each for each in found}
-
-
-def until(condition: Callable[[], bool], meaning: str) -> None:
-    pause, end = threading.Event(), time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, f"never: {meaning}"
-        pause.wait(0.05)
 
 
 def found(rank: int, severity: Severity = Severity.WARNING) -> Finding:

@@ -6,7 +6,6 @@ import logging
 import queue
 import shutil
 import ssl
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import certified
 import grpc
 import pytest
 from certified import Authority
+from patience import until
 
 from warpline_agent.exporters.collector import CollectorExporter
 from warpline_agent.spool import Spool
@@ -53,14 +53,6 @@ def answers(address: str, tls: Tls) -> str:
     except QueryError as error:
         return str(error)
     return ""
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does."""
-    pause, end = threading.Event(), time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        pause.wait(0.02)
 
 
 def test_the_authority_changes_under_a_running_fleet(tmp_path: Path) -> None:

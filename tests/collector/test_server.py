@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from pathlib import Path
 import grpc
 import psutil
 import pytest
+from patience import until
 from served import served
 
 from warpline_analysis.detector import Detector, Reader
@@ -223,14 +223,6 @@ def test_ctrl_c_in_the_midst_of_a_question_leaves_at_once(tmp_path: Path) -> Non
 def workers() -> list[psutil.Process]:
     """The SQL workers of the collector in this process."""
     return [child for child in psutil.Process().children() if child.is_running()]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process does, 60 s at most."""
-    pause, end = threading.Event(), time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < end
-        pause.wait(0.02)
 
 
 def test_a_large_answer_comes_in_pieces(tmp_path: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 import struct
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import until
 from postgres_door import LISTEN, STARTUP, Door, begun, exactly, heard, opened, startup, told
 
 from warpline_collector.postgres import link, messages
@@ -203,11 +202,3 @@ def test_any_bytes_are_a_message_or_broken(body: bytes, kind: int) -> None:
             messages.startup(body[:size])
     except messages.Broken:
         assert body is not None
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the door does, 60 s at most."""
-    pause, end = threading.Event(), time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < end
-        pause.wait(0.02)

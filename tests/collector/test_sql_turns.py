@@ -9,7 +9,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import grpc
 import psutil
 import pytest
 from certified import Authority, running
+from patience import until
 from postgres_door import ONE_WORKER, Door, begun, exactly, heard, opened, startup, told
 from served import served
 
@@ -35,14 +35,6 @@ from warpline_proto.tls import NONE, Tls
 
 ENDLESS = "SELECT levenshtein(repeat('a', 200000), repeat('b', 200000))"
 """One call that runs for minutes."""
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what others do, 60 s at most."""
-    pause, end = threading.Event(), time.monotonic() + 60.0
-    while not condition():
-        assert time.monotonic() < end
-        pause.wait(0.02)
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from warpline_proto.finding import FindingKind, Severity
 
 from ..admission import Doors
 from ..fleet import Seen, readings
-from ..postgres.endpoint import Sessions
 from ..standing import TROUBLES, Standing
 from .snapshot import Snapshot, health
 from .text import Family, said
@@ -121,10 +120,16 @@ def families(at: Snapshot) -> Iterator[Family]:
     yield _unanswered(at)
     if at.sessions is not None:
         yield from _each("warpline_collector_postgres_", _SESSIONS, [("", at.sessions)])
-        yield _turned_away(at.sessions)
+        yield _by_reason(
+            "warpline_collector_postgres_sessions_refused_total",
+            "Clients turned away: full (too many are there), share (too many of one caller), caller (it may not come).",
+            at.sessions.refused,
+        )
     if at.doors is not None:
         yield from _each("warpline_collector_", _DOORS, [("", at.doors)])
-        yield _refused(at.doors)
+        yield _by_reason(
+            "warpline_collector_refused_total", "Calls and frames refused for who sent them.", at.doors.refused
+        )
         yield _certificates(at.doors)
     yield from _each("warpline_", _PASS, [("", at.newest)] if at.newest else [])
     yield from _each("warpline_store_", _STORE, [("", at.size)] if at.size else [])
@@ -160,9 +165,9 @@ def _one(name: str, meaning: str, labels: Mapping[str, str], value: float) -> Fa
     return family
 
 
-def _refused(doors: Doors) -> Family:
-    family = Family("warpline_collector_refused_total", "Calls and frames refused for who sent them.", ["reason"])
-    for reason, count in doors.refused.items():
+def _by_reason(name: str, meaning: str, counts: Mapping[str, int]) -> Family:
+    family = Family(name, meaning, ["reason"])
+    for reason, count in counts.items():
         family.add([reason], count)
     return family
 
@@ -177,17 +182,6 @@ def _unanswered(at: Snapshot) -> Family:
     for door, tally in at.tallies.items():
         for kind, count in sorted(tally.failures.items()):
             family.add([door, kind], count)
-    return family
-
-
-def _turned_away(sessions: Sessions) -> Family:
-    family = Family(
-        "warpline_collector_postgres_sessions_refused_total",
-        "Clients turned away: full (too many are there), share (too many of one caller), caller (it may not come).",
-        ["reason"],
-    )
-    for reason, count in sessions.refused.items():
-        family.add([reason], count)
     return family
 
 
